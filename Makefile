@@ -1,0 +1,80 @@
+# Everything runs in .venv, which is made from requirements.lock and remade when that changes.
+
+BIN := .venv/bin
+READY := .venv/.ready
+# The systems that pyproject.toml names under [tool.uv]; the lock need not say it in every line.
+EVERYWHERE := (sys_platform == 'darwin' or sys_platform == 'linux')
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test bench check lock clean chromium
+
+help: ## say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+lab: $(READY) ## open the first notebook in JupyterLab
+	@$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=. --log-level=WARN \
+		--LabApp.default_url=/lab/tree/notebooks/01_panda.ipynb \
+		--MappingKernelManager.buffer_offline_messages=False \
+		$(if $(filter 0,$(shell id -u)),--allow-root)
+
+test: $(READY) chromium ## run the tests, those in the browser included
+	$(BIN)/python -m pytest
+
+bench: $(READY) ## measure the speed beside Model.fit
+	$(BIN)/python -m tests.benchmarks
+
+check: $(READY) ## check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# What the lock already pins stays where it may; `make lock RENEW=--upgrade` renews everything.
+lock: $(READY) ## pin what pyproject.toml asks for in requirements.lock
+	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
+	$(BIN)/python -m venv "$$tools" && "$$tools/bin/pip" install --quiet uv && \
+	"$$tools/bin/uv" pip compile pyproject.toml --quiet $(RENEW) --universal --python-version 3.11 \
+		--all-extras --fork-strategy fewest --no-annotate \
+		--custom-compile-command 'make lock' --output-file requirements.lock && \
+	sed -e "s/python_full_version < '3.14' and //" -e "s/ and $(EVERYWHERE)//" \
+		-e "s/ ; $(EVERYWHERE)//" requirements.lock > "$$tools/lock" && \
+	cp "$$tools/lock" requirements.lock
+
+clean: ## remove .venv and all that can be made again; runs stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info \
+		tests/browser/screenshots
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -prune -exec rm -rf {} +
+
+# The first Python that runs: a name may be there and only say that its version is not.
+$(READY): requirements.lock pyproject.toml
+	@fits='import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; \
+	$(BIN)/python -c "$$fits" 2>/dev/null || { \
+		for python in python3.13 python3.12 python3.11 python3 none; do \
+			$$python -c "$$fits" 2>/dev/null && break; \
+		done; \
+		if [ $$python = none ]; then \
+			echo "babysit needs Python 3.11, 3.12 or 3.13 with its venv module: install one" \
+				"(on Debian: apt-get install python3 python3-venv), then run make again." >&2; \
+			exit 1; \
+		fi; \
+		echo "Making .venv with $$($$python --version); the first time takes some minutes."; \
+		$$python -m venv --clear .venv; \
+	}
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation --editable .
+	@# Else JupyterLab greets with a question about news and looks for updates.
+	@$(BIN)/jupyter labextension disable --level=sys_prefix --log-level=ERROR \
+		@jupyterlab/apputils-extension:announcements
+	@touch $@
+
+# The browser tests drive the system's Chromium; without one they are skipped, and fail in CI.
+chromium:
+	@for browser in chromium chromium-browser google-chrome; do \
+		command -v $$browser >/dev/null && exit; \
+	done; \
+	command -v apt-get >/dev/null || exit 0; \
+	apt="env DEBIAN_FRONTEND=noninteractive apt-get -qq"; \
+	[ "$$(id -u)" = 0 ] || apt="sudo -n $$apt"; \
+	{ $$apt update && $$apt -y install chromium fonts-dejavu-core; } || \
+	echo "Chromium could not be installed here: install it by hand for the browser tests."

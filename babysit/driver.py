@@ -1,0 +1,319 @@
+"""The driver: the one thread that trains, and the queue of commands it obeys.
+
+Separation of concerns: the trainer knows how to train, the driver when. Commands from any
+thread wait in a queue and act at step boundaries; who asked is told what came of it.
+"""
+
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+from babysit.checkpoints import Checkpoint
+from babysit.journal import Entry
+from babysit.record import Record
+from babysit.trainer import Plan, Trainer
+
+
+class _Order(NamedTuple):
+    """A command in the queue, and who waits for its outcome: a future, or nobody."""
+
+    command: dict[str, Any]
+    outcome: "Future[Any] | None"
+
+
+class Driver:
+    """Drives a trainer on a thread of its own, which lives while there is something to do.
+
+    Attributes:
+        state: `idle`, `running`, `paused`, `finished`, `stopped` or `failed`.
+        error: What the training raised, if it failed.
+        not_finite: Whether it rests because the loss turned NaN or infinite.
+        owner: Kept alive as long as the thread.
+    """
+
+    def __init__(self, trainer: Trainer, record: Record, name: str) -> None:
+        """Takes over a trainer; no thread is started yet."""
+        self.state = "idle"
+        self.error: BaseException | None = None
+        self.not_finite = False
+        self.owner: Any = None
+        self._trainer, self._record, self._name = trainer, record, name
+        trainer.between = self._obey_between
+        self._budget: float = 0  # steps it may take before it rests
+        self._runs: list[Future[None]] = []
+        self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
+        self._held_back: list[_Order] = []
+        self._commands = 0
+        self._changed = threading.Condition()
+        self._worker: threading.Thread | None = None
+        self._rate = _Rate()
+        self.publish()
+
+    @property
+    def alive(self) -> bool:
+        """Whether a fit is going on, be it at rest."""
+        return self.state in ("running", "paused")
+
+    # ------------------------------------------------------------------ from any thread
+
+    def send(self, command: Mapping[str, Any]) -> str:
+        """Puts a command in the queue and returns its id; what came of it is in the journal."""
+        return self._hand_over(dict(command), None)
+
+    def ask(self, action: str, **about: Any) -> Any:
+        """Has a command obeyed and returns what came of it, or raises what it raised."""
+        command = {"action": action, "author": "script", **about}
+        if threading.current_thread() is self._worker:
+            if action not in ("set", "note", "save", "digest"):
+                raise RuntimeError(f"`{action}` cannot be called from within the training itself.")
+            return self._obey(command | {"command": None})
+        outcome: Future[Any] = Future()
+        self._hand_over(command, outcome)
+        return outcome.result()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Waits until no fit is going on, or it rests because of its loss; whether it came to that."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.not_finite or not self.alive, timeout)
+
+    def status(self) -> dict[str, Any]:
+        """How the run stands, in plain data."""
+        return self._status | {"state": self.state, "warning": self._record.error}
+
+    def publish(self) -> None:
+        """Leaves a picture of the run where any thread can read it."""
+        trainer = self._trainer
+        done, size = trainer.progress
+        since = trainer.in_effect_since
+        self._status = {
+            "name": self._name,
+            "step": trainer.step,
+            "epoch": trainer.epoch,
+            "epochs": trainer.epochs,
+            "examples_done": done,
+            "examples_an_epoch": size,
+            "branch": trainer.history.branch,
+            "loss": trainer.loss,
+            "not_finite": self.not_finite,
+            "hyperparameters": {
+                name: {"value": found.value, **vars(found.scale), "since": since.get(name, 0)}
+                for name, found in trainer.hyperparameters.items()
+            },
+            "examples_a_second": self._rate.examples_a_second,
+            "seconds_left": self._rate.seconds_left(trainer),
+            "error": "".join(traceback.format_exception(self.error)) if self.error else None,
+        }
+
+    def _hand_over(self, command: dict[str, Any], outcome: "Future[Any] | None") -> str:
+        with self._changed:
+            self._commands += 1
+            command["command"] = str(self._commands)
+            self._orders.put(_Order(command, outcome))
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._work, name=f"babysit-{self._name}", daemon=True)
+                self._worker.start()
+        return str(command["command"])
+
+    # -------------------------------------------------------------- on the training thread
+
+    def _work(self) -> None:
+        while (order := self._next_order()) is not None or self.state == "running":
+            if order is not None:
+                self._answer(order)
+            else:
+                self._advance()
+            self.publish()
+
+    def _next_order(self) -> _Order | None:
+        """The next order, without waiting while it runs; none, and the thread ends, when all is over."""
+        if self._held_back:
+            return self._held_back.pop(0)
+        if self.state == "paused":
+            return self._orders.get()
+        with self._changed:
+            try:
+                return self._orders.get_nowait()
+            except queue.Empty:
+                if self.state != "running":
+                    self._worker = None
+                return None
+
+    def _obey_between(self) -> None:
+        """Between two blocks of a validation: changes and notes act, everything else waits its turn."""
+        while not self._orders.empty():
+            order = self._orders.get()
+            if self._held_back or order.command["action"] not in ("set", "note"):
+                self._held_back.append(order)
+            else:
+                self._answer(order)
+                self.publish()
+
+    def _answer(self, order: _Order) -> None:
+        try:
+            result = self._obey(order.command)
+        except Exception as error:
+            if order.outcome is not None:
+                order.outcome.set_exception(error)
+            else:
+                self._refuse(order.command, error)
+        else:
+            if order.outcome is not None:
+                order.outcome.set_result(result)
+
+    def _refuse(self, command: Mapping[str, Any], error: Exception) -> None:
+        author = str(command.get("author", "script"))
+        self._trainer.enter("refuse", author=author, why=str(error), command=command["command"])
+
+    def _obey(self, command: Mapping[str, Any]) -> Any:
+        actions: dict[str, Callable[..., Any]] = {
+            "fit": self._fit,
+            "pause": self._pause,
+            "resume": self._resume,
+            "run": self._run,
+            "stop": self._stop,
+            "set": self._trainer.set,
+            "note": self._note,
+            "save": self._save,
+            "save_automatically": lambda **about: self._trainer.save_automatically(),
+            "rewind": self._rewind,
+            "digest": lambda **about: self._trainer.state().digest(),
+        }
+        about = {key: value for key, value in command.items() if key != "action"}
+        if command.get("action") not in actions:
+            raise ValueError(f"`action` must be one of {', '.join(actions)}. Received: {command.get('action')!r}.")
+        return actions[command["action"]](**about)
+
+    def _advance(self) -> None:
+        """Takes a block, and sees what it led to."""
+        trainer, healthy = self._trainer, self._trainer.healthy
+        try:
+            if not trainer.finished:
+                self._budget -= trainer.take(int(min(self._budget, 2**31)))
+                self._rate.add(trainer)
+        except Exception as error:
+            self.error = error
+            trainer.fail(error)
+            self._move_to("failed")
+            return
+        if trainer.finished:
+            self._end("finish", "finished")
+        elif healthy and not trainer.healthy:
+            self.not_finite = True
+            trainer.enter("nan", author="script", why=f"the loss of step {trainer.step:,} is {trainer.loss}")
+            self._move_to("paused")
+        elif self._budget <= 0:
+            self._move_to("paused")
+
+    def _fit(self, plan: Plan, paused: bool, **about: Any) -> None:
+        trainer, begins = self._trainer, not self._trainer.history.branches
+        if self.alive:
+            raise ValueError(
+                f"This panda is training already ({self.state} at step {trainer.step:,}). Steer it with `set`, or "
+                "`stop()` it before you `fit` again."
+            )
+        trainer.prepare(plan)
+        trainer.epochs = plan.epochs if plan.completes else trainer.epoch + plan.epochs
+        if begins:
+            trainer.save_automatically()
+        self.error, self.not_finite, self._budget = None, False, float("inf")
+        self._move_to("paused" if paused else "running")
+
+    def _pause(self, **about: Any) -> None:
+        if self.state == "running":
+            self._trainer.enter("pause", **about)
+            self._move_to("paused")
+
+    def _resume(self, **about: Any) -> None:
+        if not self.alive:
+            raise ValueError(f"There is nothing to resume: the run is {self.state}. Call `fit(...)` to go on.")
+        if self.state == "paused":
+            self._trainer.enter("resume", **about)
+        self._go(float("inf"))
+
+    def _run(self, steps: int, **about: Any) -> "Future[None]":
+        if not self.alive:
+            raise ValueError(f"There are no steps to run: the run is {self.state}. Call `fit(...)` first.")
+        self._runs.append(Future())
+        self._go(steps)
+        return self._runs[-1]
+
+    def _stop(self, **about: Any) -> None:
+        if self.alive:
+            self.not_finite = False
+            self._end("stop", "stopped", **about)
+
+    def _note(self, why: str, **about: Any) -> Entry:
+        return self._trainer.enter("note", why=why, **about)
+
+    def _save(self, name: str | None, **about: Any) -> Checkpoint:
+        return self._trainer.save(name, **about)
+
+    def _rewind(self, folder: str, hyperparameters: str = "checkpoint", **about: Any) -> Entry:
+        entry = self._trainer.rewind(folder, hyperparameters, **about)
+        self.error, self.not_finite = None, False
+        self._rate.reset()
+        if self.state != "running":
+            self._move_to("paused" if self._trainer.prepared else self.state)
+        return entry
+
+    def _go(self, steps: float) -> None:
+        self.not_finite, self._budget = False, steps
+        self._rate.reset()
+        self._move_to("running")
+
+    def _end(self, action: str, state: str, **about: Any) -> None:
+        self._trainer.finish(action, **about)
+        try:
+            self._trainer.save_automatically()
+        except OSError as error:
+            self._trainer.enter("refuse", why=f"the last state could not be saved: {error}")
+        self._move_to(state)
+
+    def _move_to(self, state: str) -> None:
+        with self._changed:
+            self.state = state
+            self.publish()
+            self._changed.notify_all()
+        if state == "running":
+            return
+        self._rate.reset()
+        for run in self._runs:
+            if state == "failed":
+                run.set_exception(self.error)
+            else:
+                run.set_result(None)
+        self._runs = []
+
+
+class _Rate:
+    """How fast examples went by in the last seconds."""
+
+    def __init__(self, window_s: float = 3.0) -> None:
+        self._window_s = window_s
+        self.reset()
+
+    def reset(self) -> None:
+        self._seen: list[tuple[float, int]] = []
+
+    def add(self, trainer: Trainer) -> None:
+        now = time.perf_counter()
+        done, size = trainer.progress
+        self._seen.append((now, trainer.epoch * size + done))
+        while now - self._seen[0][0] > self._window_s:
+            self._seen.pop(0)
+
+    @property
+    def examples_a_second(self) -> float | None:
+        if len(self._seen) < 2 or self._seen[-1][0] - self._seen[0][0] < 0.2:
+            return None
+        (start, first), (end, last) = self._seen[0], self._seen[-1]
+        return (last - first) / (end - start)
+
+    def seconds_left(self, trainer: Trainer) -> float | None:
+        done, size = trainer.progress
+        rate = self.examples_a_second
+        return ((trainer.epochs - trainer.epoch) * size - done) / rate if rate else None

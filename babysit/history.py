@@ -1,0 +1,189 @@
+"""The history: what was measured, step by step, along the branch that is trained.
+
+Nothing of it is held in memory: a block of steps is one row of the record, and the
+columns of the hyperparameters follow from the entries that changed them.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from babysit.record import Record
+
+ROOT = "branch 1"
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The steps `start + 1 … end` of the present line of training, taken on one branch."""
+
+    branch: str
+    start: int
+    end: float
+
+
+class History(Mapping[str, np.ndarray]):
+    """Columns of numbers, one value a step on the present branch; `history["step"]` counts from 1."""
+
+    def __init__(self, record: Record) -> None:
+        """Reads from and appends to `record`; stands on the branch begun last."""
+        self._record = record
+        names = list(self.branches)
+        self.branch = names[-1] if names else ROOT
+
+    @property
+    def branches(self) -> dict[str, tuple[str | None, int]]:
+        """Name -> (parent, step at which it left); the first has no parent."""
+        return {row["name"]: (row["parent"], row["step"]) for row in self._record.rows("branches")}
+
+    def begin(self, hyperparameters: Mapping[str, float]) -> None:
+        """Begins the first branch, with the hyperparameters of its start."""
+        self._begin(ROOT, None, 0, hyperparameters)
+
+    def leave(self, step: int, origin: str, hyperparameters: Mapping[str, float]) -> str:
+        """Begins a new branch where `origin` had done `step` steps; returns its name."""
+        name = f"branch {len(self.branches) + 1}"
+        self._begin(name, origin, step, hyperparameters)
+        return name
+
+    def _begin(self, name: str, parent: str | None, step: int, hyperparameters: Mapping[str, float]) -> None:
+        self._record.append("branches", name=name, parent=parent, step=step, hyperparameters=dict(hyperparameters))
+        self.branch = name
+
+    def append(self, epoch: int, first: int, columns: Mapping[str, np.ndarray]) -> None:
+        """Adds a block of steps, numbered from `first` on; `epoch` counts from 1."""
+        table = np.stack(list(columns.values()))
+        self._record.append(
+            "blocks",
+            branch=self.branch,
+            epoch=epoch,
+            first=first,
+            steps=table.shape[1],
+            time=time.time(),
+            names=list(columns),
+            dtype=str(table.dtype),
+            columns=table.tobytes(),
+        )
+
+    def append_epoch(self, epoch: int, step: int, logs: Mapping[str, float]) -> None:
+        """Adds what an epoch came to, validation included."""
+        self._record.append("epochs", branch=self.branch, epoch=epoch, step=step, logs=dict(logs))
+
+    @property
+    def columns(self) -> list[str]:
+        """`step`, `epoch`, `loss`, the metrics, every live hyperparameter."""
+        line = [stretch.branch for stretch in self.line()]  # a branch just begun has no block of its own
+        newest = f"SELECT max(seq) FROM blocks WHERE branch IN ({', '.join('?' * len(line))})"
+        blocks = self._record.rows("blocks", f"seq = ({newest})", line)
+        measured = blocks[0]["names"] if blocks else ["loss"]
+        return ["step", "epoch", *measured, *self._start_values()]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name in self._start_values():
+            return self._hyperparameter(name)
+        if name not in self.columns:
+            raise KeyError(f"`{name}` is not measured. The columns are {', '.join(self.columns)}.")
+        stretches = [_column(block, name, stretch) for stretch in self.line() for block in self._blocks(stretch)]
+        return np.concatenate(stretches) if stretches else np.array([])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def __repr__(self) -> str:
+        return f"<History of {self.steps:,} steps: {', '.join(self.columns)}>"
+
+    @property
+    def steps(self) -> int:
+        """Steps on the present branch, from the very first."""
+        ends = [block["first"] + block["steps"] - 1 for block in self._blocks(self.line()[-1])]
+        return int(max(ends, default=self.line()[-1].start))
+
+    @property
+    def epochs(self) -> dict[str, np.ndarray]:
+        """Name -> one value an epoch, as `Model.fit` reports them."""
+        return {name: np.array(values) for name, values in self.history.items()}
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """The same as the dict of lists that `keras.callbacks.History` holds."""
+        found: dict[str, list[float]] = {}
+        for stretch in self.line():
+            where = "branch = ? AND step > ? AND step <= ?"
+            for row in self._record.rows("epochs", where, (stretch.branch, stretch.start, stretch.end)):
+                for name, value in row["logs"].items():
+                    found.setdefault(name, []).append(value)
+        return found
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with one row a step, indexed by step."""
+        try:
+            import pandas
+        except ImportError:
+            raise ImportError("`to_pandas` needs pandas: `pip install pandas`.") from None
+        return pandas.DataFrame({name: self[name] for name in self.columns}).set_index("step")
+
+    def line(self) -> list[Stretch]:
+        """The way from step 0 to the tip of the present branch, one stretch a branch."""
+        branches = self.branches
+        stretches: list[Stretch] = []
+        name: str | None = self.branch
+        end = float("inf")
+        while name is not None:
+            parent, start = branches.get(name, (None, 0))
+            stretches.insert(0, Stretch(name, start, end))
+            name, end = parent, min(start, end)
+        return stretches
+
+    def changed_at(self, names: Iterable[str]) -> dict[str, int]:
+        """Hyperparameter -> steps done on the present line when it was changed last; 0 if it never was."""
+        found = dict.fromkeys(names, 0)
+        for stretch in self.line():
+            for row in self._changes(stretch):
+                found.update({name: row["step"] for name in row["changes"] if name in found})
+        return found
+
+    def _changes(self, stretch: Stretch) -> list[dict[str, Any]]:
+        where = "branch = ? AND step <= ?"
+        return self._record.rows("entries", where, (stretch.branch, stretch.end))
+
+    def _blocks(self, stretch: Stretch) -> list[dict[str, Any]]:
+        where = "branch = ? AND first + steps - 1 > ? AND first <= ?"
+        return self._record.rows("blocks", where, (stretch.branch, stretch.start, stretch.end))
+
+    def _start_values(self) -> dict[str, float]:
+        rows = self._record.rows("branches", "name = ?", (self.branch,))
+        return rows[0]["hyperparameters"] if rows else {}
+
+    def _hyperparameter(self, name: str) -> np.ndarray:
+        column = np.empty(self.steps)
+        for stretch in self.line():
+            begun = self._record.rows("branches", "name = ?", (stretch.branch,))
+            column[stretch.start :] = begun[0]["hyperparameters"][name]
+            for row in self._changes(stretch):
+                if name in row["changes"]:
+                    column[row["step"] :] = row["changes"][name][1]
+        return column
+
+
+def decoded(block: Mapping[str, Any]) -> np.ndarray:
+    """A block's measurements: array of shape (columns, steps), in the order of its `names`."""
+    return np.frombuffer(block["columns"], dtype=block["dtype"]).reshape(-1, block["steps"])
+
+
+def _column(block: Mapping[str, Any], name: str, stretch: Stretch) -> np.ndarray:
+    steps = np.arange(block["first"], block["first"] + block["steps"])
+    inside = steps <= stretch.end
+    if name == "step":
+        return steps[inside]
+    if name == "epoch":
+        return np.full(inside.sum(), block["epoch"])
+    if name not in block["names"]:
+        return np.full(inside.sum(), np.nan)
+    column: np.ndarray = decoded(block)[block["names"].index(name)][inside]
+    return column

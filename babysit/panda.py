@@ -1,0 +1,526 @@
+"""The panda: one model, babysat; the class that users hold in their hands.
+
+It checks what it is asked, in the caller's thread and before anything changes, hands it
+to the driver, and gives back what came of it.
+"""
+
+import atexit
+import datetime
+import itertools
+import numbers
+import re
+import secrets
+import sys
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from babysit import architecture
+from babysit.checkpoints import Checkpoint, checked_name
+from babysit.data import Arrays, split
+from babysit.driver import Driver
+from babysit.history import History
+from babysit.hyperparameters import Hyperparameter, any_whole, checked
+from babysit.journal import Entry, Journal
+from babysit.record import Record
+from babysit.scales import Scale
+from babysit.trainer import Plan, Trainer
+
+RECORD = "run.sqlite"
+# Arguments of `Model.fit` that are not honoured yet: their default, and what to do instead.
+_NOT_YET: dict[str, tuple[Any, str]] = {
+    "callbacks": (None, "Leave them out; `panda.set`, `panda.note` and `panda.save` do by hand what most of them do"),
+    "class_weight": (None, "Pass `sample_weight`, the class's weight for each example"),
+    "initial_epoch": (0, "Leave it out: `Panda.load(directory).fit(...)` knows where the run stood"),
+    "steps_per_epoch": (None, "Leave it out: an epoch is the data once"),
+    "validation_steps": (None, "Pass as much validation data as you want to be used"),
+}
+
+
+class Panda:
+    """One model, babysat: trained in the background, steered, recorded, rewound.
+
+    ```python
+    panda = Panda(model)                       # a compiled keras.Model
+    panda.fit(x, y, epochs=20)                 # returns at once
+    panda.set(learning_rate=3e-3, why="flat")  # acts on the very next step
+    panda.wait()                               # until it is finished
+    ```
+
+    Args:
+        model: A compiled `keras.Model`, trained in place.
+        directory: Where the run is kept; `runs/<model name>-<date>-<n>` by default.
+        seed: Whole number from 0 on, of the order of examples; drawn if not given.
+
+    Raises:
+        TypeError: If `model` is no Keras model.
+        ValueError: If it is not compiled, is being trained by another panda, or `directory`
+            holds a run already.
+        OSError: If the directory cannot be written.
+    """
+
+    def __init__(self, model: keras.Model, directory: str | Path | None = None, seed: int | None = None) -> None:
+        _check_model(model)
+        seed = secrets.randbits(31) if seed is None else int(checked("seed", seed, any_whole(0)))
+        path = _new_directory(model.name) if directory is None else _own_directory(Path(directory))
+        record = Record(path / RECORD)
+        record.set_meta({"model": model.name, "seed": seed, "architecture": architecture.describe(model)})
+        self._start(model, path, record, seed)
+
+    @classmethod
+    def load(cls, directory: str | Path, model: keras.Model | None = None) -> "Panda":
+        """A run from disk, as it was at its newest checkpoint; idle until `fit`.
+
+        `fit` then goes on with it: `epochs` counts from the run's very beginning, and the
+        hyperparameters are the recorded ones.
+
+        Args:
+            directory: The run's folder.
+            model: The model that was trained, compiled; needed if it has parts of your own.
+
+        Raises:
+            ValueError: If there is no run, if it is alive in this kernel, or if `model` is
+                needed or another one.
+        """
+        directory = Path(directory)
+        if not (directory / RECORD).is_file():
+            raise ValueError(f"`directory` must hold a run. Received: {directory}, which holds none.")
+        _take_over(directory)
+        record = Record(directory / RECORD)
+        try:
+            model = architecture.build(record.meta("architecture")) if model is None else model
+            _check_model(model)
+            self = cls.__new__(cls)
+            self._start(model, directory, record, record.meta("seed"))
+            if self.checkpoints:
+                self._trainer.resume_from_disk()
+                self._loaded = True
+        except BaseException:
+            record.close()
+            raise
+        self._driver.publish()
+        return self
+
+    def _start(self, model: keras.Model, directory: Path, record: Record, seed: int) -> None:
+        self.directory = directory.absolute()  # a later change of folder does not move the run
+        self._record = record
+        self._trainer = Trainer(model, record, self.directory, seed)
+        self._driver = Driver(self._trainer, record, model.name)
+        self._driver.owner = self  # so that a run goes on, and can be attached to, when nobody holds its panda
+        self._loaded = False
+        self._dashboard: Any = None
+        _pandas.add(self)
+
+    # ----------------------------------------------------------------- training
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int | list[int] = 1,
+        *,
+        paused: bool = False,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+    ) -> "Panda":
+        """Begins to train in the background, as `Model.fit` would; returns the panda at once.
+
+        The arguments are those of `keras.Model.fit` with its meanings and defaults; `verbose`
+        prints nothing, for the dashboard shows how it goes. Called again when the run is
+        finished or stopped, it goes on in the same run, `epochs` more.
+
+        Args:
+            x: Examples: an array of shape (n, …), or a list or dict of them.
+            y: Targets likewise.
+            batch_size: Examples a step, from 1 to n; 32 by default.
+            epochs: How many times to go through the data.
+            verbose: Accepted for `Model.fit`'s sake.
+            callbacks: Not yet.
+            validation_split: The share of the data, its last part, to validate on.
+            validation_data: (x, y) or (x, y, sample_weight) to validate on.
+            shuffle: Whether to shuffle the examples anew each epoch.
+            class_weight: Not yet.
+            sample_weight: Weights of shape (n,).
+            initial_epoch: Not yet.
+            steps_per_epoch: Not yet.
+            validation_steps: Not yet.
+            validation_batch_size: Examples a validation step; `batch_size` by default.
+            validation_freq: Validate every so many epochs, or behind the epochs listed.
+            paused: Whether to rest before the first step.
+            ranges: Hyperparameter -> (low, high): bounds other than the default ones.
+
+        Raises:
+            TypeError: If something is of the wrong kind.
+            ValueError: If the run is training already, or an argument does not fit.
+        """
+        _refuse_second(self.model, but=self)
+        given = locals()
+        for name, (default, cure) in _NOT_YET.items():
+            if given[name] is not None and given[name] != default:
+                raise ValueError(f"`{name}` is not supported yet. Received: {name}={given[name]!r}. {cure}.")
+        if x is None:
+            raise ValueError("`x` must hold the examples to train on. Received: x=None.")
+        if validation_split and validation_data is None:
+            (x, y, sample_weight), validation_data = split((x, y, sample_weight), validation_split)
+        data = Arrays(x, y, sample_weight)
+        if (asked := batch_size) is not None:
+            batch_size = int(checked("batch_size", batch_size, Scale(1, max(data.size, 2), whole=True)))
+        if validation_batch_size is not None:
+            validation_batch_size = int(checked("validation_batch_size", validation_batch_size, any_whole()))
+        if self._loaded and data.fingerprint() != self._record.meta("fingerprint"):
+            raise ValueError("`x` and `y` must be the data that the run was trained on. Received: others.")
+        if batch_size is None:
+            batch_size = min(self._trainer.batch_size or 32, data.size)
+        plan = Plan(
+            data=data,
+            validation=Arrays(*validation_data) if validation_data is not None else None,
+            batch_size=batch_size,
+            epochs=int(checked("epochs", epochs, any_whole())),
+            shuffle=bool(shuffle),
+            validation_batch_size=validation_batch_size or asked or 32,
+            validation_freq=validation_freq,
+            ranges=ranges,
+            completes=self._loaded,
+        )
+        self._driver.ask("fit", plan=plan, paused=paused)
+        self._loaded = False
+        return self
+
+    def pause(self) -> None:
+        """Rests at the next step boundary; returns when it rests."""
+        self._driver.ask("pause")
+
+    def resume(self) -> None:
+        """Goes on training; returns at once.
+
+        Raises:
+            ValueError: If no fit is going on.
+        """
+        if self.state == "running":
+            self._driver.send({"action": "resume", "author": "script"})
+        else:
+            self._driver.ask("resume")
+
+    def stop(self) -> None:
+        """Ends the fit at the next step boundary, keeping everything; returns at once."""
+        if self._driver.alive:
+            self._driver.send({"action": "stop", "author": "script"})
+
+    def run(self, steps: int = 1) -> None:
+        """Takes exactly `steps` steps, fewer only where the run ends, and rests again.
+
+        Returns when it rests. While running: that many more, and then a rest.
+
+        Raises:
+            ValueError: If no fit is going on, or `steps` is no whole number from 1 on.
+            Exception: Whatever the training raised.
+        """
+        self._driver.ask("run", steps=int(checked("steps", steps, any_whole()))).result()
+
+    def wait(self, timeout: float | None = None) -> "Panda":
+        """Waits until the run is finished, stopped or failed; returns the panda.
+
+        Args:
+            timeout: Seconds to wait at most, or None.
+
+        Raises:
+            TimeoutError: If it took longer than `timeout`.
+            FloatingPointError: If it rests because the loss is no longer finite.
+            Exception: Whatever the training raised.
+        """
+        if self.state == "idle":
+            raise ValueError("There is nothing to wait for: call `fit(...)` first.")
+        over = self._driver.wait(timeout)
+        if self._driver.error is not None:
+            raise self._driver.error
+        if self._driver.not_finite:
+            raise FloatingPointError(
+                f"The loss of step {self.step:,} is not finite. The run rests there: `rewind` to a checkpoint and "
+                "lower the learning rate, or `resume()` all the same."
+            )
+        if not over:
+            raise TimeoutError(f"After {timeout} s the run is still {self.state}, at step {self.step:,}.")
+        return self
+
+    # ----------------------------------------------------------------- steering
+
+    def set(self, *, why: str = "", **changes: float) -> Entry:
+        """Changes hyperparameters, all from the same next step on: `set(momentum=0.95, why="…")`.
+
+        Args:
+            why: The reason, for the journal.
+            **changes: Hyperparameter -> new value; see `hyperparameters` for names and bounds.
+
+        Returns:
+            The journal's entry; its `step` is the number of steps done without the change.
+
+        Raises:
+            TypeError: If a value is not a number.
+            ValueError: If a name is unknown, or a value out of bounds. Nothing was changed then.
+        """
+        entry: Entry = self._driver.ask("set", changes=self._trainer.checked(changes), why=_text("why", why))
+        self._record.flush()
+        return entry
+
+    def note(self, why: str) -> Entry:
+        """Writes a line into the journal."""
+        entry: Entry = self._driver.ask("note", why=_text("why", why))
+        return entry
+
+    def save(self, name: str | None = None) -> Checkpoint:
+        """Saves the whole training state at the next boundary.
+
+        Args:
+            name: A new name; made from the step if not given.
+
+        Raises:
+            TypeError: If the name is no string.
+            ValueError: If it is taken, or has signs in it that a name cannot have.
+            OSError: If the disk does not take it. Nothing is left behind; training goes on.
+        """
+        if name is not None:
+            checked_name(name, [saved.name for saved in self.checkpoints if saved.name])
+        checkpoint: Checkpoint = self._driver.ask("save", name=name)
+        return checkpoint
+
+    def rewind(self, to: Checkpoint | str | int, hyperparameters: str = "checkpoint", skip: int = 0) -> Entry:
+        """Returns to a checkpoint, on a new branch; goes on running if it was running.
+
+        Args:
+            to: A checkpoint, its name, or a step at which there is one.
+            hyperparameters: `"checkpoint"` for the values of then, `"keep"` for the present ones.
+            skip: Not yet.
+
+        Raises:
+            ValueError: If there is no such checkpoint, or it is damaged. Nothing was changed then.
+        """
+        if hyperparameters not in ("checkpoint", "keep"):
+            raise ValueError(f'`hyperparameters` must be "checkpoint" or "keep". Received: {hyperparameters!r}.')
+        if skip:
+            raise ValueError(f"`skip` is not supported yet. Received: skip={skip!r}. Leave it out.")
+        folder = self._found(to).path.name
+        entry: Entry = self._driver.ask("rewind", folder=folder, hyperparameters=hyperparameters)
+        return entry
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def model(self) -> keras.Model:
+        """The user's own model object."""
+        return self._trainer.model
+
+    @property
+    def state(self) -> str:
+        """`idle`, `running`, `paused`, `finished`, `stopped` or `failed`."""
+        return self._driver.state
+
+    @property
+    def step(self) -> int:
+        """Steps done on the present branch."""
+        return self._trainer.step
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done on the present branch."""
+        return self._trainer.epoch
+
+    @property
+    def hyperparameters(self) -> dict[str, Hyperparameter]:
+        """Name -> value and bounds, in a stable order."""
+        return self._trainer.hyperparameters
+
+    @property
+    def history(self) -> History:
+        """What was measured, step by step."""
+        return self._trainer.history
+
+    @property
+    def journal(self) -> Journal:
+        """What was done, by whom, at which step, and why."""
+        return self._trainer.journal
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """The complete checkpoints, oldest first."""
+        return self._trainer.checkpoints
+
+    @property
+    def branches(self) -> dict[str, tuple[str | None, int]]:
+        """Name -> (parent, step at which it left)."""
+        return self.history.branches
+
+    def digest(self) -> str:
+        """sha256 of the training state, hexadecimal, taken at the next boundary."""
+        digest: str = self._driver.ask("digest")
+        return digest
+
+    def dashboard(self) -> Any:
+        """The dashboard, an ipywidgets widget; the same one each time."""
+        from babysit.ui.dashboard import Dashboard
+
+        if self._dashboard is None:
+            self._dashboard = Dashboard(self)
+        return self._dashboard.widget
+
+    def __repr__(self) -> str:
+        return f"<Panda {self.model.name}: {self.state}, step {self.step:,}, epoch {self.epoch}, {self.directory}>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        return self.dashboard()._repr_mimebundle_(**kwargs)
+
+    # ------------------------------------------- the seam between run and screen
+
+    def send(self, command: Mapping[str, Any]) -> str:
+        """Hands over a command, in plain data, and returns its id at once, from any thread.
+
+        What came of it is an entry of the journal with that id: the deed, or a refusal.
+
+        ```python
+        panda.send({"action": "set", "changes": {"momentum": 0.95}, "why": "", "author": "dashboard"})
+        ```
+
+        Args:
+            command: `action` and what it needs: `set` (`changes`), `note` (`why`), `run`
+                (`steps`), `save` (`name` or None), `rewind` (`folder`, `hyperparameters`), `pause`,
+                `resume`, `stop`; for each also `author` and `why`.
+        """
+        return self._driver.send(command)
+
+    def status(self) -> dict[str, Any]:
+        """How the run stands, in plain data, from any thread, at no cost to the training."""
+        return self._driver.status()
+
+    def since(self, cursor: int) -> tuple[dict[str, list[dict[str, Any]]], int]:
+        """What was recorded behind a cursor (0 for all), in plain data, and the next cursor.
+
+        Tables `entries`, `blocks`, `epochs`, `branches` and `checkpoints`. The cursor counts
+        what was appended: steps rewind, appends do not. A long record comes in pieces.
+        """
+        return self._record.since(cursor)
+
+    def _found(self, to: Checkpoint | str | int) -> Checkpoint:
+        if isinstance(to, bool) or not isinstance(to, Checkpoint | str | numbers.Integral):
+            raise TypeError(f"`to` must be a checkpoint, its name, or a step. Received: to={to!r}.")
+        for checkpoint in reversed(self.checkpoints):
+            if to == checkpoint or to == (checkpoint.name if isinstance(to, str) else checkpoint.step):
+                return checkpoint
+        names = ", ".join(f"{c.name or 'automatic'!r} (step {c.step:,})" for c in self.checkpoints)
+        raise ValueError(
+            f"`to` must be a checkpoint of this run. Received: to={to!r}. There are: {names or 'none yet'}."
+        )
+
+    def _leave(self) -> None:
+        """Rests and saves because the interpreter exits, and says how to go on."""
+        try:
+            self.pause()
+            self._driver.ask("save_automatically")
+            said = f"is saved. To go on: babysit.Panda.load({str(self.directory)!r}).fit(...)"
+        except OSError as error:
+            said = f"could not be saved: {error}"
+        print(f"babysit: {self.model.name} rests at step {self.step:,} and {said}", file=sys.stderr)
+
+
+_pandas: "weakref.WeakSet[Panda]" = weakref.WeakSet()
+
+
+def attach(directory: str | Path | None = None) -> Any:
+    """The run alive in this kernel; a list of them if there are several.
+
+    Args:
+        directory: The folder of the run meant, where there are several.
+
+    Raises:
+        ValueError: If none is alive.
+    """
+    alive = [panda for panda in _pandas if panda._driver.alive]
+    if directory is not None:
+        alive = [panda for panda in alive if panda.directory.resolve() == Path(directory).resolve()]
+    if not alive:
+        raise ValueError("No such run is alive in this kernel. `babysit.Panda.load(directory)` takes up one from disk.")
+    return alive[0] if len(alive) == 1 else sorted(alive, key=lambda panda: str(panda.directory))
+
+
+@atexit.register
+def _rest_all() -> None:
+    for panda in list(_pandas):
+        if panda._driver.alive:
+            panda._leave()
+        panda._record.close()
+
+
+def _take_over(directory: Path) -> None:
+    """Makes sure that no other panda of this kernel writes a run; one at rest lets go of it."""
+    for panda in list(_pandas):
+        if panda.directory.resolve() == directory.resolve():
+            if panda._driver.alive:
+                raise ValueError(f"The run at {directory} is alive in this kernel: `babysit.attach()` gives it back.")
+            panda._record.close()
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
+    if not model.compiled or model.optimizer is None:
+        raise ValueError(
+            "`model` must be compiled. Call `model.compile(optimizer=..., loss=...)` before `Panda(model)`. "
+            f"Received: the uncompiled `{model.name}`."
+        )
+    _refuse_second(model)
+
+
+def _refuse_second(model: Any, but: Panda | None = None) -> None:
+    for panda in list(_pandas):
+        if panda is not but and panda.model is model and panda._driver.alive:
+            raise ValueError(
+                f"`model` is being trained already, by {panda!r}. `panda = babysit.attach()` gives you that one; "
+                "`stop()` it first if you want to begin anew."
+            )
+
+
+def _new_directory(name: str) -> Path:
+    stem = f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{datetime.date.today().isoformat()}"
+    for n in itertools.count(1):
+        path = Path("runs") / f"{stem}-{n}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OSError(f"`directory` cannot be made: {error}. Pass one where you may write.") from error
+        return path
+    raise AssertionError
+
+
+def _own_directory(path: Path) -> Path:
+    if (path / RECORD).exists():
+        raise ValueError(
+            f"`directory` must be a new one: {path} holds a run. `babysit.Panda.load({str(path)!r})` goes on with it."
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / ".writable").touch()
+        (path / ".writable").unlink()
+    except OSError as error:
+        raise OSError(f"`directory` cannot be written: {error}. Pass one where you may write.") from error
+    return path
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"`{name}` must be a string. Received: {name}={value!r}.")
+    return value

@@ -1,0 +1,168 @@
+"""The record of a run: one SQLite file, one owner, appended to and never rewritten.
+
+Everything a run tells of itself is a row here: what was done (`entries`), what was
+measured (`blocks`, one row for all the steps of a block, and `epochs`), the branches and
+the index of checkpoints. All rows share one sequence of numbers, so that "what is new
+since n" is a question with one answer. Rows wait in memory until the record's own thread
+writes them, a batch at a time: the training never waits for a disk.
+"""
+
+import itertools
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "entries": ("command", "step", "time", "author", "action", "changes", "why", "branch"),
+    "blocks": ("branch", "epoch", "first", "steps", "time", "names", "dtype", "columns"),
+    "epochs": ("branch", "epoch", "step", "logs"),
+    "branches": ("name", "parent", "step", "hyperparameters"),
+    "checkpoints": ("step", "name", "folder", "branch", "digest", "time"),
+}
+# Columns that hold a mapping or a list: written as JSON.
+_JSON = {"changes", "names", "logs", "hyperparameters"}
+
+
+class Record:
+    """The one owner and writer of a run's SQLite file.
+
+    Any thread may append and read; a read sees everything appended before it. Close it
+    when the run is over; closing twice is harmless.
+
+    Args:
+        path: The file; made if it is not there.
+        interval_s: Seconds between two writes of what has gathered.
+
+    Raises:
+        ValueError: If the file was written by a newer version of babysit.
+        sqlite3.OperationalError: If the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, interval_s: float = 0.5) -> None:
+        self.path = path
+        self.error: str | None = None
+        self._lock = threading.RLock()  # for the database
+        self._gathering = threading.Lock()  # for what waits: held for no longer than an append
+        self._pending: list[tuple[str, tuple[Any, ...]]] = []
+        self._database = sqlite3.connect(path, check_same_thread=False)
+        try:
+            self._create()
+        except BaseException:
+            self._database.close()
+            raise
+        self._sequence = itertools.count(self.last + 1)
+        self._closing = threading.Event()
+        self._writer = threading.Thread(
+            target=self._write_often, args=(interval_s,), name="babysit-record", daemon=True
+        )
+        self._writer.start()
+
+    def _create(self) -> None:
+        # A rollback journal rather than a write-ahead log: that one fails on network file systems.
+        known = self._database.execute("SELECT name FROM sqlite_master WHERE name = 'meta'").fetchone()
+        if known and (schema := self.meta("schema")) > SCHEMA:
+            raise ValueError(
+                f"The run at {self.path.parent} was written by a newer babysit: schema {schema}, this version reads "
+                f"up to {SCHEMA}. Update babysit to open it."
+            )
+        with self._database:
+            self._database.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT)")
+            self._database.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (json.dumps(SCHEMA),))
+            for table, columns in TABLES.items():
+                declared = ", ".join(("seq INTEGER PRIMARY KEY", *columns))
+                self._database.execute(f"CREATE TABLE IF NOT EXISTS {table} ({declared})")
+            self._database.execute("CREATE INDEX IF NOT EXISTS blocks_of_a_branch ON blocks (branch, first)")
+
+    @property
+    def last(self) -> int:
+        """The highest sequence number written so far; 0 when there is none."""
+        with self._lock:
+            newest = " UNION ALL ".join(f"SELECT max(seq) AS seq FROM {table}" for table in TABLES)
+            return int(self._database.execute(f"SELECT coalesce(max(seq), 0) FROM ({newest})").fetchone()[0])
+
+    def append(self, table: str, **row: Any) -> int:
+        """Adds a row, in memory for now; returns its sequence number."""
+        values = tuple(json.dumps(row[name]) if name in _JSON else row[name] for name in TABLES[table])
+        for value in values:  # a NumPy number would be written as bytes, anything else stop all writing
+            if not isinstance(value, str | bytes | int | float | None):
+                raise TypeError(f"A row holds plain values only. Received: {value!r} in {table}.")
+        with self._gathering:
+            if self._closing.is_set():
+                raise ValueError(f"The run at {self.path.parent} is closed here: it goes on in another Panda.")
+            seq = next(self._sequence)
+            self._pending.append((table, (seq, *values)))
+        return seq
+
+    def flush(self) -> None:
+        """Writes what has gathered; returns when it is on disk.
+
+        If it cannot be written nothing is lost: the rows wait in memory and are tried again,
+        and `error` says so until it has worked.
+        """
+        with self._lock:
+            with self._gathering:
+                pending = self._pending[:]
+            try:
+                with self._database:
+                    self._insert(pending)
+            except sqlite3.Error as error:
+                self.error = f"The run's record cannot be written ({error}). It is kept in memory and tried again."
+                return
+            with self._gathering:
+                del self._pending[: len(pending)]
+            self.error = None
+
+    def _insert(self, pending: list[tuple[str, tuple[Any, ...]]]) -> None:
+        for table, rows in itertools.groupby(pending, key=lambda waiting: waiting[0]):
+            marks = ", ".join("?" * (1 + len(TABLES[table])))
+            self._database.executemany(f"INSERT INTO {table} VALUES ({marks})", [row for _, row in rows])
+
+    def rows(self, table: str, where: str = "", values: Iterable[Any] = ()) -> list[dict[str, Any]]:
+        """The rows of a table, oldest first, as dicts with `seq`; those that satisfy `where`."""
+        with self._lock:
+            self.flush()
+            cursor = self._database.execute(
+                f"SELECT * FROM {table} {'WHERE ' + where if where else ''} ORDER BY seq", tuple(values)
+            )
+            found = [dict(zip(("seq", *TABLES[table]), row, strict=True)) for row in cursor]
+        for row in found:
+            row.update({name: json.loads(row[name]) for name in _JSON & row.keys()})
+        return found
+
+    def since(self, cursor: int, most: int = 1000) -> tuple[dict[str, list[dict[str, Any]]], int]:
+        """Rows behind a sequence number, by table, and the number up to which they go.
+
+        At most `most` sequence numbers are covered in one call, so that a reader who
+        starts late reads a long run in pieces.
+        """
+        with self._lock:
+            self.flush()
+            end = min(self.last, cursor + most)
+            return {table: self.rows(table, "seq > ? AND seq <= ?", (cursor, end)) for table in TABLES}, end
+
+    def meta(self, key: str) -> Any:
+        """What was kept under a key, or None."""
+        with self._lock:
+            found = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return json.loads(found[0]) if found else None
+
+    def set_meta(self, values: Mapping[str, Any]) -> None:
+        """Keeps values, such as the model's architecture, under their keys, at once."""
+        with self._lock, self._database:
+            pairs = [(key, json.dumps(value)) for key, value in values.items()]
+            self._database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", pairs)
+
+    def close(self) -> None:
+        """Writes what is left and stops the writer; reading goes on to work."""
+        self._closing.set()
+        self._writer.join()
+        self.flush()
+
+    def _write_often(self, interval_s: float) -> None:
+        while not self._closing.wait(interval_s):
+            self.flush()

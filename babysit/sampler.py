@@ -1,0 +1,54 @@
+"""The order in which examples are visited, and how far the visit has come.
+
+The order of an epoch follows from (seed, epoch) alone, so that these two and the cursor
+say everything about it: there is nothing else to save.
+"""
+
+import math
+
+import numpy as np
+
+
+class Sampler:
+    """Visits every example exactly once an epoch, in batches of any size.
+
+    Args:
+        size: How many examples there are.
+        seed: Any whole number from 0 on; with the epoch it determines the order.
+        shuffle: Whether the order is shuffled anew each epoch.
+    """
+
+    def __init__(self, size: int, seed: int, shuffle: bool = True) -> None:
+        self.size, self.seed, self.shuffle = size, seed, shuffle
+        self.epoch = 0
+        self.cursor = 0
+
+    @property
+    def order(self) -> np.ndarray:
+        """The present epoch's order: an int32 (or int64) permutation of shape (size,)."""
+        dtype = np.int32 if self.size < 2**31 else np.int64
+        if not self.shuffle:
+            return np.arange(self.size, dtype=dtype)
+        rng = np.random.Generator(np.random.PCG64([self.seed, self.epoch]))
+        return rng.permutation(self.size).astype(dtype)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every example of this epoch has been visited."""
+        return self.cursor >= self.size
+
+    def steps_left(self, batch_size: int) -> int:
+        """How many steps this epoch still takes at a batch size."""
+        return math.ceil((self.size - self.cursor) / batch_size)
+
+    def advance(self, steps: int, batch_size: int) -> None:
+        """Moves on by a number of batches; the last one of an epoch may be smaller."""
+        self.cursor = min(self.cursor + steps * batch_size, self.size)
+
+    def next_epoch(self) -> None:
+        """Begins the next epoch."""
+        self.epoch, self.cursor = self.epoch + 1, 0
+
+    def restore(self, epoch: int, cursor: int) -> None:
+        """Returns to where the visit stood at another time."""
+        self.epoch, self.cursor = epoch, cursor

@@ -1,0 +1,47 @@
+"""What every test stands on: fixed seeds, a folder of its own, quiet TensorFlow."""
+
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow is imported
+
+import pytest
+from hypothesis import settings
+
+from babysit.record import Record
+
+# Derandomized as everything else here; no database, for every test has a folder of its own.
+settings.register_profile("babysit", deadline=None, derandomize=True, database=None)
+settings.load_profile("babysit")
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds():
+    if keras := sys.modules.get("keras"):  # where a test imports no Keras, neither do we
+        keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch, tmp_path):
+    """Stand in the test's own folder, where a run without a `directory` then goes."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def no_run_left_alive(own_folder):
+    yield
+    if babysit := sys.modules.get("babysit"):
+        try:
+            alive = babysit.attach()
+        except ValueError:
+            return  # none is
+        for panda in alive if isinstance(alive, list) else [alive]:
+            panda.stop()
+            panda._driver.wait(60)
+
+
+@pytest.fixture
+def record(tmp_path):
+    record = Record(tmp_path / "run.sqlite")
+    yield record
+    record.close()

@@ -1,0 +1,361 @@
+import builtins
+import copy
+import importlib
+import json
+import marshal
+import os
+
+import keras
+import numpy as np
+import pytest
+from keras.src.saving.serialization_lib import SafeModeScope
+
+from babysit import architecture, demos
+
+DEMOS = {"dense": demos.dense_network, "convolutional": demos.convolutional_network}
+every_demo = pytest.mark.parametrize("make", DEMOS.values(), ids=DEMOS.keys())
+
+
+def there_and_back(model):
+    """The model that comes out of the record: what goes in is JSON."""
+    return architecture.build(json.loads(json.dumps(architecture.describe(model))))
+
+
+def small(*layers, **compiled):
+    model = keras.Sequential([keras.Input((3,)), *(layers or [keras.layers.Dense(1)])])
+    model.compile(**({"loss": "mse"} | compiled))
+    return model
+
+
+def refused(plain):
+    """`build` says no, in the way its caller is told of."""
+    with pytest.raises(ValueError, match="`model=`"):
+        architecture.build(plain)
+    return True
+
+
+# ------------------------------------------------------------------------- round trip
+
+
+@every_demo
+@pytest.mark.parametrize("optimizer", [None, "adam"])
+def test_a_demo_comes_back_with_its_structure_and_how_it_was_compiled(make, optimizer):
+    model = make(optimizer, seed=0)
+    again = there_and_back(model)
+    assert type(again) is type(model)
+    assert again.name == model.name
+    assert [type(layer) for layer in again.layers] == [type(layer) for layer in model.layers]
+    assert [v.shape for v in again.variables] == [v.shape for v in model.variables]
+    assert type(again.optimizer) is type(model.optimizer)
+    ours, theirs = again.optimizer.get_config(), model.optimizer.get_config()
+    assert {**ours, "name": ""} == {**theirs, "name": ""}
+    assert again.loss == model.loss
+    assert again._compile_metrics._user_metrics == ["accuracy"]
+
+
+@every_demo
+def test_a_demo_that_comes_back_with_its_weights_trains_as_before(make):
+    (x, y), _ = demos.digits()
+    model = make(seed=0)
+    again = there_and_back(model)
+    for new, old in zip(again.variables, model.variables, strict=True):
+        new.assign(old)
+    losses = [m.train_on_batch(x[:32], y[:32]) for m in (model, again)]
+    np.testing.assert_array_equal(*losses)
+    for new, old in zip(again.trainable_variables, model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+def test_every_call_builds_a_model_of_its_own():
+    plain = architecture.describe(small())
+    one, other = architecture.build(plain), architecture.build(plain)
+    one.layers[-1].kernel.assign(np.ones((3, 1)))
+    assert one is not other
+    assert not np.array_equal(one.layers[-1].kernel, other.layers[-1].kernel)
+
+
+def test_building_changes_nothing_of_what_it_is_given():
+    plain = json.loads(json.dumps(architecture.describe(small())))
+    before = copy.deepcopy(plain)
+    architecture.build(plain)
+    assert plain == before
+
+
+COMPILED = {
+    "a schedule": {"optimizer": keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 100))},
+    "clipping": {"optimizer": keras.optimizers.AdamW(weight_decay=0.01, global_clipnorm=1.0)},
+    "accumulation and averages": {
+        "optimizer": keras.optimizers.SGD(0.1, 0.9, nesterov=True, gradient_accumulation_steps=4, use_ema=True)
+    },
+    "a loss with options": {"loss": keras.losses.CategoricalCrossentropy(label_smoothing=0.1)},
+    "metrics": {"metrics": ["mae", keras.metrics.MeanSquaredError(name="squares")]},
+    "weighted metrics": {"weighted_metrics": ["mae"]},
+    "loss weights": {"loss_weights": [2.0]},
+    "jit": {"jit_compile": True},
+}
+
+
+@pytest.mark.parametrize("compiled", COMPILED.values(), ids=COMPILED.keys())
+def test_how_it_was_compiled_comes_back(compiled):
+    model = small(**compiled)
+    again = there_and_back(model)
+
+    def plain(model):
+        config = keras.saving.serialize_keras_object(model)["compile_config"]
+        config["optimizer"]["config"].pop("name")  # counts the optimizers made so far
+        return config
+
+    assert plain(again) == plain(model)
+    assert again.jit_compile == model.jit_compile
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        small(keras.layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[1.0, 1.0, 4.0])),
+        small(keras.layers.Dense(1, dtype="mixed_float16")),
+        small(keras.layers.Dense(1, kernel_initializer=keras.initializers.Constant(2.0))),
+        small(keras.layers.Dense(1, activation="relu", kernel_regularizer="l2")),
+        small(keras.layers.Dropout(0.3, seed=7), keras.layers.BatchNormalization(momentum=0.5)),
+    ],
+    ids=["normalization", "mixed precision", "initializer", "regularizer", "dropout"],
+)
+def test_layers_of_keras_come_back_with_their_options(model):
+    def options(model):
+        return [{**layer.get_config(), "name": ""} for layer in model.layers]
+
+    assert options(there_and_back(model)) == options(model)
+
+
+def test_a_functional_model_of_two_outputs_comes_back():
+    x = keras.Input((3,))
+    outputs = {"a": keras.layers.Dense(2)(x), "b": keras.ops.relu(keras.layers.Dense(1)(x))}
+    model = keras.Model(x, outputs)
+    model.compile(loss={"a": "mse", "b": "mae"})
+    again = there_and_back(model)
+    assert again.loss == {"a": "mse", "b": "mae"}
+    assert {name: output.shape for name, output in again.output.items()} == {"a": (None, 2), "b": (None, 1)}
+
+
+def test_a_written_down_vocabulary_comes_back():
+    words = keras.layers.TextVectorization(vocabulary=["step", "slope"])
+    again = there_and_back(keras.Sequential([keras.Input((), dtype="string"), words]))
+    assert again.layers[-1].get_vocabulary() == words.get_vocabulary()
+
+
+# ------------------------------------------------------- what only the user can bring
+
+
+@keras.saving.register_keras_serializable("tests")
+class Registered(keras.layers.Dense):
+    pass
+
+
+class Unregistered(keras.layers.Dense):
+    pass
+
+
+class Subclassed(keras.Model):
+    def call(self, x):
+        return x
+
+
+class NoConfiguration(keras.layers.Layer):
+    def __init__(self, units, extra):
+        super().__init__()
+
+    def call(self, x):
+        return x
+
+
+@keras.saving.register_keras_serializable("tests")
+def registered_loss(y, y_pred):
+    return keras.ops.mean((y - y_pred) ** 2)
+
+
+def own_loss(y, y_pred):
+    return keras.ops.mean((y - y_pred) ** 2)
+
+
+def on_strings(layer):
+    return keras.Sequential([keras.Input((), dtype="string"), layer])
+
+
+def vocabulary_file(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("step\nslope\n")
+    return str(path)
+
+
+def adapted():
+    layer = keras.layers.TextVectorization()
+    layer.adapt(["step slope", "saddle"])
+    return layer
+
+
+OWN_PARTS = {
+    "a lambda": lambda tmp: small(keras.layers.Lambda(lambda x: 2 * x)),
+    "a lambda around a function with a name": lambda tmp: small(keras.layers.Lambda(own_loss)),
+    "a lambda around a function of Keras": lambda tmp: small(keras.layers.Lambda(keras.ops.relu)),
+    "a registered layer": lambda tmp: small(Registered(1)),
+    "a layer": lambda tmp: small(Unregistered(1)),
+    "a layer without a configuration": lambda tmp: small(NoConfiguration(1, extra=object())),
+    "a model": lambda tmp: Subclassed(),
+    "a loss function": lambda tmp: small(loss=own_loss),
+    "a registered loss function": lambda tmp: small(loss=registered_loss),
+    "a metric function": lambda tmp: small(metrics=[own_loss]),
+    "an activation": lambda tmp: small(keras.layers.Dense(1, activation=np.tanh)),
+    "a vocabulary file": lambda tmp: on_strings(keras.layers.TextVectorization(vocabulary=vocabulary_file(tmp))),
+    "a lookup file": lambda tmp: on_strings(keras.layers.StringLookup(vocabulary=vocabulary_file(tmp))),
+    "an adapted vocabulary": lambda tmp: on_strings(adapted()),
+}
+
+
+@pytest.mark.parametrize("make", OWN_PARTS.values(), ids=OWN_PARTS.keys())
+def test_a_part_of_the_user_s_own_is_not_described_and_asked_for(make, tmp_path):
+    plain = architecture.describe(make(tmp_path))
+    assert plain is None
+    assert refused(plain)
+
+
+# -------------------------------------------------------------------- hostile records
+
+
+REACHED = []  # by a hostile record, of what this process has registered
+
+
+@keras.saving.register_keras_serializable("tests")
+class Trap(keras.layers.Dense):
+    def __init__(self, *args, **kwargs):
+        REACHED.append("Trap")
+        super().__init__(*args, **kwargs)
+
+
+@keras.saving.register_keras_serializable("tests")
+def trap(*args):
+    REACHED.append("trap")
+    return args[0]
+
+
+def layer(**fields):
+    """A record whose dense layer says something else in these fields."""
+    return lambda plain: plain["config"]["layers"][1].update(fields)
+
+
+def option(**options):
+    return lambda plain: plain["config"]["layers"][1]["config"].update(options)
+
+
+def compiled(**options):
+    return lambda plain: plain["compile_config"].update(options)
+
+
+def function(module, name):
+    return {"module": module, "class_name": "function", "config": name, "registered_name": name}
+
+
+def unnamed(plain):
+    """Without the field by which a registered class is told from Keras's own."""
+    plain["config"]["layers"][1]["class_name"] = "tests>Trap"
+    del plain["config"]["layers"][1]["registered_name"]
+
+
+CODE = {"class_name": "__lambda__", "config": {"value": ["4wAAAA==", None, None]}}
+HOSTILE = {
+    "a foreign module": layer(module="os", class_name="system"),
+    "a module that is not there": layer(module="planted.module", class_name="Dense"),
+    "a module whose name begins like Keras's": layer(module="keras_planted", class_name="Dense"),
+    "a module of Keras that is not there": layer(module="keras.src.planted", class_name="Dense"),
+    "no module": layer(module=None),
+    "a module that is no string": layer(module=["keras"]),
+    "a lambda layer": layer(class_name="Lambda"),
+    "a lambda layer by its path": layer(module="keras.src.layers.core.lambda_layer", class_name="Lambda"),
+    "a saved model": layer(class_name="TFSMLayer", config={"filepath": "/planted"}),
+    "code": option(activation=CODE),
+    "code as a layer": lambda plain: plain["config"]["layers"].append(CODE),
+    "a function of Python": option(activation=function("builtins", "eval")),
+    "a function of another module": option(activation=function("os", "system")),
+    "a function of Keras that is no activation": option(activation=function("keras.utils", "get_file")),
+    "a registered layer": layer(registered_name="tests>Trap"),
+    "a registered layer by its class": layer(class_name="tests>Trap", registered_name=None),
+    "a registered layer without saying so": unnamed,
+    "a registered function as activation": option(activation="tests>trap"),
+    "a registered function as loss": compiled(loss="tests>trap"),
+    "a registered function as metric": compiled(metrics=["tests>trap"]),
+    "an optimizer of another module": compiled(
+        optimizer={"module": "planted", "class_name": "SGD", "config": {}, "registered_name": None}
+    ),
+    "a vocabulary file": lambda plain: plain["config"]["layers"].append(
+        {
+            "module": "keras.layers",
+            "class_name": "StringLookup",
+            "registered_name": None,
+            "config": {"name": "words", "vocabulary": "/etc/hostname"},
+        }
+    ),
+    "a layer with unknown options": option(planted=True),
+    "a class that is no string": layer(class_name=["Dense"]),
+    "no configuration": layer(config=None),
+    "text for layers": lambda plain: plain["config"].update(layers="layers"),
+    "a number for a configuration": lambda plain: plain.update(config=3),
+    "no layers": lambda plain: plain["config"].pop("layers"),
+}
+
+
+@pytest.mark.parametrize("edit", HOSTILE.values(), ids=HOSTILE.keys())
+def test_an_edited_record_is_refused_and_nothing_of_it_is_imported_or_run(edit, monkeypatch):
+    plain = json.loads(json.dumps(architecture.describe(small())))
+    edit(plain)
+    found = watched(monkeypatch)
+    assert refused(plain)
+    assert found == REACHED == []
+
+
+def test_code_is_refused_even_where_the_user_allowed_it_for_models_of_their_own(monkeypatch):
+    plain = json.loads(json.dumps(architecture.describe(small())))
+    option(activation=CODE)(plain)
+    found = watched(monkeypatch)
+    with SafeModeScope(False):  # as keras.config.enable_unsafe_deserialization leaves it
+        assert refused(plain)
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        None,
+        "text",
+        3,
+        [],
+        {},
+        True,
+        {"class_name": "Sequential"},
+        {"class_name": "__bytes__", "config": {"value": "a"}},
+    ],
+    ids=str,
+)
+def test_what_describes_no_model_is_refused(plain):
+    assert refused(plain)
+
+
+def test_a_layer_alone_is_no_model():
+    assert refused(keras.saving.serialize_keras_object(keras.layers.Dense(3)))
+
+
+def test_a_list_of_models_is_no_model():
+    assert refused([architecture.describe(small())])
+
+
+def watched(monkeypatch):
+    """What is imported by name that is not Keras's, and what code is run: a list, empty so far."""
+    found, import_module = [], importlib.import_module
+
+    def watch(name, package=None):
+        if name.split(".")[0] not in {"keras", "tensorflow"}:
+            found.append(name)
+        return import_module(name, package)
+
+    for module, name in [(builtins, "eval"), (os, "system"), (keras.utils, "get_file"), (marshal, "loads")]:
+        monkeypatch.setattr(module, name, lambda *args, name=name: found.append(name))
+    monkeypatch.setattr(importlib, "import_module", watch)
+    return found

@@ -1,0 +1,241 @@
+import keras
+import numpy as np
+import pandas
+import pytest
+import tensorflow as tf
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from keras.src.trainers.data_adapters.array_slicing import train_validation_split
+
+from babysit.data import Arrays, split, symbolic
+
+N = 7
+X = np.arange(N * 3, dtype="float32").reshape(N, 3)
+Y = np.arange(N)
+W = np.linspace(0, 1, N, dtype="float32")
+
+SOURCES = {
+    "x alone": (X,),
+    "x and y": (X, Y),
+    "x, y and weights": (X, Y, W),
+    "weights without targets": (X, None, W),
+    "float64 comes to floatx": (X.astype("float64"), Y / 2),
+    "float16 comes to floatx": (X.astype("float16"), Y),
+    "whole numbers stay": (X.astype("uint8"), Y.astype("int32")),
+    "booleans stay": (X > 3, Y > 3),
+    "whole weights": (X, Y, np.arange(N)),
+    "tensors": (tf.constant(X), tf.constant(Y)),
+    "float64 tensors": (tf.constant(X, tf.float64), tf.constant(Y)),
+    "a list of inputs": ([X, X[:, :2]], Y),
+    "a list of inputs alone": ([X, X[:, :2]],),
+    "a list of one input": ([X], Y),
+    "a tuple of inputs": ((X, X[:, :2]), Y),
+    "a dict of inputs": ({"one": X, "two": X[:, :2]}, Y),
+    "a dict of inputs alone": ({"one": X, "two": X[:, :2]},),
+    "a list of targets": (X, [Y, Y / 2]),
+    "a dict of targets": (X, {"one": Y, "two": Y / 2}),
+    "weights for each target": (X, {"one": Y, "two": Y / 2}, {"one": W, "two": 1 - W}),
+    "one weight for all targets": (X, {"one": Y, "two": Y / 2}, W),
+    "one weight for a list of targets": (X, [Y, Y / 2], W),
+    "a data frame": (pandas.DataFrame(X, columns=list("abc")), Y),
+    "a data frame of mixed types": (pandas.DataFrame({"a": X[:, 0].astype("float64"), "b": Y}), Y),
+    "a series of targets": (X, pandas.Series(Y)),
+    "a series of inputs": (pandas.Series(X[:, 0].astype("float64")), pandas.Series(Y)),
+    "strings": (tf.constant([str(n) for n in Y]), Y),
+    "strings as objects": (np.array([str(n) for n in Y], dtype=object), Y),
+    "scalars as examples": (X[:, 0], Y),
+    "images": (X.reshape(N, 1, 3, 1), Y.reshape(N, 1)),
+    "not contiguous": (X[:, ::-1], Y[::-1]),
+    "Fortran's order": (np.asfortranarray(X), Y),
+}
+
+every_source = pytest.mark.parametrize("arguments", SOURCES.values(), ids=SOURCES.keys())
+
+
+def handed_by_keras(arguments, batch_size=N):
+    """What a step of `Model.fit` receives as its first batch."""
+    adapter = ArrayDataAdapter(*arguments, batch_size=batch_size)
+    return next(iter(adapter.get_tf_dataset()))
+
+
+@every_source
+def test_a_step_is_handed_what_keras_hands_it(arguments):
+    ours, keras_s = Arrays(*arguments).tensors, handed_by_keras(arguments)
+    keras.tree.assert_same_structure(ours, keras_s)
+    for one, other in zip(keras.tree.flatten(ours), keras.tree.flatten(keras_s), strict=True):
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+@every_source
+def test_size_is_the_number_of_examples(arguments):
+    assert Arrays(*arguments).size == N
+
+
+@every_source
+def test_the_spec_is_plain_data_from_which_the_symbols_come_back(arguments):
+    data = Arrays(*arguments)
+    assert plain(data.spec)
+    symbols = symbolic(data.spec)
+    keras.tree.assert_same_structure(symbols, data.tensors)
+    pairs = zip(keras.tree.flatten(symbols), keras.tree.flatten(data.tensors), strict=True)
+    for symbol, tensor in pairs:
+        assert isinstance(symbol, keras.KerasTensor)
+        assert symbol.shape == (None, *tensor.shape[1:])
+        assert symbol.dtype == tensor.dtype.name
+
+
+def plain(value):
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(plain, value))
+    return value is None or type(value) in (str, int)
+
+
+def test_a_model_is_built_from_the_spec_alone():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(loss="mse")
+    model._symbolic_build(data_batch=symbolic(Arrays(X, Y).spec))
+    assert model.built
+    assert model.layers[0].kernel.shape == (3, 1)
+
+
+def test_an_input_called_shape_or_dtype_is_an_input():
+    data = Arrays({"shape": X, "dtype": X[:, :2]}, Y)
+    keras.tree.assert_same_structure(symbolic(data.spec), data.tensors)
+
+
+def test_a_change_of_the_user_s_array_does_not_reach_the_training():
+    x = X.copy()
+    data = Arrays(x, Y)
+    x[:] = -1
+    np.testing.assert_array_equal(data.tensors[0].numpy(), X)
+
+
+# ---------------------------------------------------------------------- the fingerprint
+
+
+def test_equal_data_have_equal_fingerprints():
+    assert Arrays(X, Y, W).fingerprint() == Arrays(X.copy(), Y.copy(), W.copy()).fingerprint()
+    assert Arrays(X, Y).fingerprint() == Arrays(tf.constant(X), tf.constant(Y)).fingerprint()
+    assert len(Arrays(X).fingerprint()) == 64
+
+
+def test_every_difference_has_a_fingerprint_of_its_own():
+    changed = X.copy()
+    changed[3, 1] += 1
+    sources = [
+        (X,),
+        (X, Y),
+        (X, Y, W),
+        (changed, Y),
+        (X[::-1], Y),
+        (X, Y[::-1]),
+        (X, Y.astype("int32")),
+        (X.reshape(N, 3, 1), Y),
+        (X[:-1], Y[:-1]),
+    ]
+    assert len({Arrays(*source).fingerprint() for source in sources}) == len(sources)
+
+
+def test_the_fingerprint_of_long_data_sees_both_ends_and_the_length():
+    x = np.arange(10_000, dtype="float32")
+    first, last = x.copy(), x.copy()
+    first[0] = last[-1] = -1
+    prints = {Arrays(array).fingerprint() for array in (x, first, last, x[:-1], x[1:])}
+    assert len(prints) == 5
+
+
+# ---------------------------------------------------------------------------- refusals
+
+
+def test_lengths_that_differ_are_refused_and_told():
+    with pytest.raises(ValueError, match="same number.*`x` 7.*`y` 5"):
+        Arrays(X, Y[:5])
+    with pytest.raises(ValueError, match="`sample_weight` 6"):
+        Arrays(X, Y, W[:6])
+    with pytest.raises(ValueError, match="same number"):
+        Arrays([X, X[:4]], Y)
+
+
+def test_no_examples_are_refused():
+    with pytest.raises(ValueError, match="at least one example"):
+        Arrays(X[:0], Y[:0])
+
+
+@pytest.mark.parametrize("x", [{}, [], ()], ids=str)
+def test_no_arrays_are_refused(x):
+    with pytest.raises((TypeError, ValueError), match="`x`"):
+        Arrays(x)
+
+
+def test_a_number_is_no_array_of_examples():
+    with pytest.raises((TypeError, ValueError), match="`x`"):
+        Arrays(np.float32(3))
+
+
+@pytest.mark.parametrize(
+    "x",
+    [[[1, 2], [3, 4]], [1, 2, 3], "digits", 3, object(), iter([1])],
+    ids=["nested list", "list", "string", "number", "object", "iterator"],
+)
+def test_what_is_no_array_is_refused_with_a_cure(x):
+    with pytest.raises(TypeError, match="`x` must be.*np.asarray"):
+        Arrays(x)
+
+
+def test_the_argument_that_is_no_array_is_named():
+    with pytest.raises(TypeError, match="`y` must be"):
+        Arrays(X, [1] * N)
+    with pytest.raises(TypeError, match="`sample_weight` must be"):
+        Arrays(X, Y, "uniform")
+
+
+# -------------------------------------------------------------------- validation_split
+
+
+SPLITS = {
+    "arrays": (X, Y, W),
+    "no targets": (X, None, None),
+    "a dict of inputs": ({"one": X, "two": X[:, :2]}, Y, None),
+    "a list of inputs": ([X, X[:, :2]], Y, None),
+    "tensors": (tf.constant(X), tf.constant(Y), None),
+    "a data frame": (pandas.DataFrame(X), pandas.Series(Y, index=range(50, 50 + N)), None),
+}
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.2, 1 / 3, 0.5, 0.7, 0.85])
+@pytest.mark.parametrize("arrays", SPLITS.values(), ids=SPLITS.keys())
+def test_split_cuts_where_keras_cuts(arrays, fraction):
+    expected = train_validation_split(arrays, fraction)
+    for ours, keras_s in zip(split(arrays, fraction), expected, strict=True):
+        keras.tree.assert_same_structure(ours, keras_s)
+        for one, other in zip(keras.tree.flatten(ours), keras.tree.flatten(keras_s), strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("size", [2, 3, 10, 100, 1797])
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.25, 0.3, 0.5, 0.9])
+def test_split_has_keras_s_sizes(size, fraction):
+    x = np.arange(size)
+    try:
+        expected = [len(part) for (part,) in train_validation_split((x,), fraction)]
+    except ValueError:
+        with pytest.raises(ValueError, match="`validation_split`"):
+            split((x,), fraction)
+    else:
+        assert [len(part) for (part,) in split((x,), fraction)] == expected
+
+
+@pytest.mark.parametrize("fraction", [1, 1.5, 0, -0.1])
+def test_a_split_that_leaves_nothing_on_one_side_is_refused(fraction):
+    with pytest.raises(ValueError, match="`validation_split` must leave examples on both sides"):
+        split((X, Y), fraction)
+
+
+def test_split_copies_no_array():
+    (train, _), (validation, _) = split((X, Y), 0.5)
+    assert np.shares_memory(train, X)
+    assert np.shares_memory(validation, X)

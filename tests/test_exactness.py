@@ -1,0 +1,347 @@
+"""What must always hold of a training: compared with `Model.fit`, a restart, and NumPy by hand."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import babysit
+from babysit import demos
+from babysit.sampler import Sampler
+
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.05),
+    "momentum": lambda: keras.optimizers.SGD(0.02, momentum=0.9),
+    "nesterov": lambda: keras.optimizers.SGD(0.02, momentum=0.9, nesterov=True),
+    "adam": lambda: keras.optimizers.Adam(0.003),
+    "amsgrad": lambda: keras.optimizers.Adam(0.003, amsgrad=True),
+    "adamw": lambda: keras.optimizers.AdamW(0.003, weight_decay=0.01),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.001),
+    "rmsprop momentum": lambda: keras.optimizers.RMSprop(0.001, momentum=0.5, centered=True),
+}
+(X, Y), VALIDATION = demos.digits()
+X, Y = X[:400], Y[:400]
+
+
+def panda_on(model, tmp_path, seed=7, name="run"):
+    return babysit.Panda(model, tmp_path / name, seed=seed)
+
+
+def state(model):
+    return [v.value.numpy().copy() for v in model.variables + model.optimizer.variables]
+
+
+def assert_same(model, reference):
+    ours, theirs = state(model), state(reference)
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def copy_state(source, target):
+    """Puts the weights and the optimizer's variables of one model into another, by position."""
+    target.optimizer.build(target.trainable_variables)
+    old = source.model.variables + source.model.optimizer.variables
+    for a, b in zip(old, target.variables + target.optimizer.variables, strict=True):
+        b.assign(a)
+
+
+# ------------------------------------------------------------------ untouched is untouched
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_without_a_hand_it_is_model_fit_bit_for_bit(tmp_path, optimizer):
+    ours = demos.convolutional_network(OPTIMIZERS[optimizer](), seed=3)
+    theirs = demos.convolutional_network(OPTIMIZERS[optimizer](), seed=3)
+    how = {"batch_size": 48, "epochs": 3, "validation_data": VALIDATION, "shuffle": False}
+
+    panda = panda_on(ours, tmp_path).fit(X, Y, **how).wait()
+    fit = theirs.fit(X, Y, verbose=0, **how)
+
+    assert_same(ours, theirs)
+    assert panda.history.history == fit.history
+    for name, values in panda.history.epochs.items():
+        np.testing.assert_array_equal(values, fit.history[name])
+
+
+def test_shuffled_it_is_model_fit_fed_with_the_same_order(tmp_path):
+    ours, theirs = demos.dense_network(seed=3), demos.dense_network(seed=3)
+    panda_on(ours, tmp_path, seed=11).fit(X, Y, epochs=3).wait()
+
+    sampler = Sampler(len(X), seed=11)
+    for _ in range(3):
+        order = sampler.order
+        theirs.fit(X[order], Y[order], shuffle=False, verbose=0)
+        sampler.next_epoch()
+
+    assert_same(ours, theirs)
+
+
+def several_inputs():
+    images, ages = keras.Input((8, 8, 1), name="image"), keras.Input((3,), name="age")
+    joined = keras.layers.Concatenate()([keras.layers.Flatten()(images), ages])
+    outputs = keras.layers.Dense(10, activation="softmax")(keras.layers.Dense(16, "relu")(joined))
+    model = keras.Model({"image": images, "age": ages}, outputs)
+    model.compile("adam", "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+    return model
+
+
+def test_dicts_of_arrays_and_sample_weights_are_model_fits(tmp_path):
+    x = {"image": X, "age": np.random.default_rng(0).normal(size=(400, 3))}  # float64, as pandas gives
+    weights = np.linspace(0, 1, 400)
+    keras.utils.set_random_seed(5)
+    ours = several_inputs()
+    keras.utils.set_random_seed(5)
+    theirs = several_inputs()
+    how = {"sample_weight": weights, "validation_split": 0.2, "epochs": 2, "shuffle": False}
+
+    panda = panda_on(ours, tmp_path).fit(x, Y, **how).wait()
+    fit = theirs.fit(x, Y, verbose=0, **how)
+
+    assert_same(ours, theirs)
+    assert panda.history.history == fit.history
+
+
+def test_a_model_not_yet_built_is_built_as_keras_would(tmp_path):
+    def unbuilt():
+        keras.utils.set_random_seed(9)
+        layers = [keras.layers.Flatten(), keras.layers.Dense(12, "relu"), keras.layers.Dense(10)]
+        model = keras.Sequential(layers)
+        model.compile("rmsprop", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    ours, theirs = unbuilt(), unbuilt()
+    panda_on(ours, tmp_path).fit(X, Y, shuffle=False).wait()
+    theirs.fit(X, Y, shuffle=False, verbose=0)
+    assert_same(ours, theirs)
+
+
+def test_weights_averaged_at_the_end_are_model_fits_and_journaled(tmp_path):
+    def averaging():
+        return demos.dense_network(keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9), seed=1)
+
+    ours, theirs = averaging(), averaging()
+    panda = panda_on(ours, tmp_path).fit(X, Y, epochs=2, shuffle=False).wait()
+    theirs.fit(X, Y, epochs=2, shuffle=False, verbose=0)
+    assert_same(ours, theirs)
+    assert [entry.action for entry in panda.journal] == ["fit", "edit", "finish"]
+
+
+def test_compiled_by_xla_and_eagerly_it_trains_as_model_fit_does(tmp_path):
+    for i, how in enumerate(({"jit_compile": True}, {"run_eagerly": True})):
+        ours, theirs = demos.dense_network(seed=3), demos.dense_network(seed=3)
+        for model in (ours, theirs):
+            model.compile("sgd", "sparse_categorical_crossentropy", **how)
+        panda_on(ours, tmp_path, name=str(i)).fit(X[:96], Y[:96], shuffle=False).wait()
+        theirs.fit(X[:96], Y[:96], shuffle=False, verbose=0)
+        assert_same(ours, theirs)
+
+
+def test_the_loss_of_a_step_is_that_of_its_batch(tmp_path):
+    model, twin = demos.dense_network(seed=3), demos.dense_network(seed=3)
+    panda = panda_on(model, tmp_path).fit(X, Y, batch_size=100, shuffle=False).wait()
+    alone = [twin.train_on_batch(X[i : i + 100], Y[i : i + 100])[0] for i in range(0, 400, 100)]
+    np.testing.assert_array_equal(panda.history["loss"], alone)
+
+
+# ------------------------------------------------------------------ a change equals a restart
+
+
+def changed(optimizer, name, value):
+    """The same optimizer, compiled with another value from the start."""
+    config = OPTIMIZERS[optimizer]().get_config() | {name: value}
+    return type(OPTIMIZERS[optimizer]()).from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name", "value"),
+    [
+        ("sgd", "learning_rate", 0.005),
+        ("sgd", "momentum", 0.9),
+        ("momentum", "momentum", 0.5),
+        ("momentum", "momentum", 0.0),
+        ("momentum", "learning_rate", 0.3),
+        ("nesterov", "momentum", 0.99),
+        ("adam", "beta_1", 0.5),
+        ("adam", "learning_rate", 0.1),
+        ("amsgrad", "beta_1", 0.99),
+        ("adamw", "beta_1", 0.3),
+        ("adamw", "learning_rate", 0.0003),
+        ("rmsprop", "momentum", 0.9),
+        ("rmsprop momentum", "momentum", 0.95),
+    ],
+)
+def test_a_change_equals_a_restart_with_that_value(tmp_path, optimizer, name, value):
+    model = demos.convolutional_network(OPTIMIZERS[optimizer](), seed=3)
+    panda = panda_on(model, tmp_path).fit(X, Y, batch_size=50, epochs=2, shuffle=False, paused=True)
+    panda.run(5)
+    entry = panda.set(**{name: value})
+    assert (entry.step, entry.changes[name][1]) == (5, value)
+    assert panda.hyperparameters[name].value == value
+
+    restarted = demos.convolutional_network(changed(optimizer, name, value), seed=3)
+    if value == 0:  # a stock optimizer without momentum has no velocities to copy into
+        for a, b in zip(model.variables, restarted.variables, strict=True):
+            b.assign(a)
+    else:
+        copy_state(panda, restarted)
+    panda.run(3)
+    restarted.fit(X[250:], Y[250:], batch_size=50, shuffle=False, verbose=0)
+
+    for a, b in zip(model.variables, restarted.variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    if value != 0:
+        assert_same(model, restarted)
+
+
+def test_a_changed_batch_size_acts_on_the_next_step_and_equals_a_restart(tmp_path):
+    model = demos.convolutional_network(seed=3)
+    panda = panda_on(model, tmp_path).fit(X, Y, batch_size=30, epochs=2, shuffle=False, paused=True)
+    panda.run(4)
+    restarted = demos.convolutional_network(seed=3)
+    copy_state(panda, restarted)
+    assert panda.set(batch_size=100).step == 4
+    panda.run(3)  # 120, 220, 320, 400: the last batch of the epoch has 80
+    restarted.fit(X[120:], Y[120:], batch_size=100, shuffle=False, verbose=0)
+    assert_same(model, restarted)
+    assert panda.epoch == 1
+    assert panda.history["batch_size"].tolist() == [30] * 4 + [100] * 3
+
+
+def test_sgd_with_momentum_is_what_numpy_says_by_hand(tmp_path):
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(64, 3)).astype("float32"), rng.normal(size=(64, 1)).astype("float32")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    w = model.get_weights()[0].astype(np.float64)
+    v = np.zeros_like(w)
+
+    panda = panda_on(model, tmp_path).fit(x, y, batch_size=16, epochs=4, shuffle=False, paused=True)
+    for step in range(12):
+        if step == 5:
+            panda.set(momentum=0.9, learning_rate=0.02)
+            v = np.zeros_like(w)  # velocities begin when momentum first leaves 0
+        if step == 9:
+            panda.set(momentum=0.5)
+        rate, momentum = (0.1, 0.0) if step < 5 else (0.02, 0.9) if step < 9 else (0.02, 0.5)
+        rows = slice(16 * (step % 4), 16 * (step % 4) + 16)
+        gradient = 2 / 16 * x[rows].T @ (x[rows] @ w - y[rows])
+        v = momentum * v - rate * gradient
+        w = w + v
+        panda.run(1)
+        np.testing.assert_allclose(model.get_weights()[0], w, rtol=1e-4, atol=1e-6)
+
+
+class Traced(keras.layers.Layer):
+    """Counts how often it is traced, in Python."""
+
+    count = 0
+
+    def call(self, inputs):
+        Traced.count += 1
+        return inputs
+
+
+def test_nothing_is_traced_again_but_once_when_momentum_leaves_0(tmp_path):
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), Traced(), keras.layers.Dense(10)])
+    model.compile(keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    panda = panda_on(model, tmp_path).fit(X, Y, epochs=9, paused=True)
+    panda.run(3)
+    first = Traced.count
+    panda.set(learning_rate=0.02, batch_size=64)
+    panda.run(2)
+    panda.set(batch_size=7)
+    panda.run(40)
+    assert Traced.count == first
+
+    panda.set(momentum=0.9)
+    panda.run(3)
+    with_velocities = Traced.count
+    assert with_velocities > first
+    for momentum in (0.5, 0.0, 0.99):
+        panda.set(momentum=momentum)
+        panda.run(3)
+    assert Traced.count == with_velocities
+
+
+# ------------------------------------------------------------- every example once an epoch
+
+
+class Seen(keras.layers.Layer):
+    """Counts how often each example, named by its number, went by in training."""
+
+    def build(self, shape):
+        self.seen = self.add_weight(shape=(150,), initializer="zeros", trainable=False)
+
+    def call(self, inputs, training=False):
+        if training:
+            numbers = tf.cast(tf.reshape(inputs, [-1]), tf.int32)
+            self.seen.assign_add(tf.math.bincount(numbers, minlength=150, dtype=tf.float32))
+        return inputs / 150
+
+
+def test_every_example_is_seen_once_an_epoch_whatever_the_batch_sizes(tmp_path):
+    model = keras.Sequential([keras.Input((1,)), Seen(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    numbers = np.arange(150, dtype="float32").reshape(-1, 1)
+    panda = panda_on(model, tmp_path).fit(numbers, numbers / 150, batch_size=16, epochs=4, paused=True)
+    sizes = iter([7, 64, 1, 30, 150, 16, 2, 99, 5, 8] * 20)
+    for epoch in range(1, 5):
+        while panda.epoch < epoch:
+            panda.run(1)
+            if panda.state == "paused":
+                panda.set(batch_size=next(sizes))
+        np.testing.assert_array_equal(model.layers[0].get_weights()[0], np.full(150, epoch))
+
+
+# ------------------------------------------------------------------- block size never shows
+
+
+def test_one_step_a_block_or_fifty_gives_the_same_bits(tmp_path):
+    def steered(name, blocks):
+        model = demos.convolutional_network(seed=3)
+        panda = panda_on(model, tmp_path, name=name).fit(X, Y, epochs=30, paused=True, validation_split=0.1)
+        for steps in blocks(20):
+            panda.run(steps)
+        panda.set(batch_size=20, momentum=0.5)
+        for steps in blocks(40):
+            panda.run(steps)
+        return panda.digest(), panda.history["loss"], panda.history["accuracy"]
+
+    alone = steered("alone", lambda n: [1] * n)
+    together = steered("together", lambda n: [n])
+    mixed = steered("mixed", lambda n: [3, n - 10, 7])
+    assert alone[0] == together[0] == mixed[0]
+    np.testing.assert_array_equal(alone[1], together[1])
+    np.testing.assert_array_equal(alone[2], mixed[2])
+
+
+# ------------------------------------------------------------------------ rewinding is exact
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adamw", "rmsprop momentum"])
+def test_from_a_checkpoint_the_same_again_gives_the_same_digest(tmp_path, optimizer):
+    model = demos.convolutional_network(OPTIMIZERS[optimizer](), seed=3)
+    panda = panda_on(model, tmp_path).fit(X, Y, epochs=20, paused=True)
+
+    def go_on():
+        panda.run(4)
+        name = "beta_1" if "beta_1" in panda.hyperparameters else "momentum"
+        panda.set(**{name: 0.7, "learning_rate": 0.002, "batch_size": 60})
+        panda.run(13)  # through the end of an epoch
+        return panda.digest()
+
+    panda.run(5)  # in the middle of one
+    before, saved = panda.digest(), panda.save("here")
+    assert saved.digest == before
+    once = go_on()
+    panda.rewind("here")
+    assert (panda.digest(), panda.step) == (before, 5)
+    assert go_on() == once
+    panda.rewind(0)
+    assert panda.step == 0
+    panda.run(5)
+    assert panda.digest() == before
+    assert go_on() == once
+    assert list(panda.branches) == ["branch 1", "branch 2", "branch 3"]

@@ -1,0 +1,144 @@
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from babysit import Entry
+from babysit.journal import Journal, describe, entry_from_row
+from babysit.record import Record
+
+ABOUT = {"author": "script", "branch": "branch 1"}
+
+
+@pytest.fixture
+def journal(record):
+    return Journal(record)
+
+
+def entry(action="set", changes=None, why="", step=10):
+    return Entry(step=step, time=0.0, author="script", action=action, changes=changes or {}, why=why)
+
+
+def test_what_is_appended_is_returned_and_read_back(journal):
+    before = time.time()
+    appended = journal.append(
+        step=3, action="set", changes={"momentum": (0.9, 0.95)}, why="flat", command="c1", **ABOUT
+    )
+    assert before <= appended.time <= time.time()
+    assert appended.changes == {"momentum": (0.9, 0.95)}
+    assert (appended.step, appended.author, appended.why) == (3, "script", "flat")
+    assert journal[0] == journal[-1] == appended
+
+
+def test_it_is_a_sequence_oldest_first(journal):
+    for step in (5, 2, 7):
+        journal.append(step=step, action="note", **ABOUT)
+    assert isinstance(journal, Sequence)
+    assert len(journal) == 3
+    assert [e.step for e in journal] == [5, 2, 7]
+    assert [e.step for e in journal[1:]] == [2, 7]
+    assert [e.step for e in reversed(journal)] == [7, 2, 5]
+    with pytest.raises(IndexError):
+        journal[3]
+
+
+def test_it_cannot_be_written_to_by_its_readers(journal):
+    journal.append(step=1, action="note", **ABOUT)
+    with pytest.raises(TypeError):
+        journal[0] = None
+    with pytest.raises(AttributeError):
+        journal[0].why = "otherwise"
+
+
+def test_a_change_comes_back_as_a_pair_with_none_for_what_was_not(journal):
+    journal.append(step=0, action="fit", changes={"batch_size": (None, 32)}, **ABOUT)
+    assert journal[0].changes == {"batch_size": (None, 32)}
+
+
+def test_all_branches_are_told(journal):
+    for branch in ("branch 1", "branch 2"):
+        journal.append(step=1, action="note", author="script", branch=branch)
+    assert [e.branch for e in journal] == ["branch 1", "branch 2"]
+
+
+def test_words_of_any_language_come_back(journal):
+    why = "“plat” — β₁ trop grand, 学習率, \n second line, \x00"
+    journal.append(step=1, action="note", why=why, **ABOUT)
+    assert journal[0].why == why
+
+
+def test_it_survives_reopening(tmp_path):
+    record = Record(tmp_path / "run.sqlite")
+    kept = Journal(record).append(step=1, action="set", changes={"momentum": (0.9, 0.5)}, **ABOUT)
+    record.close()
+    record = Record(tmp_path / "run.sqlite")
+    assert list(Journal(record)) == [kept]
+    record.close()
+
+
+def test_entries_of_many_threads_are_all_kept(journal):
+    def append_many():
+        for step in range(50):
+            journal.append(step=step, action="note", **ABOUT)
+
+    threads = [threading.Thread(target=append_many) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(journal) == 200
+
+
+def test_a_row_of_the_record_is_an_entry(journal, record):
+    appended = journal.append(step=1, action="set", changes={"momentum": (0.9, 0.5)}, **ABOUT)
+    assert entry_from_row(record.rows("entries")[0]) == appended
+
+
+@pytest.mark.parametrize(
+    "told, words",
+    [
+        (
+            entry(changes={"learning_rate": (0.02, 0.004)}, why="let it settle"),
+            "learning rate 0.02 → 0.004 — let it settle",
+        ),
+        (entry(changes={"beta_2": (0.999, 0.9995)}), "beta 2 0.999 → 0.9995"),
+        (
+            entry(changes={"learning_rate": (3e-5, 1e-3), "batch_size": (32, 128)}),
+            "learning rate 3e-05 → 0.001, batch size 32 → 128",
+        ),
+        (entry("note", why="coffee"), "note — coffee"),
+        (entry("pause"), "paused"),
+    ],
+)
+def test_an_entry_is_told_in_a_line_of_words(told, words):
+    assert describe(told) == words
+
+
+def test_the_beginning_of_a_training_is_told_without_old_values():
+    words = describe(entry("fit", {"learning_rate": (None, 0.01), "batch_size": (None, 32)}))
+    assert words.endswith("learning rate 0.01, batch size 32")
+    assert "None" not in words
+    assert "→" not in words
+
+
+@pytest.mark.parametrize("value", [128, 1797, 12345, 65536, 1_000_000])
+def test_a_whole_number_is_told_exactly(value):
+    assert describe(entry(changes={"batch_size": (32, value)})) == f"batch size 32 → {value:,}"
+
+
+@pytest.mark.parametrize(
+    "action",
+    ["fit", "pause", "resume", "save", "rewind", "edit", "note", "refuse", "nan", "finish", "stop", "fail"],
+)
+def test_every_action_has_words_and_its_reason(action):
+    words = describe(entry(action, why="because"))
+    assert words.endswith(" — because")
+    assert len(words) > len(" — because")
+
+
+def test_the_journal_shows_itself_with_steps_and_words(journal):
+    assert repr(journal) == "nothing yet"
+    journal.append(step=1234, action="set", changes={"momentum": (0.9, 0.95)}, why="flat", **ABOUT)
+    assert "1,234" in repr(journal)
+    assert "momentum 0.9 → 0.95 — flat" in repr(journal)

@@ -1,0 +1,86 @@
+"""Imports run downward only, and heavy neighbours stay in the layers meant for them."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "babysit"
+LAYERS = {
+    "scales": 0,
+    "record": 0,
+    "hyperparameters": 1,
+    "sampler": 1,
+    "data": 1,
+    "steps": 1,
+    "history": 1,
+    "journal": 1,
+    "checkpoints": 1,
+    "architecture": 1,
+    "demos": 1,
+    "trainer": 2,
+    "driver": 3,
+    "panda": 3,
+    "ui": 4,
+    "ui.trace": 4,
+    "ui.curves": 4,
+    "ui.dial": 4,
+    "ui.dashboard": 4,
+    "": 5,
+}
+# The one import upwards: `Panda.dashboard()` shows the screen, and only then needs it.
+UPWARD = {("panda", "ui.dashboard")}
+WITHIN_RUN = {("panda", "driver")}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield ".".join(part for part in parts if part != "__init__"), path
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own(path):
+    """The modules of ours that a file imports, by their place in the package."""
+    names = {
+        name.removeprefix("babysit").removeprefix(".") for name in imports(path) if name.split(".")[0] == "babysit"
+    }
+    return {name for name in names if name in LAYERS and name}
+
+
+def test_every_module_has_its_layer():
+    assert {name for name, _ in modules()} == set(LAYERS)
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules()))
+def test_imports_run_downward(name, path):
+    for other in own(path):
+        if (name, other) in UPWARD | WITHIN_RUN or {LAYERS[name], LAYERS[other]} == {4}:
+            continue
+        assert LAYERS[other] < LAYERS[name], f"{name} imports {other}"
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules()))
+def test_heavy_neighbours_stay_where_they_belong(name, path):
+    roots = {found.split(".")[0] for found in imports(path)}
+    if not 1 <= LAYERS[name] <= 3 or name == "checkpoints":
+        assert not roots & {"tensorflow", "keras"}
+    if LAYERS[name] != 4:
+        assert not roots & {"ipywidgets", "matplotlib", "PIL"}
+
+
+def test_the_package_docstring_is_its_map():
+    import babysit
+
+    for name in LAYERS:
+        if name and name != "ui":
+            assert f"`{name}`" in babysit.__doc__
+    assert all(hasattr(babysit, name) for name in babysit.__all__)

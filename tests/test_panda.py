@@ -1,0 +1,605 @@
+import json
+import math
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+
+import keras
+import numpy as np
+import pytest
+
+import babysit
+from babysit import demos
+
+(X, Y), VALIDATION = demos.digits()
+X, Y = X[:320], Y[:320]
+
+
+@pytest.fixture
+def model():
+    return demos.dense_network(seed=1)
+
+
+@pytest.fixture
+def resting(model):
+    """A panda before its first step, of nearly endless epochs."""
+    return babysit.Panda(model, seed=1).fit(X, Y, epochs=10_000, paused=True)
+
+
+def actions(panda):
+    return [entry.action for entry in panda.journal]
+
+
+# --------------------------------------------------------------------------- how it goes
+
+
+def test_fit_returns_at_once_and_wait_when_it_is_done(model):
+    panda = babysit.Panda(model)
+    assert (panda.state, panda.step, panda.epoch) == ("idle", 0, 0)
+    assert panda.fit(X, Y, epochs=500) is panda
+    assert panda.state == "running"
+    assert panda.pause() is None
+    assert panda.state == "paused"
+    panda.resume()
+    panda.stop()
+    assert panda.wait() is panda
+    assert panda.state == "stopped"
+    assert actions(panda) == ["fit", "pause", "resume", "stop"]
+
+
+def test_a_finished_fit_goes_on_with_more_epochs_in_the_same_run(model, tmp_path):
+    panda = babysit.Panda(model, tmp_path / "a", seed=3).fit(X, Y, epochs=2).wait()
+    assert (panda.state, panda.epoch, panda.step) == ("finished", 2, 20)
+    panda.fit(X, Y, epochs=1).wait()
+    assert (panda.state, panda.epoch, panda.step) == ("finished", 3, 30)
+    assert len(panda.history.epochs["loss"]) == 3
+
+    in_one_go = babysit.Panda(demos.dense_network(seed=1), tmp_path / "b", seed=3).fit(X, Y, epochs=3).wait()
+    assert panda.digest() == in_one_go.digest()
+
+
+def test_run_takes_exactly_so_many_steps(resting):
+    resting.run()
+    assert (resting.step, resting.state) == (1, "paused")
+    resting.run(steps=23)
+    assert (resting.step, resting.epoch) == (24, 2)
+    resting.resume()
+    resting.run(5)
+    assert resting.state == "paused"
+
+
+def test_run_takes_fewer_steps_only_where_the_run_ends(model):
+    panda = babysit.Panda(model).fit(X, Y, epochs=1, paused=True)
+    panda.run(1000)
+    assert (panda.step, panda.state) == (10, "finished")
+
+
+def test_pausing_resting_stopping_twice_is_harmless(resting):
+    resting.pause()
+    resting.resume()
+    resting.resume()
+    resting.stop()
+    resting.stop()
+    resting.wait()
+    resting.pause()
+    assert resting.state == "stopped"
+
+
+def test_set_acts_from_the_next_step_on_while_it_runs(resting):
+    resting.resume()
+    entry = resting.set(learning_rate=3e-3, momentum=0.5, batch_size=64, why="to see")
+    resting.run(5)
+    assert (entry.author, entry.action, entry.why) == ("script", "set", "to see")
+    assert entry.changes == {"learning_rate": (0.01, 3e-3), "momentum": (0.9, 0.5), "batch_size": (32, 64)}
+    for name, (old, new) in entry.changes.items():
+        column = resting.history[name]
+        assert (column[: entry.step] == old).all() and (column[entry.step :] == new).all()
+        assert resting.hyperparameters[name].value == new
+    assert resting.journal[-1] == entry or entry in list(resting.journal)
+
+
+def test_hyperparameters_are_plain_numbers_with_bounds_in_a_stable_order(resting):
+    found = resting.hyperparameters
+    assert list(found) == ["learning_rate", "batch_size", "momentum"]
+    assert [found[name].value for name in found] == [0.01, 32, 0.9]
+    assert (found["batch_size"].low, found["batch_size"].high) == (1, 320)
+    for hyperparameter in found.values():
+        assert hyperparameter.low <= hyperparameter.value <= hyperparameter.high
+
+
+def test_beta_1_stands_where_the_optimizer_has_no_momentum():
+    panda = babysit.Panda(demos.dense_network("adam")).fit(X, Y, epochs=9, paused=True)
+    assert list(panda.hyperparameters) == ["learning_rate", "batch_size", "beta_1"]
+    assert panda.set(beta_1=0.5).changes == {"beta_1": (0.9, 0.5)}
+    with pytest.raises(ValueError, match="`momentum`.*has `beta_1` instead"):
+        panda.set(momentum=0.5)
+
+
+def test_a_schedule_is_left_to_keras_and_its_learning_rate_no_dial():
+    rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    ours, theirs = (demos.dense_network(keras.optimizers.SGD(rate), seed=1) for _ in range(2))
+    panda = babysit.Panda(ours).fit(X, Y, shuffle=False).wait()
+    theirs.fit(X, Y, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(ours.get_weights()[0], theirs.get_weights()[0])
+    assert list(panda.hyperparameters) == ["batch_size", "momentum"]
+
+
+def test_ranges_move_the_bounds(model):
+    panda = babysit.Panda(model).fit(X, Y, epochs=9, paused=True, ranges={"learning_rate": (1e-3, 50)})
+    assert panda.set(learning_rate=50).changes["learning_rate"][1] == 50
+    panda.stop()
+    with pytest.raises(ValueError, match="`ranges` may name learning_rate, batch_size, momentum"):
+        panda.fit(X, Y, ranges={"depth": (1, 2)})
+    with pytest.raises(ValueError, match=r"`ranges\['momentum'\]`"):
+        panda.fit(X, Y, ranges={"momentum": (0.95, 0.99)})
+
+
+def test_set_while_idle_finished_or_stopped_applies_at_once(model):
+    panda = babysit.Panda(model)
+    panda.set(learning_rate=0.5)
+    assert float(model.optimizer.learning_rate) == 0.5
+    panda.fit(X, Y).wait()
+    entry = panda.set(momentum=0.25, batch_size=10)
+    assert entry.step == panda.step == 10
+    assert model.optimizer.momentum == 0.25
+    panda.fit(X, Y, epochs=1).wait()
+    assert panda.step == 10 + 32
+
+
+def test_every_thread_may_steer_and_read(resting):
+    resting.resume()
+    errors = []
+
+    def steer(i):
+        try:
+            for k in range(5):
+                resting.set(learning_rate=0.001 * (i + 1), why=f"{i}.{k}")
+                resting.note(f"note {i}.{k}")
+                assert math.isfinite(resting.status()["step"])
+                assert len(resting.history["loss"]) >= 0
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=steer, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert actions(resting).count("set") == actions(resting).count("note") == 20
+    assert [entry.step for entry in resting.journal] == sorted(entry.step for entry in resting.journal)
+
+
+def test_the_model_is_stock_again_when_it_has_ended(tmp_path):
+    model = demos.dense_network(keras.optimizers.SGD(0.01), seed=1)
+    panda = babysit.Panda(model).fit(X, Y, epochs=9, paused=True)
+    panda.run(3)
+    panda.set(momentum=0.8)
+    panda.run(3)
+    panda.stop()
+    panda.wait()
+    assert type(model.optimizer.momentum) is float
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer.momentum == 0.8
+    for a, b in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    for stock in (model, loaded):
+        stock.fit(X, Y, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(model.get_weights()[0], loaded.get_weights()[0])
+
+
+def test_momentum_that_ends_at_0_leaves_an_optimizer_without_velocities(tmp_path):
+    model = demos.dense_network(keras.optimizers.SGD(0.01), seed=1)
+    panda = babysit.Panda(model).fit(X, Y, epochs=9, paused=True)
+    for momentum in (0.5, 0.0):
+        panda.run(2)
+        panda.set(momentum=momentum)
+    panda.stop()
+    panda.wait()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert len(loaded.optimizer.variables) == len(model.optimizer.variables) == 2
+    assert int(loaded.optimizer.iterations) == 4
+
+
+def test_saved_while_it_rests_the_model_carries_the_present_values(resting, tmp_path):
+    resting.run(3)
+    resting.set(momentum=0.3)
+    resting.model.save(tmp_path / "model.keras")
+    assert keras.models.load_model(tmp_path / "model.keras").optimizer.momentum == 0.3
+
+
+# ------------------------------------------------------------ what was measured and done
+
+
+def test_history_holds_a_value_a_step_and_keras_values_an_epoch(model):
+    panda = babysit.Panda(model).fit(X, Y, epochs=3, validation_data=VALIDATION).wait()
+    history = panda.history
+    assert history.columns[:2] == ["step", "epoch"]
+    assert set(history.columns[2:]) == {"loss", "accuracy", "learning_rate", "batch_size", "momentum"}
+    assert history["step"].tolist() == list(range(1, 31))
+    assert history["epoch"].tolist() == [1] * 10 + [2] * 10 + [3] * 10
+    assert set(history.epochs) == set(history.history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert history["accuracy"][9] == history.history["accuracy"][0]  # running values within the epoch
+    frame = history.to_pandas()
+    assert frame.shape == (30, len(history.columns) - 1)
+
+
+def test_the_seam_tells_everything_in_plain_data_a_json_can_hold(resting):
+    command = resting.send({"action": "set", "changes": {"momentum": 0.7}, "author": "dashboard", "why": ""})
+    refused = resting.send({"action": "set", "changes": {"momentum": 7}, "author": "dashboard", "why": ""})
+    unknown = resting.send({"action": "sing", "author": "dashboard"})
+    resting.run(12)
+    rows, cursor = resting.since(0)
+    by_command = {row["command"]: row for row in rows["entries"]}
+    assert by_command[command]["action"] == "set"
+    assert by_command[refused]["action"] == "refuse" and "from 0 to 0.9999" in by_command[refused]["why"]
+    assert by_command[unknown]["action"] == "refuse"
+    assert resting.hyperparameters["momentum"].value == 0.7
+    assert sum(row["steps"] for row in rows["blocks"]) == 12
+    assert resting.since(cursor) == ({table: [] for table in rows}, cursor)
+    json.dumps(resting.status())
+
+
+# --------------------------------------------------------------------- saving, rewinding
+
+
+def test_rewinding_while_it_runs_goes_on_running(resting):
+    resting.run(7)
+    saved = resting.save("a name")
+    assert (saved.step, saved.name, saved.branch) == (7, "a name", "branch 1")
+    resting.resume()
+    entry = resting.rewind("a name")
+    assert (entry.step, entry.branch, resting.state) == (7, "branch 2", "running")
+    resting.pause()
+    assert resting.branches == {"branch 1": (None, 0), "branch 2": ("branch 1", 7)}
+    assert resting.history["step"].tolist() == list(range(1, resting.step + 1))
+
+
+def test_rewinding_restores_the_hyperparameters_or_keeps_them(resting):
+    resting.run(3)
+    saved = resting.save()
+    resting.set(learning_rate=0.5, batch_size=100)
+    entry = resting.rewind(saved)
+    assert entry.changes == {"learning_rate": (0.5, 0.01), "batch_size": (100, 32)}
+    resting.set(learning_rate=0.5, batch_size=100)
+    assert resting.rewind(saved, hyperparameters="keep").changes == {}
+    assert resting.hyperparameters["batch_size"].value == 100
+
+
+def test_the_present_line_of_history_leaves_out_what_was_abandoned(resting):
+    resting.run(4)
+    resting.save("four")
+    resting.set(learning_rate=0.5)
+    resting.run(6)
+    abandoned = resting.history["loss"]
+    resting.rewind("four")
+    resting.run(6)
+    assert len(resting.history["loss"]) == 10
+    np.testing.assert_array_equal(resting.history["loss"][:4], abandoned[:4])
+    assert (resting.history["loss"][5:] != abandoned[5:]).any()
+    assert (resting.history["learning_rate"] == 0.01).all()
+
+
+def test_names_are_made_from_the_step_and_never_taken_twice(resting):
+    resting.run(3)
+    assert [resting.save().name for _ in range(2)] == ["step 3", "step 3 (2)"]
+    resting.save("mine")
+    with pytest.raises(ValueError, match="`name` must be new"):
+        resting.save("mine")
+    assert [saved.name for saved in resting.checkpoints] == [None, "step 3", "step 3 (2)", "mine"]
+
+
+def test_a_finished_run_can_be_rewound_and_resumed(model):
+    panda = babysit.Panda(model, seed=1).fit(X, Y, epochs=2).wait()
+    end = panda.digest()
+    panda.rewind(0)
+    assert (panda.state, panda.step) == ("paused", 0)
+    panda.resume()
+    panda.wait()
+    assert (panda.state, panda.digest()) == ("finished", end)
+
+
+def test_a_damaged_checkpoint_is_refused_and_nothing_changes(resting):
+    resting.run(2)
+    saved = resting.save("x")
+    tensors = saved.path / "state.safetensors"
+    content = bytearray(tensors.read_bytes())
+    content[-5] ^= 1
+    tensors.write_bytes(content)
+    resting.run(2)
+    before = resting.digest()
+    with pytest.raises(ValueError, match="cannot be used"):
+        resting.rewind("x")
+    assert (resting.digest(), resting.step, list(resting.branches)) == (before, 4, ["branch 1"])
+
+
+# --------------------------------------------------------------------------- from disk
+
+
+def test_load_takes_up_the_run_where_it_was_saved(tmp_path):
+    whole = babysit.Panda(demos.convolutional_network(seed=1), tmp_path / "whole", seed=5)
+    whole.fit(X, Y, epochs=3, paused=True)
+    whole.run(14)
+    whole.set(momentum=0.5, batch_size=20)
+    whole.run(6)
+
+    panda = babysit.Panda(demos.convolutional_network(seed=1), tmp_path / "run", seed=5)
+    panda.fit(X, Y, epochs=3, paused=True)
+    panda.run(14)
+    panda.set(momentum=0.5, batch_size=20)
+    panda.run(6)
+    panda.stop()
+    panda.wait()
+
+    again = babysit.Panda.load(tmp_path / "run")
+    assert (again.state, again.step, again.digest()) == ("idle", 20, panda.digest())
+    assert again.hyperparameters["batch_size"].value == 20
+    assert again.status()["hyperparameters"]["momentum"]["since"] == 14
+    np.testing.assert_array_equal(again.history["loss"], panda.history["loss"])
+    with pytest.raises(ValueError, match="closed here"):
+        panda.note("too late")
+
+    again.fit(X, Y, epochs=3).wait()
+    whole.resume()
+    whole.wait()
+    assert again.digest() == whole.digest()
+    assert again.history.history == whole.history.history
+
+
+def test_steps_behind_the_newest_checkpoint_stay_as_a_branch(tmp_path, model):
+    code = f"""
+        import os
+        import babysit
+        from babysit import demos
+        (x, y), _ = demos.digits()
+        panda = babysit.Panda(demos.dense_network(seed=1), {str(tmp_path / "run")!r}, seed=2)
+        panda.fit(x, y, epochs=9, paused=True)
+        panda.run(10)
+        panda.save("ten")
+        panda.run(5)
+        panda.set(learning_rate=0.1)
+        os._exit(1)  # as when the power goes
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True).returncode == 1
+    panda = babysit.Panda.load(tmp_path / "run")
+    assert (panda.step, panda.history.branch) == (10, "branch 2")
+    assert panda.branches["branch 2"] == ("branch 1", 10)
+    assert panda.hyperparameters["learning_rate"].value == 0.01
+    assert panda.journal[-1].action == "rewind"
+
+
+def test_load_refuses_other_data_other_models_and_what_is_no_run(tmp_path, model):
+    panda = babysit.Panda(model, tmp_path / "run").fit(X, Y).wait()
+    with pytest.raises(ValueError, match="must hold a run"):
+        babysit.Panda.load(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="of another model"):
+        babysit.Panda.load(tmp_path / "run", model=demos.convolutional_network())
+    again = babysit.Panda.load(tmp_path / "run", model=demos.dense_network())
+    with pytest.raises(ValueError, match="data that the run was trained on"):
+        again.fit(X[::-1], Y[::-1], epochs=2)
+    assert again.digest() == panda.checkpoints[-1].digest
+
+
+def test_a_script_that_ends_too_early_rests_saves_and_says_how_to_go_on(tmp_path):
+    code = f"""
+        import babysit
+        from babysit import demos
+        (x, y), _ = demos.digits()
+        babysit.Panda(demos.dense_network(), {str(tmp_path / "run")!r}).fit(x, y, epochs=100_000)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    said = re.search(r"rests at step ([\d,]+) and is saved. To go on: babysit.Panda.load\((.*)\).fit", done.stderr)
+    assert said, done.stderr
+    panda = babysit.Panda.load(tmp_path / "run")
+    assert f"{panda.step:,}" == said[1]
+
+
+# ------------------------------------------------------------------------------ bad input
+
+
+def refused(call, error, *words):
+    with pytest.raises(error) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_model_that_cannot_be_trained_is_refused():
+    refused(lambda: babysit.Panda("model"), TypeError, "`model`", "str")
+    uncompiled = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    refused(lambda: babysit.Panda(uncompiled), ValueError, "`model` must be compiled", "model.compile(")
+
+
+def test_a_directory_that_will_not_do_is_refused(tmp_path, model):
+    (tmp_path / "file").touch()
+    refused(lambda: babysit.Panda(model, tmp_path / "file" / "run"), OSError, "`directory`", "where you may write")
+    babysit.Panda(model, tmp_path / "run")
+    refused(lambda: babysit.Panda(model, tmp_path / "run"), ValueError, "`directory`", "Panda.load(")
+
+
+def test_a_second_panda_on_the_same_model_is_told_of_the_first(resting):
+    refused(lambda: babysit.Panda(resting.model), ValueError, "`model`", "babysit.attach()")
+    assert babysit.attach() is resting
+    assert babysit.attach(resting.directory) is resting
+    refused(lambda: babysit.Panda.load(resting.directory), ValueError, "babysit.attach()")
+    refused(lambda: babysit.attach("elsewhere"), ValueError, "Panda.load")
+
+
+def test_a_second_fit_while_one_goes_on_is_refused(resting):
+    refused(lambda: resting.fit(X, Y), ValueError, "training already", "stop()")
+    resting.resume()
+    refused(lambda: resting.fit(X, Y), ValueError, "training already")
+    assert actions(resting) == ["fit", "resume"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"x": X, "y": Y[:5]}, ValueError, ["`x` 320", "`y` 5", "same number"]),
+        ({"x": None}, ValueError, ["`x`"]),
+        ({"x": X[:0], "y": Y[:0]}, ValueError, ["`x`", "at least one"]),
+        ({"x": "digits", "y": Y}, TypeError, ["`x`", "str"]),
+        ({"batch_size": 0}, ValueError, ["`batch_size`", "from 1 to 320", "batch_size=0"]),
+        ({"batch_size": 321}, ValueError, ["`batch_size`", "from 1 to 320"]),
+        ({"batch_size": 2.5}, ValueError, ["`batch_size`", "whole number"]),
+        ({"batch_size": "32"}, TypeError, ["`batch_size`"]),
+        ({"epochs": 0}, ValueError, ["`epochs`"]),
+        ({"validation_split": 1.0}, ValueError, ["`validation_split`"]),
+        ({"validation_data": (X, Y[:3])}, ValueError, ["same number"]),
+        ({"callbacks": [keras.callbacks.EarlyStopping()]}, ValueError, ["`callbacks`", "not supported yet"]),
+        ({"steps_per_epoch": 3}, ValueError, ["`steps_per_epoch`", "not supported yet"]),
+    ],
+)
+def test_bad_arguments_of_fit_change_nothing(model, arguments, error, words):
+    panda = babysit.Panda(model)
+    before = panda.digest()
+    refused(lambda: panda.fit(**{"x": X, "y": Y, **arguments}), error, *words)
+    assert (panda.state, panda.digest(), actions(panda)) == ("idle", before, [])
+    panda.fit(X, Y).wait()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"learning_rate": math.nan}, ValueError, ["`learning_rate`", "nan", "ranges"]),
+        ({"learning_rate": math.inf}, ValueError, ["`learning_rate`"]),
+        ({"learning_rate": -1}, ValueError, ["`learning_rate`", "1e-06 to 1"]),
+        ({"learning_rate": "fast"}, TypeError, ["`learning_rate`", "'fast'"]),
+        ({"learning_rate": True}, TypeError, ["`learning_rate`"]),
+        ({"momentum": -0.1}, ValueError, ["`momentum`", "0 to 0.9999"]),
+        ({"momentum": 1.0}, ValueError, ["`momentum`"]),
+        ({"batch_size": 0}, ValueError, ["`batch_size`", "1 to 320"]),
+        ({"batch_size": 321}, ValueError, ["`batch_size`"]),
+        ({"batch_size": 31.5}, ValueError, ["`batch_size`", "whole number"]),
+        ({"depth": 3}, ValueError, ["`depth`", "learning_rate, batch_size, momentum"]),
+        ({"learning_rate": 0.1, "momentum": -1}, ValueError, ["`momentum`"]),
+        ({}, ValueError, ["at least one"]),
+        ({"learning_rate": 0.1, "why": 3}, TypeError, ["`why`"]),
+    ],
+)
+def test_bad_changes_change_nothing(resting, changes, error, words):
+    resting.run(2)
+    before = resting.digest()
+    refused(lambda: resting.set(**changes), error, *words)
+    assert (resting.digest(), actions(resting)) == (before, ["fit"])
+
+
+def test_bad_calls_are_refused_and_nothing_is_lost(resting):
+    for name in ("../x", "", "a/b", "x\0", "n" * 10_000, ".."):
+        refused(lambda name=name: resting.save(name), ValueError, "`name`", "Choose a plainer one")
+    refused(lambda: resting.save(7), TypeError, "`name`")
+    refused(lambda: resting.rewind("nowhere"), ValueError, "`to`", "'nowhere'", "There are")
+    refused(lambda: resting.rewind(77), ValueError, "`to`")
+    refused(lambda: resting.rewind(None), TypeError, "`to`")
+    refused(lambda: resting.rewind(0, hyperparameters="forget"), ValueError, '"checkpoint" or "keep"')
+    refused(lambda: resting.run(0), ValueError, "`steps`")
+    refused(lambda: resting.note(3), TypeError, "`why`")
+    refused(lambda: babysit.Panda(demos.dense_network(), seed=-1), ValueError, "`seed`")
+    assert (resting.step, len(resting.checkpoints), actions(resting)) == (0, 1, ["fit"])
+
+
+def test_there_is_nothing_to_wait_for_run_or_resume_before_fit(model):
+    panda = babysit.Panda(model)
+    for call in (panda.wait, panda.run, panda.resume):
+        refused(call, ValueError, "fit(...)")
+    refused(lambda: panda.set(batch_size=3), ValueError, "`batch_size`")
+
+
+# ------------------------------------------------------------------------ when it goes wrong
+
+
+def test_a_loss_that_turns_nan_rests_at_that_very_step():
+    x = np.ones((320, 4), "float32")
+    x[4 * 32 + 3] = np.nan  # an example of the fifth batch
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    panda = babysit.Panda(model).fit(x, np.ones(320), epochs=50, shuffle=False)
+    with pytest.raises(FloatingPointError, match="step 5 "):
+        panda.wait()
+    assert (panda.state, panda.step, actions(panda)[-1]) == ("paused", 5, "nan")
+    assert np.isnan(panda.history["loss"]).tolist() == [False] * 4 + [True]
+    panda.rewind(0)
+    assert np.isfinite(panda.model.get_weights()[0]).all()
+    panda.run(4)
+    panda.run(1)
+    assert panda.status()["not_finite"]
+    panda.run(3)  # who goes on all the same may
+    assert panda.step == 8
+    panda.stop()
+    panda.wait()
+
+
+class Breaks(keras.layers.Layer):
+    """Raises at the example numbered 100."""
+
+    def call(self, inputs):
+        import tensorflow as tf
+
+        tf.debugging.assert_less(inputs, 100.0, "no hundred")
+        return inputs / 100
+
+
+def test_an_error_of_the_training_is_raised_by_wait_and_the_last_boundary_restored(tmp_path):
+    def run(name, epochs):
+        keras.utils.set_random_seed(2)
+        model = keras.Sequential([keras.Input((1,)), Breaks(), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+        model.compile("adam", "mse")
+        return babysit.Panda(model, tmp_path / name).fit(numbers, numbers, 10, epochs, shuffle=False, paused=True)
+
+    numbers = np.arange(110.0)
+    numbers[100:] = 100
+    panda, twin = run("a", 5), run("b", 5)
+    twin.run(7)
+    panda.run(7)
+    panda.resume()
+    with pytest.raises(Exception, match="no hundred"):
+        panda.wait()
+    assert panda.state == "failed"
+    assert "no hundred" in panda.status()["error"]
+    assert actions(panda)[-1] == "fail"
+    if panda.step > 7:  # blocks that ended before the step that raised
+        twin.run(panda.step - 7)
+    assert panda.digest() == twin.digest()
+    assert len(panda.history["loss"]) == panda.step
+    panda.rewind(0)
+    panda.run(3)
+    assert panda.step == 3
+
+
+def test_a_validation_that_fails_ends_the_run_and_another_fit_goes_on(model):
+    panda = babysit.Panda(model).fit(X, Y, epochs=2, validation_data=(X[:, :4], Y))
+    with pytest.raises(Exception, match=r"[Ss]hape|[Dd]imension|incompatible"):
+        panda.wait()
+    assert (panda.state, panda.step, panda.epoch) == ("failed", 10, 1)
+    panda.fit(X, Y, epochs=1).wait()
+    assert (panda.state, panda.epoch) == ("finished", 2)
+
+
+def test_a_full_disk_costs_a_checkpoint_and_nothing_else(resting, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    resting.resume()
+    with monkeypatch.context() as broken:
+        broken.setattr("safetensors.numpy.save", full)
+        refused(lambda: resting.save("x"), OSError, "No space left")
+        assert resting.state == "running"
+    assert resting.save("x").name == "x"
+
+
+def test_wait_gives_up_when_told_so(resting):
+    with pytest.raises(TimeoutError, match="still paused"):
+        resting.wait(timeout=0.05)
+
+
+def test_what_it_shows_of_itself_is_a_sentence_and_a_widget(resting):
+    assert re.match(
+        r"<Panda digits-dense: paused, step 0, epoch 0, runs.digits-dense-\d{4}-\d\d-\d\d-\d+>", repr(resting)
+    )
+    assert "application/vnd.jupyter.widget-view+json" in resting._repr_mimebundle_()
+    assert resting.dashboard() is resting.dashboard()
