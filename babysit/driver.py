@@ -51,7 +51,6 @@ class Driver:
         self._changed = threading.Condition()
         self._worker: threading.Thread | None = None
         self._rate = _Rate()
-        self.publish()
 
     @property
     def alive(self) -> bool:
@@ -81,16 +80,13 @@ class Driver:
             return self._changed.wait_for(lambda: self.not_finite or not self.alive, timeout)
 
     def status(self) -> dict[str, Any]:
-        """How the run stands, in plain data."""
-        return self._status | {"state": self.state, "warning": self._record.error}
-
-    def publish(self) -> None:
-        """Leaves a picture of the run where any thread can read it."""
+        """How the run stands, in plain data; made in the thread that asks, at no cost to the training."""
         trainer = self._trainer
         done, size = trainer.progress
         since = trainer.in_effect_since
-        self._status = {
+        return {
             "name": self._name,
+            "state": self.state,
             "step": trainer.step,
             "epoch": trainer.epoch,
             "epochs": trainer.epochs,
@@ -106,6 +102,7 @@ class Driver:
             "examples_a_second": self._rate.examples_a_second,
             "seconds_left": self._rate.seconds_left(trainer),
             "error": "".join(traceback.format_exception(self.error)) if self.error else None,
+            "warning": self._record.error,
         }
 
     def _hand_over(self, command: dict[str, Any], outcome: "Future[Any] | None") -> str:
@@ -126,7 +123,6 @@ class Driver:
                 self._answer(order)
             else:
                 self._advance()
-            self.publish()
 
     def _next_order(self) -> _Order | None:
         """The next order, without waiting while it runs; none, and the thread ends, when all is over."""
@@ -150,7 +146,6 @@ class Driver:
                 self._held_back.append(order)
             else:
                 self._answer(order)
-                self.publish()
 
     def _answer(self, order: _Order) -> None:
         try:
@@ -276,7 +271,6 @@ class Driver:
     def _move_to(self, state: str) -> None:
         with self._changed:
             self.state = state
-            self.publish()
             self._changed.notify_all()
         if state == "running":
             return
@@ -308,9 +302,10 @@ class _Rate:
 
     @property
     def examples_a_second(self) -> float | None:
-        if len(self._seen) < 2 or self._seen[-1][0] - self._seen[0][0] < 0.2:
+        seen = self._seen[:]  # the training thread goes on writing it
+        if len(seen) < 2 or seen[-1][0] - seen[0][0] < 0.2:
             return None
-        (start, first), (end, last) = self._seen[0], self._seen[-1]
+        (start, first), (end, last) = seen[0], seen[-1]
         return (last - first) / (end - start)
 
     def seconds_left(self, trainer: Trainer) -> float | None:

@@ -101,7 +101,6 @@ class Panda:
         except BaseException:
             record.close()
             raise
-        self._driver.publish()
         return self
 
     def _start(self, model: keras.Model, directory: Path, record: Record, seed: int) -> None:

@@ -5,8 +5,9 @@ them mean equal amounts of change. NumPy only.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -102,10 +103,10 @@ class Scale:
             low, high = max(self.low, low - 1), min(self.high, high + 1)
         return Scale(low, high, self.kind, self.whole)
 
-    def round_values(self) -> list[float]:
-        """Values within the bounds that are easy to read: 1, 2, 3, 5, 7 a decade; ends included.
+    def round_values(self, digits: Sequence[float] = (1, 2, 3, 5, 7)) -> list[float]:
+        """Values within the bounds that are easy to read: these digits in every decade, and both ends.
 
-        On the scale of 1 − β those are 0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.93 …
+        On the scale of 1 − β they are 0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.93 …
 
         Raises:
             ValueError: On a linear scale, which has no decades.
@@ -113,17 +114,13 @@ class Scale:
         if self.kind == "linear":
             raise ValueError("`round_values` needs a log scale. Received a linear one: use `grid`.")
         start, end = self._ends()
-        decades = range(math.floor(start) - 1, math.ceil(end) + 1)
         if self.kind == "log":
-            values = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 3, 5, 7)]
+            decades = range(math.floor(start), math.ceil(end) + 1)
+            values = {float(f"{digit}e{decade}") for decade in decades for digit in digits}
         else:
-            values = [
-                float(f"{1 - digit * 10.0**-decade:.{max(decade, 0)}f}")
-                for decade in decades
-                for digit in (10, 7, 5, 3, 2)
-            ]
-        within = {value for value in values if self.low <= value <= self.high}
-        return sorted(within | {self.low, self.high})
+            rests = {Decimal(str(digit)).scaleb(-k) for k in range(math.ceil(end) + 1) for digit in digits}
+            values = {float(1 - rest) for rest in rests}
+        return sorted({value for value in values if self.low <= value <= self.high} | {self.low, self.high})
 
     def _ends(self) -> tuple[float, float]:
         to_axis = _TO_AXIS[self.kind]

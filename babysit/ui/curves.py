@@ -216,7 +216,7 @@ class Curves:
 
     def _mark_lines(self) -> list[Any]:
         steps = sorted({step for step, _ in self._present_marks()})
-        style = {"colors": HAND, "linewidth": 0.9, "alpha": 0.7}
+        style = {"colors": HAND, "linewidth": 0.9, "alpha": 0.85}
         return [
             axes.vlines(steps, 0, 1, transform=axes.get_xaxis_transform(), **style)
             for axes in (self._loss, self._metric)

@@ -19,7 +19,7 @@ import ipywidgets as widgets
 
 from babysit.journal import describe, entry_from_row
 from babysit.ui.curves import Curves
-from babysit.ui.dial import Dial, write
+from babysit.ui.dial import Dial, free, write
 
 # A frame may cost this share of one core; frames come less often when they cost more.
 FRAME_SHARE = 0.05
@@ -56,6 +56,8 @@ class Dashboard:
         self._dials: dict[str, Dial] = {}
         self._build()
         self._pulse()
+        for control in (self._toggle, self._step, self._stop, self._save, self._menu, self._back):
+            free(control)
         self._wake, self._closing = threading.Event(), threading.Event()
         self._pump = threading.Thread(target=self._refresh_often, name="babysit-pump", daemon=True)
         self._pump.start()
@@ -138,8 +140,9 @@ class Dashboard:
     def _pulse(self) -> None:
         """Brings every widget up to date with the run."""
         try:
-            status = self._run.status()
+            # In this order: what the new entries tell is in the status already.
             rows, self._cursor = self._run.since(self._cursor)
+            status = self._run.status()
             changed = self._take_in(rows)
             self._refresh_dials(status)
             self._refresh_head(status)
@@ -209,9 +212,7 @@ class Dashboard:
         options = [
             (f"{row['name'] or 'automatic · step ' + format(row['step'], ',')}", row["folder"]) for row in newest
         ]
-        with self._menu.hold_sync():
-            self._menu.options = options
-            self._menu.value = newest[0]["folder"]
+        write(self._menu, options=options, value=newest[0]["folder"])
 
     def _draw(self) -> None:
         now = time.monotonic()
@@ -254,9 +255,9 @@ def _logbook(entries: list[Any]) -> str:
     lines = []
     for entry in reversed(entries):
         hand = ' class="babysit-hand"' if entry.changes and entry.action == "set" else ""
-        lines.append(
-            f"<tr><td>{entry.step:,}</td><td{hand}>{html.escape(describe(entry))}</td><td>{entry.author}</td></tr>"
-        )
+        words = html.escape(describe(entry))
+        cells = f'<td>{entry.step:,}</td><td{hand} title="{words}">{words}</td><td>{html.escape(entry.author)}</td>'
+        lines.append(f"<tr>{cells}</tr>")
     return f"<table>{''.join(lines)}</table>"
 
 

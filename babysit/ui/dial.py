@@ -2,11 +2,10 @@
 
 Its observers, which the page calls on any thread, only hand a command over. Its widgets
 are written by the dashboard's pump alone, and its own value only when the value in effect
-is another one than it shows.
+has become another one than it shows.
 """
 
 import html
-import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,51 +15,56 @@ import ipywidgets as widgets
 from babysit.journal import number
 from babysit.scales import Scale
 
+# Twenty stops a decade, near enough to evenly spaced, each a number one would write down.
+_FINE = (1, 1.1, 1.25, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3, 3.5, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9)
+
 
 class Dial:
-    """A slider for one hyperparameter, with what it was asked for and what is in effect.
+    """A slider for one hyperparameter, with a note of what it was asked for or what is in effect.
 
     Args:
         name: The hyperparameter's.
         status: Its value and bounds, as `Run.status` tells them.
-        send: Called with a new value; returns the command's id.
+        send: Called with the name and a new value; returns the command's id.
     """
 
     def __init__(self, name: str, status: Mapping[str, Any], send: Callable[[str, float], str]) -> None:
         self.name, self._send = name, send
         self._scale = Scale(status["low"], status["high"], status["kind"], status["whole"])
         self._in_effect = status["value"]
-        self._asked: str | None = None
+        self._asked: tuple[str, float] | None = None  # command and value, until it is answered
         self._refusal = ""
-        self._writing = False
+        self._writer: int | None = None  # the thread that is writing the controls
         self._asking = threading.Lock()  # the answer may come before `send` has returned
-        label = name.replace("_", " ")
-        self._exact: widgets.Text | None = None
-        if name == "learning_rate":
-            self._slider = _log_slider(label, self._scale, status["value"])
-            self._exact = widgets.Text(value=number(status["value"]), continuous_update=False)
-            self._exact.add_class("babysit-exact")
-            self._exact.tooltip = f"{label}, exactly"
-            self._exact.observe(self._typed, "value")
-        else:
-            self._slider = _value_slider(label, self._options(status["value"]), status["value"])
+        label, exact = name.replace("_", " "), name == "learning_rate"
+        self._slider = widgets.SelectionSlider(
+            options=self._options(status["value"]),
+            value=status["value"],
+            description=label,
+            continuous_update=False,
+            readout=not exact,
+        )
         self._slider.observe(self._moved, "value")
         self._slider.add_class(f"babysit-{name.replace('_', '-')}")
+        self._exact = widgets.Text(value=number(status["value"]), continuous_update=False, tooltip=f"{label}, exactly")
+        self._exact.add_class("babysit-exact")
+        self._exact.observe(self._typed, "value")
         self._note = widgets.HTML()
         self._note.add_class("babysit-note")
-        children = [self._slider, self._exact, self._note] if self._exact else [self._slider, self._note]
-        self.widget = widgets.Box(children)
+        self.widget = widgets.Box([self._slider, self._exact, self._note] if exact else [self._slider, self._note])
         self.widget.add_class("babysit-dial")
         self.refresh(status)
+        free(self._slider)
+        free(self._exact)
 
     # ---------------------------------- called by the page, on any thread: only hand over
 
     def _moved(self, change: Mapping[str, Any]) -> None:
-        if not self._writing:
-            self._ask(float(f"{change['new']:.3g}") if self._exact else change["new"])
+        if self._writer != threading.get_ident():
+            self._ask(change["new"])
 
     def _typed(self, change: Mapping[str, Any]) -> None:
-        if self._writing:
+        if self._writer == threading.get_ident():
             return
         try:
             self._ask(float(change["new"].replace(",", ".")))
@@ -70,74 +74,65 @@ class Dial:
     def _ask(self, value: float) -> None:
         with self._asking:
             self._refusal = ""
-            if value != self._in_effect:
-                self._asked = self._send(self.name, value)
+            if value != self._in_effect or self._asked is not None:
+                self._asked = self._send(self.name, value), value
 
     # ------------------------------------------------------- called by the pump alone
 
     def answered(self, command: str | None, refusal: str | None) -> None:
         """Takes note of what came of a command."""
         with self._asking:
-            if self._asked is not None and command == self._asked:
+            if self._asked is not None and command == self._asked[0]:
                 self._asked = None
                 self._refusal = refusal or ""
 
     def refresh(self, status: Mapping[str, Any]) -> None:
         """Shows what is in effect, once nothing else is asked for."""
-        value = status["value"]
-        if self._asked is None:
-            self._in_effect = value
-            self._show(value)
-        waiting = f"asked for {number(self._slider.value)}" if self._asked else ""
-        settled = f"in effect since step {status['since']:,}"
-        words = (
-            f'<span class="babysit-refusal">{html.escape(self._refusal)}</span>'
-            if self._refusal
-            else waiting or settled
-        )
+        with self._asking:
+            asked, self._in_effect = self._asked, status["value"]
+            if asked is None:
+                self._show(status["value"])
+        if self._refusal:
+            words = f'<span class="babysit-refusal">{html.escape(self._refusal)}</span>'
+        elif asked is not None:
+            words = f"asked for {number(asked[1])}"
+        else:
+            words = f"in effect since step {status['since']:,}"
         write(self._note, value=words)
 
     def _show(self, value: float) -> None:
-        self._writing = True
+        self._writer = threading.get_ident()
         try:
-            if self._exact is not None:
-                write(self._exact, value=number(value))
-                write(self._slider, value=min(max(value, self._scale.low), self._scale.high))
-            elif self._slider.value != value:
-                with self._slider.hold_sync():
-                    self._slider.options = self._options(value)
-                    self._slider.value = value
+            write(self._exact, value=number(value))
+            if self._slider.value != value:
+                write(self._slider, options=self._options(value), value=value)
         finally:
-            self._writing = False
+            self._writer = None
 
     def _options(self, value: float) -> list[tuple[str, float]]:
+        """The slider's stops, and the value in effect wherever it lies."""
         scale = self._scale
         if scale.whole:
-            values = {2**power for power in range(64) if scale.low <= 2**power <= scale.high}
+            stops = {2**power for power in range(64) if scale.low <= 2**power <= scale.high}
         else:
-            values = set(scale.round_values())
-        return [(number(option), option) for option in sorted(values | {value})]
-
-
-def _log_slider(label: str, scale: Scale, value: float) -> widgets.FloatLogSlider:
-    return widgets.FloatLogSlider(
-        value=min(max(value, scale.low), scale.high),
-        min=math.log10(scale.low),
-        max=math.log10(scale.high),
-        step=0.05,
-        description=label,
-        # A slider that updates while it is dragged rounds its own value when it is shown.
-        continuous_update=False,
-        readout=False,
-    )
-
-
-def _value_slider(label: str, options: list[tuple[str, float]], value: float) -> widgets.SelectionSlider:
-    return widgets.SelectionSlider(options=options, value=value, description=label, continuous_update=False)
+            stops = set(scale.round_values(*([_FINE] if scale.kind == "log" else [])))
+        return [(number(stop), stop) for stop in sorted(stops | {value})]
 
 
 def write(widget: widgets.Widget, **values: Any) -> None:
-    """Sets what has changed and nothing else, so that nothing is sent for nothing."""
-    for name, value in values.items():
-        if getattr(widget, name) != value:
-            setattr(widget, name, value)
+    """Sets what has changed and nothing else, in one message, and none for nothing."""
+    changed = {name: value for name, value in values.items() if getattr(widget, name) != value}
+    if changed:
+        with widget.hold_sync():
+            for name, value in changed.items():
+                setattr(widget, name, value)
+        free(widget)
+
+
+def free(widget: widgets.Widget) -> None:
+    """Lets the page say on which thread of the kernel it wants to be heard.
+
+    An ipykernel with subshells hands a widget's messages to the thread that wrote to it
+    last, which may be busy with a cell; where none has, to the one the page names.
+    """
+    vars(widget.comm).pop("_reply_subshell_id", None)
