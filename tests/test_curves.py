@@ -154,3 +154,5 @@ def test_changes_close_to_one_another_share_a_label():
     marks = [(10, {"lr": (1, 2)}), (11, {"lr": (2, 3)}), (13, {"momentum": (0.0, 0.9)}), (90, {"lr": (3, 4)})]
     assert _clusters(marks, within=5) == [(10, {"lr": (1, 3), "momentum": (0.0, 0.9)}), (90, {"lr": (3, 4)})]
     assert marks[0] == (10, {"lr": (1, 2)})
+    undone = [(50, {"lr": (0.01, 0.2)}), (50, {"lr": (0.2, 0.01)})]  # a leap, and the rewind to before it
+    assert _clusters(undone, within=5) == [(50, {})]

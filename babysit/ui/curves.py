@@ -45,7 +45,7 @@ class Curves:
         with matplotlib.rc_context({"font.size": 9, "text.usetex": False, "axes.unicode_minus": False}):
             self._figure = Figure(figsize=(width, height), dpi=100 * sharpness)
             self._canvas = FigureCanvasAgg(self._figure)
-            grid = {"height_ratios": [3, 1], "hspace": 0.1, "left": 0.08, "right": 0.865, "top": 0.985, "bottom": 0.095}
+            grid = {"height_ratios": [3, 1], "hspace": 0.1, "left": 0.1, "right": 0.845, "top": 0.985, "bottom": 0.095}
             self._loss, self._metric = self._figure.subplots(2, 1, sharex=True, gridspec_kw=grid)
         self._dress()
         self._moving = self._make_moving()
@@ -292,7 +292,10 @@ class Curves:
 def _clusters(
     marks: list[tuple[int, dict[str, tuple[Any, Any]]]], within: float
 ) -> list[tuple[int, dict[str, tuple[Any, Any]]]]:
-    """Marks, those no further apart than `within` made one: from the first old value to the last new."""
+    """Marks, those no further apart than `within` made one: from the first old value to the last new.
+
+    What was undone within one, by a rewind say, is not told.
+    """
     clusters: list[tuple[int, dict[str, tuple[Any, Any]]]] = []
     for step, changes in marks:
         if clusters and changes and 0 <= step - clusters[-1][0] <= within:
@@ -300,7 +303,7 @@ def _clusters(
             merged.update({name: (merged.get(name, change)[0], change[1]) for name, change in changes.items()})
         else:
             clusters.append((step, dict(changes)))
-    return clusters
+    return [(step, {n: (old, new) for n, (old, new) in found.items() if old != new}) for step, found in clusters]
 
 
 def _round_up(value: float) -> float:

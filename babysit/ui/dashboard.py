@@ -88,18 +88,14 @@ class Dashboard:
         self._logbook = widgets.HTML()
         space = widgets.Box(layout={"flex": "1 1 auto"})
         transport = [self._toggle, self._step, self._stop, space, self._save, self._menu, self._back]
+        body = [_classed(self._controls, "babysit-controls"), _classed(widgets.Box([self._chart]), "babysit-chart")]
         self.widget = widgets.VBox(
             [
                 widgets.HTML(f"<style>{_STYLE}</style>", layout={"display": "none"}),
                 _classed(widgets.HBox([self._title, self._progress, self._figures]), "babysit-head"),
                 _classed(widgets.HBox(transport), "babysit-transport"),
                 _classed(widgets.Box([self._message]), "babysit-message"),
-                widgets.HBox(
-                    [
-                        _classed(self._controls, "babysit-controls"),
-                        _classed(widgets.Box([self._chart]), "babysit-chart"),
-                    ]
-                ),
+                _classed(widgets.HBox(body), "babysit-body"),
                 _classed(widgets.Box([self._logbook]), "babysit-logbook"),
             ]
         )

@@ -208,8 +208,9 @@ def test_no_word_is_cut_off_and_nothing_jumps(panda, width):
     panda.lab.page.set_viewport_size({"width": width, "height": 1000})
     panda.wait_for_words("examples/s")
     cut = panda.dashboard.evaluate(
-        """(dashboard) => [...dashboard.querySelectorAll('.widget-label, .jupyter-button, .widget-html-content')]
-            .filter((word) => word.scrollWidth > word.clientWidth + 1)
+        """(dashboard) => [...dashboard.querySelectorAll('.widget-label, .jupyter-button, .babysit-head span')]
+            .filter((word) => word.scrollWidth > word.clientWidth + 1 && getComputedStyle(word).overflow !== 'visible'
+                || word.getBoundingClientRect().right > dashboard.getBoundingClientRect().right + 1)
             .map((word) => word.innerText)"""
     )
     assert cut == []
@@ -217,5 +218,7 @@ def test_no_word_is_cut_off_and_nothing_jumps(panda, width):
     panda.press("momentum", "ArrowRight", times=4)
     until(lambda: panda.value("momentum") == 0.8)
     assert panda.dashboard.bounding_box()["height"] == pytest.approx(height, abs=2)
+    chart = panda.dashboard.locator(".babysit-chart img").bounding_box()
+    assert 420 <= chart["width"] <= 920
     panda.lab.screenshot(f"wide-{width}")
     assert panda.lab.page.locator(".babysit .widget-label", has_text=exactly("learning rate")).is_visible()
