@@ -112,6 +112,7 @@ class Panda:
         self._loaded = False
         self._dashboard: Any = None
         _pandas.add(self)
+        weakref.finalize(self, record.close).atexit = False  # at exit `_rest_all` closes it, last
 
     # ----------------------------------------------------------------- training
 
@@ -172,6 +173,8 @@ class Panda:
         for name, (default, cure) in _NOT_YET.items():
             if given[name] is not None and given[name] != default:
                 raise ValueError(f"`{name}` is not supported yet. Received: {name}={given[name]!r}. {cure}.")
+        if not isinstance(shuffle, bool):
+            raise ValueError(f"`shuffle` must be True or False. Received: shuffle={shuffle!r}.")
         if x is None:
             raise ValueError("`x` must hold the examples to train on. Received: x=None.")
         if validation_split and validation_data is None:
@@ -190,7 +193,7 @@ class Panda:
             validation=Arrays(*validation_data) if validation_data is not None else None,
             batch_size=batch_size,
             epochs=int(checked("epochs", epochs, any_whole())),
-            shuffle=bool(shuffle),
+            shuffle=shuffle,
             validation_batch_size=validation_batch_size or asked or 32,
             validation_freq=validation_freq,
             ranges=ranges,

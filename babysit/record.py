@@ -160,7 +160,8 @@ class Record:
     def close(self) -> None:
         """Writes what is left and stops the writer; reading goes on to work."""
         self._closing.set()
-        self._writer.join()
+        if threading.current_thread() is not self._writer:  # which may be collecting the garbage that closes us
+            self._writer.join()
         self.flush()
 
     def _write_often(self, interval_s: float) -> None:

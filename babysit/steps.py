@@ -128,7 +128,7 @@ class Block:
             logs = self._step(keras.tree.map_structure(lambda array: tf.gather(array, batch), data))
             self._names = list(logs)
             row = tf.stack([tf.cast(value, keras.config.floatx()) for value in logs.values()])
-            loss = logs.get("batch_loss", logs["loss"])
+            loss = logs.get("batch_loss", logs.get("loss", 0.0))
             healthy = tf.logical_or(tf.math.is_finite(loss), tf.logical_not(watch))
             return i + 1, healthy, rows.write(tf.cast(i, tf.int32), row)
 

@@ -71,14 +71,13 @@ class Trainer:
         self.healthy = True
         self.between: Callable[[], None] = lambda: None
         self._record, self._folder = record, directory / "checkpoints"
-        self._dials = Dials(model.optimizer)
+        self._take_dials()
         self._values: dict[str, float] = self._dials.values
         self._scales: dict[str, Scale] = scales_for(self._values, None, 1)
         self._since: dict[str, int] = dict.fromkeys(self._values, 0)
         self._plan: Plan | None = None
         self._sampler = Sampler(0, seed)
         self._order: Any = None
-        self._blocks: dict[tuple[tuple[str, ...], int | None], Block] = {}
         self._evaluation: Block | None = None
         self._pace = {"train": 1, "validate": 1}
         self._snapshot: State | None = None
@@ -102,10 +101,11 @@ class Trainer:
         except Exception:
             self._return_to(boundary)
             raise
-        losses = logs.pop("batch_loss", logs["loss"])
-        self.history.append(self.epoch + 1, boundary + 1, {**logs, "loss": losses})
-        self.loss = float(losses[-1])
-        self.healthy = math.isfinite(self.loss)
+        losses = logs.pop("batch_loss", logs.get("loss"))
+        self.history.append(self.epoch + 1, boundary + 1, logs if losses is None else {**logs, "loss": losses})
+        if losses is not None:  # a train_step of the user's own may tell none by that name
+            self.loss = float(losses[-1])
+            self.healthy = math.isfinite(self.loss)
         if self._sampler.finished:
             self._end_epoch({name: float(values[-1]) for name, values in logs.items()})
         return self.step - boundary
@@ -133,7 +133,7 @@ class Trainer:
 
     def _trace_ahead(self) -> None:
         """Beside a block fixed in size traces the one for any size, so that a change need not wait for it."""
-        if (self._dials.gates, None) not in self._blocks:
+        if "batch_size" in self._scales and (self._dials.gates, None) not in self._blocks:
             self._block_of(None).trace(self._fit.data.tensors, self._order)
 
     def _block_of(self, fixed: int | None) -> Block:
@@ -235,12 +235,16 @@ class Trainer:
         """
         first = not self.history.branches
         before = self._values
+        if self.model._loss_tracker is not self._compiled:
+            self._take_dials()
         in_effect = plan.batch_size
         if plan.completes:
             plan.batch_size, in_effect = self._record.meta("batch_size"), int(before["batch_size"])
         values = self._ordered(self._dials.values, in_effect)
         scales = scales_for(values, plan.ranges, plan.data.size)
         self._build(plan.data.spec)
+        if _has_one_size(self.model):
+            scales.pop("batch_size", None)
         self._dials.bind()
         self._plan, self._values, self._scales = plan, values, scales
         self._record.set_meta(
@@ -262,6 +266,12 @@ class Trainer:
         self._since |= dict.fromkeys(changes, self.step)
         return self.enter("fit", changes=changes)
 
+    def _take_dials(self) -> None:
+        """Takes the dials of the model as it is compiled now; every `compile` makes a loss tracker of its own."""
+        self._compiled = self.model._loss_tracker
+        self._dials = Dials(self.model.optimizer)
+        self._blocks: dict[tuple[tuple[str, ...], int | None], Block] = {}
+
     def _place(self, plan: Plan) -> None:
         """Goes on in the order of examples where it stood; other data begin an epoch of their own."""
         epoch, cursor, size = self._sampler.epoch, self._sampler.cursor, self._sampler.size
@@ -274,7 +284,7 @@ class Trainer:
 
     def finish(self, action: str, **about: Any) -> Entry:
         """Ends the fit: `"finish"` or `"stop"`. The model and its optimizer are stock again."""
-        optimizer = self.model.optimizer
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         if optimizer.use_ema:
             optimizer.finalize_variable_values(self.model.trainable_weights)
             self.enter("edit", author=type(optimizer).__name__, why="weights replaced by their moving average")
@@ -496,6 +506,11 @@ class Trainer:
             self._run(boundary - self.step)
             if self._sampler.finished:
                 self._begin_epoch()
+
+
+def _has_one_size(model: Any) -> bool:
+    """Whether the model was made for batches of one size, as a stateful recurrent one is."""
+    return any(tensor.shape[0] is not None for tensor in getattr(model, "inputs", None) or ())
 
 
 def _cure(name: str) -> str:

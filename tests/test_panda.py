@@ -1,3 +1,4 @@
+import gc
 import json
 import math
 import re
@@ -146,6 +147,65 @@ def test_set_while_idle_finished_or_stopped_applies_at_once(model):
     assert model.optimizer.momentum == 0.25
     panda.fit(X, Y, epochs=1).wait()
     assert panda.step == 10 + 32
+
+
+def test_compiled_anew_between_two_fits_it_trains_with_the_new_optimizer(tmp_path):
+    ours, theirs = demos.dense_network(seed=1), demos.dense_network(seed=1)
+    panda = babysit.Panda(ours, tmp_path / "run").fit(X, Y, shuffle=False).wait()
+    theirs.fit(X, Y, shuffle=False, verbose=0)
+    for model in (ours, theirs):
+        model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    panda.fit(X, Y, shuffle=False).wait()
+    theirs.fit(X, Y, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(ours.get_weights()[0], theirs.get_weights()[0])
+    assert list(panda.hyperparameters) == ["learning_rate", "batch_size", "beta_1"]
+
+
+def test_a_model_made_for_one_batch_size_trains_and_has_no_dial_for_it(tmp_path):
+    def fixed():
+        keras.utils.set_random_seed(4)
+        inputs = keras.Input(batch_shape=(32, 8, 8, 1))
+        rows = keras.layers.Reshape((8, 8))(inputs)
+        outputs = keras.layers.Dense(10, "softmax")(keras.layers.LSTM(4, stateful=True)(rows))
+        model = keras.Model(inputs, outputs)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        return model
+
+    ours, theirs = fixed(), fixed()
+    panda = babysit.Panda(ours, tmp_path / "run").fit(X, Y, epochs=2, shuffle=False).wait()
+    theirs.fit(X, Y, epochs=2, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(ours.get_weights()[0], theirs.get_weights()[0])
+    assert "batch_size" not in panda.hyperparameters
+
+
+class OwnStep(keras.Sequential):
+    """A train_step of the user's own, whose logs have names of its own."""
+
+    def train_step(self, data):
+        return {"cost": super().train_step(data)["loss"]}
+
+
+def test_a_train_step_of_ones_own_is_run_and_its_logs_are_kept_as_returned(tmp_path):
+    def own():
+        keras.utils.set_random_seed(4)
+        model = OwnStep([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")])
+        model.compile("adam", "sparse_categorical_crossentropy")
+        return model
+
+    ours, theirs = own(), own()
+    panda = babysit.Panda(ours, tmp_path / "run").fit(X, Y, epochs=2, shuffle=False).wait()
+    fit = theirs.fit(X, Y, epochs=2, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(ours.get_weights()[0], theirs.get_weights()[0])
+    assert panda.history.history["cost"] == fit.history["cost"]
+    assert "loss" not in panda.history.columns
+    assert panda.dashboard() is not None
+
+
+def test_a_panda_that_nobody_holds_leaves_no_thread_behind(model, tmp_path):
+    before = threading.active_count()
+    babysit.Panda(model, tmp_path / "run").fit(X, Y).wait()
+    gc.collect()
+    assert threading.active_count() <= before
 
 
 def test_every_thread_may_steer_and_read(resting):
@@ -452,6 +512,7 @@ def test_a_second_fit_while_one_goes_on_is_refused(resting):
         ({"validation_split": 1.0}, ValueError, ["`validation_split`"]),
         ({"validation_data": (X, Y[:3])}, ValueError, ["same number"]),
         ({"callbacks": [keras.callbacks.EarlyStopping()]}, ValueError, ["`callbacks`", "not supported yet"]),
+        ({"shuffle": "batch"}, ValueError, ["`shuffle`", "'batch'"]),
         ({"steps_per_epoch": 3}, ValueError, ["`steps_per_epoch`", "not supported yet"]),
     ],
 )

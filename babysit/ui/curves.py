@@ -61,7 +61,8 @@ class Curves:
         return bool(everything)
 
     def _take_block(self, row: Mapping[str, Any]) -> None:
-        self._traces[row["branch"]].append(decoded(row)[row["names"].index("loss")])
+        if "loss" in row["names"]:
+            self._traces[row["branch"]].append(decoded(row)[row["names"].index("loss")])
 
     def _take_branch(self, row: Mapping[str, Any]) -> None:
         parent, step = row["parent"], row["step"]
