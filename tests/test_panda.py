@@ -664,3 +664,44 @@ def test_what_it_shows_of_itself_is_a_sentence_and_a_widget(resting):
     assert re.fullmatch(rf"<Panda digits-dense: paused, step 0, epoch 0, {where}>", repr(resting))
     assert "application/vnd.jupyter.widget-view+json" in resting._repr_mimebundle_()
     assert resting.dashboard() is resting.dashboard()
+
+
+def test_the_training_thread_touches_no_widget_and_the_widgets_no_tensorflow(resting, monkeypatch):
+    import ipywidgets
+
+    from babysit.hyperparameters import Dials
+    from babysit.steps import Block
+    from babysit.trainer import Trainer
+
+    def note_threads(owner, name, threads):
+        original = getattr(owner, name)
+
+        def noted(*args, **kwargs):
+            threads.add(threading.current_thread().name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    def child(widget, description):
+        found = [widget] if getattr(widget, "description", None) == description else []
+        return found + [w for c in getattr(widget, "children", ()) for w in child(c, description)]
+
+    training, writing = set(), set()
+    note_threads(Block, "__call__", training)
+    for name in ("write", "restore"):
+        note_threads(Dials, name, training)
+    for name in ("state", "restore", "save", "rewind"):
+        note_threads(Trainer, name, training)
+    note_threads(ipywidgets.Widget, "send_state", writing)
+
+    dashboard = resting.dashboard()
+    child(dashboard, "learning rate")[0].value = 0.05
+    child(dashboard, "batch size")[0].value = 128
+    resting.run(1)  # what was asked before is done before
+    for button in ("Step", "Save checkpoint", "Rewind"):
+        child(dashboard, button)[0].click()
+    resting.run(1)
+    assert [entry.action for entry in resting.journal] == ["fit", "set", "set", "save", "rewind"]
+    assert {entry.author for entry in resting.journal[1:]} == {"dashboard"}
+    assert training == {"babysit-digits-dense"}
+    assert writing and "babysit-digits-dense" not in writing

@@ -53,12 +53,11 @@ class Curves:
         self._limits: tuple[Any, ...] = ()
         self._background: Any = None
 
-    def add(self, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> bool:
-        """Takes in new rows of the record, by table; returns whether there were any."""
+    def add(self, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+        """Takes in new rows of the record, by table."""
         everything = [(row["seq"], table, row) for table, found in rows.items() for row in found]
         for _, table, row in sorted(everything, key=lambda item: item[0]):
             self._take[table](self, row)
-        return bool(everything)
 
     def _take_block(self, row: Mapping[str, Any]) -> None:
         if "loss" in row["names"]:

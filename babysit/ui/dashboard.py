@@ -136,19 +136,25 @@ class Dashboard:
     def _pulse(self) -> None:
         """Brings every widget up to date with the run."""
         try:
-            # In this order: what the new entries tell is in the status already.
-            rows, self._cursor = self._run.since(self._cursor)
-            status = self._run.status()
-            changed = self._take_in(rows)
+            self._catch_up()
+            status = self._run.status()  # behind the entries: what they tell is in it already
             self._refresh_dials(status)
             self._refresh_head(status)
             self._refresh_message(status)
-            self._draw_later |= changed
             self._draw()
         except Exception:  # the numbers go on; what went wrong is shown and tried again
             self._drawing_error = traceback.format_exc()
 
-    def _take_in(self, rows: Mapping[str, list[dict[str, Any]]]) -> bool:
+    def _catch_up(self) -> None:
+        """Takes in what was recorded since, piece by piece."""
+        while True:
+            rows, cursor = self._run.since(self._cursor)
+            if cursor == self._cursor:
+                return
+            self._cursor = cursor
+            self._take_in(rows)
+
+    def _take_in(self, rows: Mapping[str, list[dict[str, Any]]]) -> None:
         for row in rows["entries"]:
             refusal = row["why"] if row["action"] == "refuse" else None
             for dial in self._dials.values():
@@ -158,9 +164,10 @@ class Dashboard:
         if rows["entries"]:
             write(self._logbook, value=_logbook(self._entries))
         if rows["checkpoints"]:
-            self._checkpoints += rows["checkpoints"]
+            self._checkpoints = [*self._checkpoints, *rows["checkpoints"]][-50:]
             self._refresh_menu()
-        return self._curves.add(rows)
+        self._curves.add(rows)
+        self._draw_later = True
 
     def _refresh_dials(self, status: Mapping[str, Any]) -> None:
         found = status["hyperparameters"]
@@ -204,7 +211,7 @@ class Dashboard:
         return last.why if last is not None and last.action == "refuse" else ""
 
     def _refresh_menu(self) -> None:
-        newest = self._checkpoints[-50:][::-1]
+        newest = self._checkpoints[::-1]
         options = [
             (f"{row['name'] or 'automatic · step ' + format(row['step'], ',')}", row["folder"]) for row in newest
         ]
@@ -214,9 +221,9 @@ class Dashboard:
         now = time.monotonic()
         if not self._draw_later or now < self._next_frame:
             return
-        self._draw_later, began = False, time.thread_time()
+        began = time.thread_time()
         self._chart.value = self._curves.png()
-        self._drawing_error = ""
+        self._draw_later, self._drawing_error = False, ""
         self._next_frame = now + (time.thread_time() - began) / FRAME_SHARE
 
 
