@@ -234,7 +234,8 @@ class Curves:
             if row is not None and step + length < right * 1.15:
                 ends[row : row + rows] = [step + length] * rows
                 place = {"xycoords": ("data", "axes fraction"), "xytext": (3, -2), "textcoords": "offset points"}
-                style = {"va": "top", "color": HAND, "fontsize": 8, "annotation_clip": False}
+                paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
+                style = {"va": "top", "color": HAND, "fontsize": 8, "annotation_clip": False, "bbox": paper}
                 labels.append(self._loss.annotate("\n".join(words), (step, 1 - 0.045 * row), **place, **style))
         return labels
 
