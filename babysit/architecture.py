@@ -16,6 +16,8 @@ _FILES = {"idf_weights", "filepath"}
 
 def describe(model: Any) -> Any:
     """The model and its compile configuration as plain data, or None if Keras cannot say it."""
+    if isinstance(getattr(model, "optimizer", None), keras.optimizers.LossScaleOptimizer):
+        return None  # what `compile` wraps follows from the dtype policy of the day, which is not told
     try:
         plain = keras.saving.serialize_keras_object(model)
         _check(plain)

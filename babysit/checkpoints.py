@@ -54,7 +54,9 @@ class State:
         seed: Of the order of examples.
         epoch: Epochs done.
         cursor: Examples of the present epoch done.
-        step: Steps done. Not part of the digest: it says where, not what.
+        step: Steps done. Not part of the digest: it says where, not what; nor are those below.
+        shuffle: Whether the order of examples is shuffled.
+        examples: How many there are; 0 if that was not known.
     """
 
     tensors: Mapping[str, Sequence[np.ndarray]]
@@ -64,6 +66,8 @@ class State:
     epoch: int
     cursor: int
     step: int
+    shuffle: bool = True
+    examples: int = 0
 
     def digest(self) -> str:
         """sha256 of values, shapes, types and order; never of names, paths or times."""

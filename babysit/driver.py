@@ -4,6 +4,7 @@ Separation of concerns: the trainer knows how to train, the driver when. Command
 thread wait in a queue and act at step boundaries; who asked is told what came of it.
 """
 
+import math
 import queue
 import threading
 import time
@@ -13,9 +14,12 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from babysit.checkpoints import Checkpoint
+from babysit.hyperparameters import any_whole, checked
 from babysit.journal import Entry
 from babysit.record import Record
 from babysit.trainer import Plan, Trainer
+
+_FIELDS = {"author", "changes", "command", "folder", "hyperparameters", "name", "paused", "plan", "steps", "why"}
 
 
 class _Order(NamedTuple):
@@ -93,7 +97,7 @@ class Driver:
             "examples_done": done,
             "examples_an_epoch": size,
             "branch": trainer.history.branch,
-            "loss": trainer.loss,
+            "loss": trainer.loss if math.isfinite(trainer.loss) else None,
             "not_finite": self.not_finite,
             "hyperparameters": {
                 name: {"value": found.value, **vars(found.scale), "since": since.get(name, 0)}
@@ -178,6 +182,10 @@ class Driver:
             "digest": lambda **about: self._trainer.state().digest(),
         }
         about = {key: value for key, value in command.items() if key != "action"}
+        if unknown := about.keys() - _FIELDS:
+            raise ValueError(
+                f"A command may have {', '.join(sorted(_FIELDS))}. Received: {', '.join(sorted(unknown))}."
+            )
         if command.get("action") not in actions:
             raise ValueError(f"`action` must be one of {', '.join(actions)}. Received: {command.get('action')!r}.")
         return actions[command["action"]](**about)
@@ -192,19 +200,20 @@ class Driver:
         except Exception as error:
             self.error = error
             trainer.fail(error)
+            self._save_last()
             self._move_to("failed")
             return
-        if trainer.finished:
-            self._end("finish", "finished")
-        elif healthy and not trainer.healthy:
+        if healthy and not trainer.healthy:
             self.not_finite = True
-            trainer.enter("nan", author="script", why=f"the loss of step {trainer.step:,} is {trainer.loss}")
+            trainer.enter("nan", why=f"the loss of step {trainer.step:,} is {trainer.loss}")
             self._move_to("paused")
+        elif trainer.finished:
+            self._end("finish", "finished")
         elif self._budget <= 0:
             self._move_to("paused")
 
     def _fit(self, plan: Plan, paused: bool, **about: Any) -> None:
-        trainer, begins = self._trainer, not self._trainer.history.branches
+        trainer, begins = self._trainer, not self._trainer.checkpoints
         if self.alive:
             raise ValueError(
                 f"This panda is training already ({self.state} at step {trainer.step:,}). Steer it with `set`, or "
@@ -232,8 +241,11 @@ class Driver:
     def _run(self, steps: int, **about: Any) -> "Future[None]":
         if not self.alive:
             raise ValueError(f"There are no steps to run: the run is {self.state}. Call `fit(...)` first.")
+        steps = int(checked("steps", steps, any_whole()))
+        # Who asked before is not cut short.
+        longest = max(steps, self._budget) if self._runs else steps
         self._runs.append(Future())
-        self._go(steps)
+        self._go(longest)
         return self._runs[-1]
 
     def _stop(self, **about: Any) -> None:
@@ -262,11 +274,14 @@ class Driver:
 
     def _end(self, action: str, state: str, **about: Any) -> None:
         self._trainer.finish(action, **about)
+        self._save_last()
+        self._move_to(state)
+
+    def _save_last(self) -> None:
         try:
             self._trainer.save_automatically()
         except OSError as error:
             self._trainer.enter("refuse", why=f"the last state could not be saved: {error}")
-        self._move_to(state)
 
     def _move_to(self, state: str) -> None:
         with self._changed:

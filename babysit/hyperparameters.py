@@ -175,6 +175,11 @@ class _LearningRate:
         # The shortest decimal of the float32, so that 0.01 stays 0.01 to a reader.
         self.value = float(str(np.float32(optimizer.learning_rate.numpy())))
 
+    def read(self) -> None:
+        present = np.float32(self._optimizer.learning_rate.numpy())
+        if present != np.float32(self.value):
+            self.value = float(str(present))
+
     def bind(self) -> None:
         pass
 
@@ -205,6 +210,10 @@ class _Attribute:
     @property
     def gate_open(self) -> bool:
         return self._slots_name is None or bool(getattr(self._optimizer, self._slots_name, ()))
+
+    def read(self) -> None:
+        if not self._bound and getattr(self._optimizer, self._name) != self.value:
+            self.write(float(getattr(self._optimizer, self._name)))
 
     def bind(self) -> None:
         self._bound = True
@@ -294,7 +303,8 @@ class Dials:
         if isinstance(optimizer._learning_rate, keras.Variable):
             self._dials["learning_rate"] = _LearningRate(optimizer)
         for name in ("momentum", "beta_1"):
-            if isinstance(getattr(optimizer, name, None), float):
+            value = getattr(optimizer, name, None)
+            if isinstance(value, float) and value < 1:
                 self._dials[name] = _Attribute(optimizer, name)
 
     @property
@@ -306,6 +316,11 @@ class Dials:
     def gates(self) -> tuple[str, ...]:
         """Which hyperparameters hold optimizer variables of their own: the step's structure."""
         return tuple(name for name, dial in self._dials.items() if dial.gate_open)
+
+    def read(self) -> None:
+        """Takes up what was set on the optimizer itself while its values were plain numbers."""
+        for dial in self._dials.values():
+            dial.read()
 
     def bind(self) -> None:
         """Puts the live values in."""

@@ -175,9 +175,20 @@ class Panda:
                 raise ValueError(f"`{name}` is not supported yet. Received: {name}={given[name]!r}. {cure}.")
         if not isinstance(shuffle, bool):
             raise ValueError(f"`shuffle` must be True or False. Received: shuffle={shuffle!r}.")
+        validation_freq = _checked_freq(validation_freq)
+        if validation_data is not None and not (
+            isinstance(validation_data, tuple | list) and len(validation_data) in (2, 3)
+        ):
+            raise ValueError(
+                "`validation_data` must be (x, y) or (x, y, sample_weight), arrays. "
+                f"Received: {type(validation_data).__name__}."
+            )
+        if ranges is not None and not isinstance(ranges, Mapping):
+            raise TypeError(f"`ranges` must map names to (low, high). Received: ranges={ranges!r}.")
         if x is None:
             raise ValueError("`x` must hold the examples to train on. Received: x=None.")
-        if validation_split and validation_data is None:
+        if validation_split != 0 and validation_data is None:
+            checked("validation_split", validation_split, Scale(0, 1))
             (x, y, sample_weight), validation_data = split((x, y, sample_weight), validation_split)
         data = Arrays(x, y, sample_weight)
         if (asked := batch_size) is not None:
@@ -187,7 +198,7 @@ class Panda:
         if self._loaded and data.fingerprint() != self._record.meta("fingerprint"):
             raise ValueError("`x` and `y` must be the data that the run was trained on. Received: others.")
         if batch_size is None:
-            batch_size = min(self._trainer.batch_size or 32, data.size)
+            batch_size = self._trainer.batch_size or 32
         plan = Plan(
             data=data,
             validation=Arrays(*validation_data) if validation_data is not None else None,
@@ -213,6 +224,7 @@ class Panda:
         Raises:
             ValueError: If no fit is going on.
         """
+        _refuse_second(self.model, but=self)
         if self.state == "running":
             self._driver.send({"action": "resume", "author": "script"})
         else:
@@ -221,6 +233,7 @@ class Panda:
     def stop(self) -> None:
         """Ends the fit at the next step boundary, keeping everything; returns at once."""
         if self._driver.alive:
+            self._driver.not_finite = False  # who stops a run that rests there has been told
             self._driver.send({"action": "stop", "author": "script"})
 
     def run(self, steps: int = 1) -> None:
@@ -232,7 +245,8 @@ class Panda:
             ValueError: If no fit is going on, or `steps` is no whole number from 1 on.
             Exception: Whatever the training raised.
         """
-        self._driver.ask("run", steps=int(checked("steps", steps, any_whole()))).result()
+        _refuse_second(self.model, but=self)
+        self._driver.ask("run", steps=steps).result()
 
     def wait(self, timeout: float | None = None) -> "Panda":
         """Waits until the run is finished, stopped or failed; returns the panda.
@@ -275,6 +289,7 @@ class Panda:
             TypeError: If a value is not a number.
             ValueError: If a name is unknown, or a value out of bounds. Nothing was changed then.
         """
+        _refuse_second(self.model, but=self)
         entry: Entry = self._driver.ask("set", changes=self._trainer.checked(changes), why=_text("why", why))
         self._record.flush()
         return entry
@@ -311,10 +326,9 @@ class Panda:
         Raises:
             ValueError: If there is no such checkpoint, or it is damaged. Nothing was changed then.
         """
-        if hyperparameters not in ("checkpoint", "keep"):
-            raise ValueError(f'`hyperparameters` must be "checkpoint" or "keep". Received: {hyperparameters!r}.')
         if skip:
             raise ValueError(f"`skip` is not supported yet. Received: skip={skip!r}. Leave it out.")
+        _refuse_second(self.model, but=self)
         folder = self._found(to).path.name
         entry: Entry = self._driver.ask("rewind", folder=folder, hyperparameters=hyperparameters)
         return entry
@@ -525,4 +539,14 @@ def _own_directory(path: Path) -> Path:
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"`{name}` must be a string. Received: {name}={value!r}.")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"`{name}` must be text that UTF-8 can hold. Received: {name}={value!r}.") from None
     return value
+
+
+def _checked_freq(validation_freq: Any) -> int | list[int]:
+    if isinstance(validation_freq, list):
+        return [int(checked("validation_freq", epoch, any_whole())) for epoch in validation_freq]
+    return int(checked("validation_freq", validation_freq, any_whole(), "Or a list of epochs."))

@@ -89,6 +89,8 @@ class Record:
         """Adds a row, in memory for now; returns its sequence number."""
         values = tuple(json.dumps(row[name]) if name in _JSON else row[name] for name in TABLES[table])
         for value in values:  # a NumPy number would be written as bytes, anything else stop all writing
+            if isinstance(value, str):
+                value.encode()  # a lone surrogate is no text, and would stop it too
             if not isinstance(value, str | bytes | int | float | None):
                 raise TypeError(f"A row holds plain values only. Received: {value!r} in {table}.")
         with self._gathering:

@@ -82,7 +82,8 @@ class Block:
         fixed: int | None = None,
     ) -> None:
         self._names: list[str] = []
-        self._held, self._fixed = held, fixed
+        # A step compiled on its own outlives the trace it was compiled in: it reads for itself.
+        self._held, self._fixed = nullcontext if model.jit_compile else held, fixed
         if model.jit_compile and not model.run_eagerly:
             step = tf.function(step, jit_compile=True, reduce_retracing=True)
         self._step = step

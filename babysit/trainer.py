@@ -237,9 +237,11 @@ class Trainer:
         before = self._values
         if self.model._loss_tracker is not self._compiled:
             self._take_dials()
-        in_effect = plan.batch_size
+        self._dials.read()
+        in_effect = min(plan.batch_size, plan.data.size)
         if plan.completes:
-            plan.batch_size, in_effect = self._record.meta("batch_size"), int(before["batch_size"])
+            plan.batch_size, plan.shuffle = self._record.meta("batch_size"), self._record.meta("shuffle")
+            in_effect = int(before["batch_size"])
         values = self._ordered(self._dials.values, in_effect)
         scales = scales_for(values, plan.ranges, plan.data.size)
         self._build(plan.data.spec)
@@ -253,6 +255,7 @@ class Trainer:
                 "scales": {name: asdict(scale) for name, scale in scales.items()},
                 "fingerprint": plan.data.fingerprint(),
                 "batch_size": plan.batch_size,
+                "shuffle": plan.shuffle,
             }
         )
         if plan.validation is not None:
@@ -273,10 +276,12 @@ class Trainer:
         self._blocks: dict[tuple[tuple[str, ...], int | None], Block] = {}
 
     def _place(self, plan: Plan) -> None:
-        """Goes on in the order of examples where it stood; other data begin an epoch of their own."""
-        epoch, cursor, size = self._sampler.epoch, self._sampler.cursor, self._sampler.size
+        """Goes on in the order of examples where it stood; other data, or another order, begin an epoch anew."""
+        epoch, cursor, before = self._sampler.epoch, self._sampler.cursor, self._sampler
         self._sampler = Sampler(plan.data.size, self.seed, plan.shuffle)
-        if cursor == 0 or size not in (0, plan.data.size):
+        same = before.size in (0, plan.data.size) and before.shuffle == plan.shuffle
+        self.healthy = True
+        if cursor == 0 or not same:
             cursor = 0
             self.model.reset_metrics()
         self._sampler.restore(epoch, cursor)
@@ -285,7 +290,7 @@ class Trainer:
     def finish(self, action: str, **about: Any) -> Entry:
         """Ends the fit: `"finish"` or `"stop"`. The model and its optimizer are stock again."""
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        if optimizer.use_ema:
+        if optimizer.use_ema and int(optimizer.iterations) > 0:
             optimizer.finalize_variable_values(self.model.trainable_weights)
             self.enter("edit", author=type(optimizer).__name__, why="weights replaced by their moving average")
         self._dials.release()
@@ -386,12 +391,16 @@ class Trainer:
         if checkpoint is None:
             raise ValueError(f"`folder` must be that of a checkpoint. Received: {folder!r}. Choose one of the list.")
         state, _ = checkpoints.load(checkpoint.path)
+        if hyperparameters not in ("checkpoint", "keep"):
+            raise ValueError(f'`hyperparameters` must be "checkpoint" or "keep". Received: {hyperparameters!r}.')
         before, left = dict(self._values), self.step
         self.restore(state)
         if hyperparameters == "keep":
             self._write({name: before[name] for name in self._scales})
-        self.history.leave(self.step, checkpoint.branch, self._values)
+        # Kept values are a change against the checkpoint's, restored ones against the present.
+        before = dict(state.hyperparameters) if hyperparameters == "keep" else before
         changes = {name: (old, self._values[name]) for name, old in before.items() if old != self._values[name]}
+        self.history.leave(self.step, checkpoint.branch, self._values)
         self._since = self.history.changed_at(self._values) | dict.fromkeys(changes, self.step)
         name = f"“{checkpoint.name}”" if checkpoint.name else f"step {self.step:,}"
         kept = ", hyperparameters kept" if hyperparameters == "keep" else ""
@@ -438,6 +447,8 @@ class Trainer:
             epoch=self._sampler.epoch,
             cursor=self._sampler.cursor,
             step=self.step,
+            shuffle=self._sampler.shuffle,
+            examples=self._sampler.size,
         )
 
     def restore(self, state: State) -> None:
@@ -446,15 +457,21 @@ class Trainer:
         Raises:
             ValueError: If it is that of another model; nothing was changed then.
         """
-        self._check_model(state)
-        values = dict(state.hyperparameters)
+        self._check_fit(state)
+        values, before, gates = dict(state.hyperparameters), self._dials.values, self._dials.gates
         self._dials.bind()
         self._dials.restore(values, state.gates)
+        try:
+            self._check_shapes(state)
+        except ValueError:
+            self._dials.restore(before, gates)
+            raise
         for group, variables in self._variables().items():
             for variable, array in zip(variables, state.tensors[group], strict=True):
                 variable.assign(array)
         self._values, self.step, self.healthy, self._snapshot = values, state.step, True, None
         self._sampler.restore(state.epoch, state.cursor)
+        self._sampler.shuffle = state.shuffle
         if self._sampler.size:
             self._order = tf.constant(self._sampler.order)
 
@@ -462,19 +479,27 @@ class Trainer:
         model = self.model
         return {"model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
 
-    def _check_model(self, state: State) -> None:
-        have = [tuple(variable.shape) for variable in self.model.variables]
-        need = [array.shape for array in state.tensors["model"]]
+    def _check_fit(self, state: State) -> None:
         if missing := set(self._dials.values) - set(state.hyperparameters):
             raise ValueError(
                 f"The checkpoint is of another optimizer: it has no {', '.join(sorted(missing))}. "
                 "Compile the model as it was trained."
             )
-        if have != need:
+        if self._plan is not None and state.examples not in (0, self._sampler.size):
             raise ValueError(
-                f"The checkpoint is of another model: its variables have shapes {_short(need)}, those of "
-                f"`{self.model.name}` have {_short(have)}. Use the model that was trained."
+                f"The checkpoint was made on {state.examples:,} examples, and now there are {self._sampler.size:,}. "
+                "`fit` on those data again before you rewind to it."
             )
+
+    def _check_shapes(self, state: State) -> None:
+        for group, variables in self._variables().items():
+            have = [tuple(variable.shape) for variable in variables]
+            need = [array.shape for array in state.tensors[group]]
+            if have != need:
+                raise ValueError(
+                    f"The checkpoint is of another model: its {group} variables have shapes {_short(need)}, those of "
+                    f"`{self.model.name}` have {_short(have)}. Use the model that was trained, compiled as it was."
+                )
 
     def _write(self, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -139,10 +139,10 @@ def test_the_stops_of_the_learning_rate_are_tidy_and_an_exact_value_is_exact(run
     run.apply(run.commands[-1])
     box = find(dashboard.widget, tooltip="learning rate, exactly")
     eventually(lambda: box.value == "0.00125")
-    box.value = "3.14159e-3"
-    assert run.commands[-1]["changes"] == {"learning_rate": 3.14159e-3}
+    box.value = "3.14159265e-3"
+    assert run.commands[-1]["changes"] == {"learning_rate": 3.14159265e-3}
     run.apply(run.commands[-1])
-    eventually(lambda: slider.value == 3.14159e-3)
+    eventually(lambda: slider.value == 3.14159265e-3 and box.value == "0.00314159265")
     box.value = "fast"
     eventually(lambda: "“fast” is not a number" in words(dashboard.widget))
     box.value = "0,5"

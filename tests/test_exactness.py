@@ -345,3 +345,38 @@ def test_from_a_checkpoint_the_same_again_gives_the_same_digest(tmp_path, optimi
     assert panda.digest() == before
     assert go_on() == once
     assert list(panda.branches) == ["branch 1", "branch 2", "branch 3"]
+
+
+@pytest.mark.parametrize("size", [1, 3, 20, 31, 33])
+def test_fewer_examples_than_a_batch_train_as_model_fit_does(tmp_path, size):
+    ours, theirs = demos.dense_network(seed=3), demos.dense_network(seed=3)
+    panda = panda_on(ours, tmp_path).fit(X[:size], Y[:size], epochs=4, shuffle=False).wait()
+    fit = theirs.fit(X[:size], Y[:size], epochs=4, shuffle=False, verbose=0)
+    assert_same(ours, theirs)
+    assert panda.history.history == fit.history
+
+
+def test_a_second_fit_on_other_data_is_model_fits_under_xla_too(tmp_path):
+    ours, theirs = demos.dense_network(seed=3), demos.dense_network(seed=3)
+    for model in (ours, theirs):
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.5), "sparse_categorical_crossentropy", jit_compile=True)
+    panda = panda_on(ours, tmp_path).fit(X[:96], Y[:96], shuffle=False).wait()
+    panda.fit(X[:50], Y[:50], shuffle=False).wait()
+    for n in (96, 50):
+        theirs.fit(X[:n], Y[:n], shuffle=False, verbose=0)
+    assert_same(ours, theirs)
+
+
+def test_another_order_begins_an_epoch_anew_and_a_checkpoint_remembers_its_own(tmp_path):
+    panda = panda_on(demos.dense_network(seed=3), tmp_path).fit(X[:100], Y[:100], 10, 9, paused=True)
+    panda.run(5)
+    panda.save("shuffled")
+    panda.run(3)
+    digest = panda.digest()
+    panda.stop()
+    panda.fit(X[:100], Y[:100], 10, 9, shuffle=False, paused=True)
+    panda.run(10)
+    assert panda.epoch == 1  # all hundred of them, in their own order
+    panda.rewind("shuffled")
+    panda.run(3)
+    assert panda.digest() == digest

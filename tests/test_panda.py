@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import keras
 import numpy as np
@@ -326,8 +327,10 @@ def test_rewinding_restores_the_hyperparameters_or_keeps_them(resting):
     entry = resting.rewind(saved)
     assert entry.changes == {"learning_rate": (0.5, 0.01), "batch_size": (100, 32)}
     resting.set(learning_rate=0.5, batch_size=100)
-    assert resting.rewind(saved, hyperparameters="keep").changes == {}
+    kept = resting.rewind(saved, hyperparameters="keep").changes
+    assert kept == {"learning_rate": (0.01, 0.5), "batch_size": (32, 100)}
     assert resting.hyperparameters["batch_size"].value == 100
+    assert resting.status()["hyperparameters"]["batch_size"]["since"] == 3
 
 
 def test_the_present_line_of_history_leaves_out_what_was_abandoned(resting):
@@ -705,3 +708,184 @@ def test_the_training_thread_touches_no_widget_and_the_widgets_no_tensorflow(res
     assert {entry.author for entry in resting.journal[1:]} == {"dashboard"}
     assert training == {"babysit-digits-dense"}
     assert writing and "babysit-digits-dense" not in writing
+
+
+# ------------------------------------------------------------------------ corners, each once lost
+
+
+def linear(x_bad):
+    x = np.ones((96, 4), "float32")
+    x[x_bad] = np.nan
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return babysit.Panda(model).fit(x, np.ones(96), epochs=1, shuffle=False)
+
+
+def test_nan_in_the_very_last_step_is_noticed():
+    panda = linear(-1)
+    with pytest.raises(FloatingPointError, match="step 3 "):
+        panda.wait()
+    assert (panda.state, actions(panda)) == ("paused", ["fit", "nan"])
+    panda.resume()
+    assert panda.wait().state == "finished"
+
+
+def test_a_run_stopped_after_nan_has_stopped_and_the_next_fit_watches_again():
+    panda = linear(0)
+    with pytest.raises(FloatingPointError):
+        panda.wait()
+    panda.stop()
+    assert panda.wait().state == "stopped"
+    panda.fit(np.full((96, 4), np.nan, "float32"), np.ones(96), epochs=1)
+    with pytest.raises(FloatingPointError):
+        panda.wait()
+
+
+def test_averaged_weights_stopped_before_the_first_step_are_left_alone():
+    model = demos.dense_network(keras.optimizers.SGD(0.05, use_ema=True), seed=1)
+    before = model.get_weights()[0]
+    panda = babysit.Panda(model).fit(X, Y, paused=True)
+    panda.stop()
+    panda.wait()
+    np.testing.assert_array_equal(model.get_weights()[0], before)
+
+
+def test_what_is_set_on_the_optimizer_between_fits_is_taken_up(model):
+    panda = babysit.Panda(model).fit(X, Y).wait()
+    model.optimizer.learning_rate, model.optimizer.momentum = 0.3, 0.2
+    panda.fit(X, Y, paused=True)
+    assert [panda.hyperparameters[name].value for name in ("learning_rate", "momentum")] == [0.3, 0.2]
+    assert model.optimizer.momentum == 0.2
+
+
+def test_a_panda_at_rest_cannot_touch_a_model_that_another_one_trains(model):
+    first = babysit.Panda(model).fit(X, Y).wait()
+    second = babysit.Panda(model).fit(X, Y, epochs=9, paused=True)
+    before = second.digest()
+    for call in (lambda: first.set(learning_rate=0.7), lambda: first.rewind(0), first.run, first.resume):
+        refused(call, ValueError, "babysit.attach()")
+    assert second.digest() == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"optimizer": keras.optimizers.SGD(0.01, momentum=0.9, use_ema=True), "metrics": ["accuracy"]},
+        {
+            "optimizer": keras.optimizers.SGD(0.01, momentum=0.9),
+            "metrics": ["accuracy", "sparse_top_k_categorical_accuracy"],
+        },
+        {"optimizer": keras.optimizers.RMSprop(0.01, momentum=0.5), "metrics": ["accuracy"]},
+    ],
+    ids=["averaging", "another metric", "another optimizer"],
+)
+def test_a_model_compiled_otherwise_is_refused_before_anything_changes(tmp_path, model, other):
+    babysit.Panda(model, tmp_path / "run").fit(X, Y).wait()
+    given = demos.dense_network(seed=8)
+    given.compile(loss=given.loss, **other)
+    before = [weights.copy() for weights in given.get_weights()]
+    refused(lambda: babysit.Panda.load(tmp_path / "run", model=given), ValueError, "compiled as it was")
+    for weights, old in zip(given.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weights, old)
+
+
+def test_a_run_in_mixed_precision_is_loaded_with_its_model(tmp_path):
+    def mixed():
+        keras.mixed_precision.set_global_policy("mixed_float16")
+        try:
+            return demos.dense_network("adam", seed=1)
+        finally:
+            keras.mixed_precision.set_global_policy("float32")
+
+    panda = babysit.Panda(mixed(), tmp_path / "run", seed=1).fit(X, Y).wait()
+    refused(lambda: babysit.Panda.load(tmp_path / "run"), ValueError, "Pass `model=`")
+    assert babysit.Panda.load(tmp_path / "run", model=mixed()).digest() == panda.digest()
+
+
+def test_a_checkpoint_of_other_data_is_refused_in_words(resting):
+    resting.run(7)
+    resting.save("of 320")
+    resting.stop()
+    resting.fit(X[:50], Y[:50], epochs=3, paused=True)
+    before = resting.digest()
+    refused(lambda: resting.rewind("of 320"), ValueError, "320 examples", "50", "rewind")
+    assert resting.digest() == before
+    resting.run(1)
+
+
+def test_two_who_run_steps_at_once_both_get_theirs(resting):
+    done = []
+    long = threading.Thread(target=lambda: done.append((resting.run(3000), resting.step)))
+    long.start()
+    while resting.step < 20:
+        pass
+    resting.run(5)
+    long.join()
+    assert done[0][1] >= 3000
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        {"action": "run", "steps": 0},
+        {"action": "run", "steps": 0.5},
+        {"action": "run", "steps": "abc"},
+        {"action": "run"},
+        {"action": "set", "changes": {"learning_rate": 0.5}, "colour": "red"},
+        {"action": "set", "changes": 3},
+        {"action": "rewind", "folder": "000001", "hyperparameters": "forget"},
+        {"action": "rewind", "folder": "../x"},
+        {"action": "save", "name": "../x"},
+        {},
+    ],
+    ids=str,
+)
+def test_a_bad_command_is_a_refusal_and_nothing_more(resting, command):
+    before = resting.digest()
+    sent = resting.send(command)
+    assert resting.digest() == before
+    assert [(e.action, e.command) for e in resting.journal[1:]] == [("refuse", sent)]
+    assert resting.state == "paused"
+
+
+def test_text_that_is_none_is_refused_and_the_record_goes_on(resting):
+    refused(lambda: resting.note("bad \ud800"), ValueError, "`why`")
+    resting.send({"action": "note", "why": "bad \ud800"})
+    resting.note("good")
+    assert actions(resting) == ["fit", "refuse", "note"]
+
+
+def test_a_failed_run_can_be_taken_up_where_it_failed(model, tmp_path):
+    panda = babysit.Panda(model, tmp_path / "run").fit(X, Y, epochs=2, validation_data=(X[:, :4], Y))
+    with pytest.raises(Exception):  # noqa: B017  what Keras raises for the shape
+        panda.wait()
+    assert babysit.Panda.load(tmp_path / "run").step == panda.step == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"validation_freq": 0}, ValueError, ["`validation_freq`"]),
+        ({"validation_freq": 1.5}, ValueError, ["`validation_freq`"]),
+        ({"validation_freq": "a"}, TypeError, ["`validation_freq`"]),
+        ({"validation_data": X}, ValueError, ["`validation_data`", "(x, y)"]),
+        ({"validation_split": math.nan}, ValueError, ["`validation_split`"]),
+        ({"ranges": 5}, TypeError, ["`ranges`"]),
+    ],
+)
+def test_bad_arguments_about_validation_are_told_at_once(model, arguments, error, words):
+    refused(lambda: babysit.Panda(model).fit(X, Y, **arguments), error, *words)
+
+
+def test_the_sliders_follow_new_bounds(model):
+    panda = babysit.Panda(model).fit(X, Y, paused=True)
+    panda.dashboard()
+    panda.stop()
+    panda.fit(X[:100], Y[:100], paused=True, ranges={"learning_rate": (0.001, 0.1)})
+    dials = panda._dashboard._dials
+    end = time.monotonic() + 10
+    while max(v for _, v in panda._dashboard._dials["batch_size"]._slider.options) > 100:
+        assert time.monotonic() < end
+    options = [value for _, value in panda._dashboard._dials["learning_rate"]._slider.options]
+    assert (min(options), max(options)) == (0.001, 0.1)
+    assert dials is not panda._dashboard._dials

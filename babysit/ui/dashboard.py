@@ -54,6 +54,7 @@ class Dashboard:
         self._drawing_error = ""
         self._draw_later, self._next_frame = True, 0.0
         self._dials: dict[str, Dial] = {}
+        self._bounds: list[tuple[str, float, float]] = []  # that the dials were built for
         self._build()
         self._pulse()
         for control in (self._toggle, self._step, self._stop, self._save, self._menu, self._back):
@@ -171,7 +172,8 @@ class Dashboard:
 
     def _refresh_dials(self, status: Mapping[str, Any]) -> None:
         found = status["hyperparameters"]
-        if list(found) != list(self._dials):
+        if [(name, value["low"], value["high"]) for name, value in found.items()] != self._bounds:
+            self._bounds = [(name, value["low"], value["high"]) for name, value in found.items()]
             self._dials = {name: Dial(name, value, self._turn) for name, value in found.items()}
             self._controls.children = [dial.widget for dial in self._dials.values()]
         for name, value in found.items():

@@ -46,7 +46,9 @@ class Dial:
         )
         self._slider.observe(self._moved, "value")
         self._slider.add_class(f"babysit-{name.replace('_', '-')}")
-        self._exact = widgets.Text(value=number(status["value"]), continuous_update=False, tooltip=f"{label}, exactly")
+        self._exact = widgets.Text(
+            value=_exactly(status["value"]), continuous_update=False, tooltip=f"{label}, exactly"
+        )
         self._exact.add_class("babysit-exact")
         self._exact.observe(self._typed, "value")
         self._note = widgets.HTML()
@@ -103,7 +105,7 @@ class Dial:
     def _show(self, value: float) -> None:
         self._writer = threading.get_ident()
         try:
-            write(self._exact, value=number(value))
+            write(self._exact, value=_exactly(value))
             if self._slider.value != value:
                 write(self._slider, options=self._options(value), value=value)
         finally:
@@ -117,6 +119,10 @@ class Dial:
         else:
             stops = set(scale.round_values(*([_FINE] if scale.kind == "log" else [])))
         return [(number(stop), stop) for stop in sorted(stops | {value})]
+
+
+def _exactly(value: float) -> str:
+    return f"{value:.15g}"
 
 
 def write(widget: widgets.Widget, **values: Any) -> None:
