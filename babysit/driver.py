@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from babysit.checkpoints import Checkpoint
 from babysit.hyperparameters import any_whole, checked
 from babysit.journal import Entry
 from babysit.record import Record
@@ -146,7 +145,7 @@ class Driver:
         """Between two blocks of a validation: changes and notes act, everything else waits its turn."""
         while not self._orders.empty():
             order = self._orders.get()
-            if self._held_back or order.command["action"] not in ("set", "note"):
+            if self._held_back or order.command.get("action") not in ("set", "note"):
                 self._held_back.append(order)
             else:
                 self._answer(order)
@@ -176,7 +175,7 @@ class Driver:
             "stop": self._stop,
             "set": self._trainer.set,
             "note": self._note,
-            "save": self._save,
+            "save": self._trainer.save,
             "save_automatically": lambda **about: self._trainer.save_automatically(),
             "rewind": self._rewind,
             "digest": lambda **about: self._trainer.state().digest(),
@@ -255,9 +254,6 @@ class Driver:
 
     def _note(self, why: str, **about: Any) -> Entry:
         return self._trainer.enter("note", why=why, **about)
-
-    def _save(self, name: str | None, **about: Any) -> Checkpoint:
-        return self._trainer.save(name, **about)
 
     def _rewind(self, folder: str, hyperparameters: str = "checkpoint", **about: Any) -> Entry:
         entry = self._trainer.rewind(folder, hyperparameters, **about)

@@ -249,6 +249,7 @@ class Trainer:
             scales.pop("batch_size", None)
         self._dials.bind()
         self._plan, self._values, self._scales = plan, values, scales
+        self._snapshot = None  # it is of other data, or of other values
         self._record.set_meta(
             {
                 "spec": plan.data.spec,
@@ -332,7 +333,7 @@ class Trainer:
         return {name: checked(name, value, self._scales[name], _cure(name)) for name, value in changes.items()}
 
     def enter(self, action: str, **about: Any) -> Entry:
-        """Writes an entry at the present step: what was done that changes no state."""
+        """Writes an entry at the present step and on the present branch."""
         fields = {"step": self.step, "author": "script", "branch": self.history.branch}
         return self.journal.append(**{**fields, "action": action, **about})
 

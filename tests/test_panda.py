@@ -99,7 +99,7 @@ def test_set_acts_from_the_next_step_on_while_it_runs(resting):
         column = resting.history[name]
         assert (column[: entry.step] == old).all() and (column[entry.step :] == new).all()
         assert resting.hyperparameters[name].value == new
-    assert resting.journal[-1] == entry or entry in list(resting.journal)
+    assert entry in list(resting.journal)
 
 
 def test_hyperparameters_are_plain_numbers_with_bounds_in_a_stable_order(resting):
@@ -218,8 +218,7 @@ def test_every_thread_may_steer_and_read(resting):
             for k in range(5):
                 resting.set(learning_rate=0.001 * (i + 1), why=f"{i}.{k}")
                 resting.note(f"note {i}.{k}")
-                assert math.isfinite(resting.status()["step"])
-                assert len(resting.history["loss"]) >= 0
+                assert len(resting.history["loss"]) <= resting.status()["step"]
         except Exception as error:
             errors.append(error)
 
@@ -817,8 +816,9 @@ def test_two_who_run_steps_at_once_both_get_theirs(resting):
     done = []
     long = threading.Thread(target=lambda: done.append((resting.run(3000), resting.step)))
     long.start()
+    end = time.monotonic() + 60
     while resting.step < 20:
-        pass
+        assert time.monotonic() < end
     resting.run(5)
     long.join()
     assert done[0][1] >= 3000
@@ -846,6 +846,29 @@ def test_a_bad_command_is_a_refusal_and_nothing_more(resting, command):
     assert resting.digest() == before
     assert [(e.action, e.command) for e in resting.journal[1:]] == [("refuse", sent)]
     assert resting.state == "paused"
+
+
+def test_a_bad_command_during_validation_is_a_refusal_too(model):
+    many = np.tile(X, (40, 1, 1, 1)), np.tile(Y, 40)  # long enough to be heard in between
+    panda = babysit.Panda(model).fit(X, Y, epochs=40, validation_data=many, validation_batch_size=8)
+    for _ in range(20):
+        panda.send({})
+        panda.set(learning_rate=0.005)
+    panda.stop()
+    assert panda.wait().state == "stopped"
+    assert actions(panda).count("refuse") == 20
+
+
+def test_a_step_that_fails_right_after_another_fit_leaves_that_fits_beginning(tmp_path):
+    keras.utils.set_random_seed(2)
+    model = keras.Sequential([keras.Input((1,)), Breaks(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    good = np.arange(90.0)
+    panda = babysit.Panda(model, tmp_path / "run", seed=1).fit(good, good, 10, shuffle=False).wait()
+    before = panda.digest()
+    with pytest.raises(Exception, match="no hundred"):
+        panda.fit(np.full(30, 100.0), np.ones(30), 10, shuffle=False).wait()
+    assert (panda.state, panda.step, panda.digest()) == ("failed", 9, before)
 
 
 def test_text_that_is_none_is_refused_and_the_record_goes_on(resting):
