@@ -11,12 +11,19 @@ The map of the package, top to bottom; each layer imports only from those below 
 - face: this module, the public names.
 - screen: `ui.dashboard`, the widgets and the pump that refreshes them; `ui.dial`, one slider;
   `ui.curves` and `ui.trace`, the chart and what it draws.
-- run: `panda` the public class; `driver` the training thread and the commands it obeys.
-- loop: `trainer` blocks of steps, changes at their boundaries, rewinding.
-- parts: `hyperparameters` bound live into a model; `sampler` and `data`, the order of
-  examples and the examples; `steps`, the compiled block; `history` and `journal`, what was
-  measured and what was done; `checkpoints` and `architecture`, state and model in plain
-  data; `demos`, small models and bundled data.
+- run: `panda` the public class; `driver` the training thread and the commands it obeys;
+  `progress`, what a terminal shows of it.
+- loop: `trainer` blocks of steps, epochs, changes at their boundaries, rewinding; `validation`
+  between epochs; `steering`, the values in effect, ramps and couplings.
+- parts: `hyperparameters`, what a value is and may be; `dials`, every one of a model's, bound live
+  into it (`anatomy` tells where Keras keeps them, `live` is the float that a graph reads
+  afresh, `floats` and `rates` put it in and take it out); `data`, whatever `fit` takes as one
+  source of batches: `arrays`, `host` for large ones and `streams`, fed by the `feeds`, all
+  handing out `pieces` in an order that the `sampler` knows; `steps`, the compiled block;
+  `callbacks`, Keras's, driven from our loop; `variables`, what a training changes; `own_fit`,
+  for models that bring one; `history` and `journal`, what was measured and what was done;
+  `checkpoints` and `architecture`, state and model in plain data; `demos`, small models and
+  bundled data.
 - ground: `record`, the run's SQLite file; `scales`, linear, log and log of 1 − β.
 """
 

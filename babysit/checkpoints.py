@@ -6,13 +6,15 @@ final name is complete. Nothing is ever overwritten. NumPy only.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
 import struct
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,24 +52,30 @@ class State:
     Attributes:
         tensors: Group (`model`, `optimizer`, `metrics`) -> arrays, in the model's own order.
         hyperparameters: Name -> value in effect.
-        gates: Hyperparameters that hold optimizer variables of their own.
+        structure: What of the hyperparameters fixes the structure of a step.
         seed: Of the order of examples.
         epoch: Epochs done.
-        cursor: Examples of the present epoch done.
+        cursor: Examples of the present pass over the data done.
+        passes: Passes done; as many as epochs, unless an epoch has a number of steps of its own.
+        epoch_step: Steps of the present epoch done.
         step: Steps done. Not part of the digest: it says where, not what; nor are those below.
         shuffle: Whether the order of examples is shuffled.
         examples: How many there are; 0 if that was not known.
+        steering: What else steers: ramps under way, couplings.
     """
 
     tensors: Mapping[str, Sequence[np.ndarray]]
     hyperparameters: Mapping[str, float]
-    gates: tuple[str, ...]
+    structure: tuple[Any, ...]
     seed: int
     epoch: int
     cursor: int
+    passes: int
+    epoch_step: int
     step: int
-    shuffle: bool = True
+    shuffle: bool | str = True
     examples: int = 0
+    steering: Mapping[str, Any] = field(default_factory=dict)
 
     def digest(self) -> str:
         """sha256 of values, shapes, types and order; never of names, paths or times."""
@@ -77,10 +85,85 @@ class State:
             for array in arrays:
                 sha.update(f"{array.dtype.str}{array.shape};".encode())
                 sha.update(np.ascontiguousarray(array).tobytes())
-        for name, value in sorted(self.hyperparameters.items()):
-            sha.update(name.encode() + struct.pack("<d", value))
+        for name, value in self.hyperparameters.items():  # in their order; a layer's name does not count
+            sha.update(name.rpartition(".")[2].encode() + struct.pack("<d", value))
         sha.update(struct.pack("<QQQ", self.seed, self.epoch, self.cursor))
+        if self.passes != self.epoch:  # epochs of so many steps: what else says where training stands
+            sha.update(struct.pack("<QQ", self.passes, self.epoch_step))
         return sha.hexdigest()
+
+
+class Shelf:
+    """The checkpoints of a run: folders on disk, and the rows of the record that tell of them.
+
+    Args:
+        record: The run's.
+        folder: Where they lie.
+    """
+
+    def __init__(self, record: Any, folder: Path) -> None:
+        self._record, self._folder = record, folder
+
+    @property
+    def all(self) -> list[Checkpoint]:
+        """The complete ones, oldest first."""
+        whole = {folder.name: folder for folder in complete(self._folder)}
+        return [
+            Checkpoint(row["step"], row["name"], whole[row["folder"]], row["branch"], row["digest"])
+            for row in self._record.rows("checkpoints")
+            if row["folder"] in whole
+        ]
+
+    def keep(self, state: "State", name: str | None, branch: str) -> Checkpoint:
+        """Saves a state; it is safe on disk when this returns.
+
+        Raises:
+            OSError: If the disk does not take it; nothing is left behind.
+        """
+        now, digest = time.time(), state.digest()
+        about = {"name": name, "branch": branch, "time": now}
+        folder = save(self._folder, state, about)
+        self._record.append("checkpoints", step=state.step, folder=folder.name, digest=digest, **about)
+        self._record.flush()
+        return Checkpoint(state.step, name, folder, branch, digest)
+
+    def found(self, folder: str) -> tuple[Checkpoint, "State"]:
+        """The checkpoint in a folder of that name, and its state.
+
+        Raises:
+            ValueError: If there is none, or it is damaged.
+        """
+        for checkpoint in self.all:
+            if checkpoint.path.name == folder:
+                return checkpoint, load(checkpoint.path)[0]
+        raise ValueError(f"`folder` must be that of a checkpoint. Received: {folder!r}. Choose one of the list.")
+
+    def newest_sound(self) -> tuple[Checkpoint, "State"]:
+        """The newest one that can be used, and its state.
+
+        Raises:
+            ValueError: If there is none; it says why.
+        """
+        reasons = []
+        for checkpoint in reversed(self.all):
+            try:
+                return checkpoint, load(checkpoint.path)[0]
+            except ValueError as error:
+                reasons.append(str(error))
+        raise ValueError(f"The run has no checkpoint that can be used. {' '.join(reasons)}")
+
+    def checked_name(self, name: object) -> str:
+        """Returns a name that a new checkpoint may have; see `checked_name`."""
+        return checked_name(name, self._names)
+
+    def free_name(self, step: int) -> str:
+        """A new name that tells the step."""
+        candidates = itertools.chain([""], (f" ({i})" for i in itertools.count(2)))
+        return next(name for more in candidates if (name := f"step {step:,}{more}") not in self._names)
+
+    @property
+    def _names(self) -> list[str]:
+        return [checkpoint.name for checkpoint in self.all if checkpoint.name]
 
 
 def checked_name(name: object, taken: Sequence[str]) -> str:
@@ -159,7 +242,7 @@ def load(folder: Path) -> tuple[State, dict[str, Any]]:
         for name, shape in manifest["shapes"].items():
             groups.setdefault(name.split("/")[0], []).append(tensors[name].reshape(shape))
         groups = {group: groups.get(group, []) for group in ("model", "optimizer", "metrics")}
-        state = State(tensors=groups, **{**manifest["state"], "gates": tuple(manifest["state"]["gates"])})
+        state = State(tensors=groups, **{**manifest["state"], "structure": _tupled(manifest["state"]["structure"])})
         if state.digest() != manifest["digest"]:
             raise ValueError("its state does not have the recorded digest")
     except (OSError, LookupError, TypeError, ValueError, AttributeError, struct.error, SafetensorError) as error:
@@ -170,6 +253,10 @@ def load(folder: Path) -> tuple[State, dict[str, Any]]:
 def complete(directory: Path) -> list[Path]:
     """The folders of a run's checkpoints that were written to the end, oldest first."""
     return [folder for folder in _numbered(directory) if (folder / _MANIFEST).is_file()]
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
 def _next_number(directory: Path) -> int:

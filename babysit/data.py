@@ -1,82 +1,119 @@
-"""Training data as a step wants it: one source of batches of any size.
+"""Whatever `Model.fit` takes as data, as one source of batches of any size.
 
-Now: arrays, on the device, gathered by index in the graph.
+Arrays lie on the device and are gathered by index in the graph; large or memory-mapped
+ones stay on the host, which gathers the examples of the next steps alone. What comes
+batch after batch is a stream.
 """
 
-import hashlib
 import math
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from babysit.arrays import Arrays, common_length, is_on_disk, is_sparse, packed
+from babysit.feeds import SparseFeed, feed, is_stream
+from babysit.host import HostArrays
+from babysit.pieces import Piece, symbolic
+from babysit.streams import Stream
 
-class Arrays:
-    """Examples in arrays that lie on the device, in the structure Keras hands to a step.
+__all__ = ["Arrays", "HostArrays", "Piece", "Stream", "source", "split", "symbolic"]
+
+# Arrays up to this share of the device's memory lie on the device.
+DEVICE_SHARE = 0.25
+
+
+def source(
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    *,
+    batch_size: int | None = None,
+    shuffle: bool | str = True,
+    class_weight: Mapping[int, float] | None = None,
+    seed: int = 0,
+    steps_per_epoch: int | None = None,
+) -> "Arrays | Stream":
+    """The data of a fit as a source of batches, whatever kind they are of.
 
     Args:
-        x: Array-like of shape (n, …), or a list, tuple or dict of them.
-        y: Targets likewise, or None.
-        sample_weight: Weights of shape (n,), or None.
+        x: What `Model.fit` takes: arrays or structures of them, a `tf.data.Dataset`, a `keras.utils.PyDataset`,
+            a generator, a torch `DataLoader` or a grain dataset.
+        y: Targets, where `x` is arrays.
+        sample_weight: Weights of the examples, where `x` is arrays.
+        batch_size: Examples a step, where `x` is arrays; by default 32, or what makes `steps_per_epoch` steps.
+        shuffle: Whether arrays, or the batches of a PyDataset, come in a new order each pass; `"batch"` shuffles
+            arrays within each batch only.
+        class_weight: Class -> weight of its examples.
+        seed: With the pass it determines the order.
+        steps_per_epoch: Steps an epoch.
 
     Raises:
-        TypeError: If something is not array-like.
-        ValueError: If the lengths differ, or there are no examples.
+        TypeError: If something is neither arrays nor a stream.
+        ValueError: If the arguments do not go together, or there are no examples.
     """
-
-    def __init__(self, x: Any, y: Any = None, sample_weight: Any = None) -> None:
-        if sample_weight is not None and keras.tree.is_nested(y) and not keras.tree.is_nested(sample_weight):
-            weight = sample_weight  # of an example, whatever the output
-            sample_weight = keras.tree.map_structure(lambda _: weight, y)
-        parts = {"x": x, "y": y, "sample_weight": sample_weight}
-        tensors = {name: _tensors(name, part) for name, part in parts.items() if part is not None}
-        self.size = _common_length(tensors)
-        if y is None:
-            self.tensors: Any = tensors["x"] if not isinstance(tensors["x"], tuple) else (tensors["x"],)
-        else:
-            self.tensors = tuple(tensors.values())
-
-    @property
-    def spec(self) -> Any:
-        """The shape and type of a batch in plain data: dicts, lists and `{"shape", "dtype"}`."""
-
-        def plain(part: Any) -> Any:
-            if isinstance(part, dict):
-                return {name: plain(item) for name, item in part.items()}
-            if isinstance(part, tuple):
-                return [plain(item) for item in part]
-            return {"shape": [None, *part.shape[1:]], "dtype": part.dtype.name}
-
-        return plain(self.tensors)
-
-    def fingerprint(self) -> str:
-        """sha256 of shapes, types and up to 256 examples spread over the data, hexadecimal."""
-        sha = hashlib.sha256()
-        rows = np.unique(np.linspace(0, self.size - 1, min(self.size, 256)).astype(int))
-        for array in keras.tree.flatten(self.tensors):
-            sha.update(f"{array.dtype.name}{tuple(array.shape)};".encode())
-            sha.update(tf.io.serialize_tensor(tf.gather(array, rows)).numpy())
-        return sha.hexdigest()
+    if not isinstance(shuffle, bool) and shuffle != "batch":
+        raise ValueError(f'`shuffle` must be True, False or "batch". Received: shuffle={shuffle!r}.')
+    if is_stream(x):
+        _check_alone(x, y=y, sample_weight=sample_weight)
+        return Stream(feed(x, class_weight, shuffle, seed, steps_per_epoch))
+    parts = packed(x, y, sample_weight, class_weight)
+    size = common_length(parts)
+    batch_size = batch_size or (math.ceil(size / steps_per_epoch) if steps_per_epoch else 32)
+    arrays = keras.tree.flatten(list(parts.values()))
+    if any(is_sparse(array) for array in arrays):
+        return Stream(SparseFeed(tuple(parts.values()), batch_size, shuffle, seed))
+    kind = HostArrays if _stay_on_host(arrays) else Arrays
+    return kind(*parts.values(), batch_size=batch_size, shuffle=shuffle, seed=seed)
 
 
-def symbolic(spec: Any) -> Any:
-    """The Keras tensors, without data, that a `spec` describes: what a model is built from."""
-    if isinstance(spec, list):
-        return tuple(symbolic(item) for item in spec)
-    if isinstance(spec.get("dtype"), str):
-        return keras.KerasTensor(tuple(spec["shape"]), spec["dtype"])
-    return {name: symbolic(item) for name, item in spec.items()}
+def _check_alone(x: Any, **others: Any) -> None:
+    for name, other in others.items():
+        if other is not None:
+            raise ValueError(
+                f"`{name}` must be left out where `x` brings its own. Received: x of type {type(x).__name__} "
+                f"and {name} of type {type(other).__name__}. Let `x` give tuples of (x, y) or (x, y, sample_weight)."
+            )
+
+
+def _stay_on_host(arrays: list[Any]) -> bool:
+    if any(is_on_disk(array) for array in arrays):
+        return True
+    if any(isinstance(array, tf.RaggedTensor) for array in arrays):
+        return False
+    return sum(map(_size_bytes, arrays)) > DEVICE_SHARE * _device_memory_bytes()
+
+
+def _size_bytes(array: Any) -> int:
+    if hasattr(array, "nbytes"):
+        return int(array.nbytes)
+    return int(math.prod(array.shape)) * 8  # a data frame, whose columns have types of their own, or strings
+
+
+def _device_memory_bytes() -> int:
+    if tf.config.list_physical_devices("GPU"):
+        from tensorflow.python.client import device_lib
+
+        devices = device_lib.list_local_devices()
+        return min(int(device.memory_limit) for device in devices if device.device_type == "GPU")
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**63
 
 
 def split(arrays: tuple[Any, ...], fraction: float) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Cuts the last `fraction` of every array off, for validation, as `Model.fit` does.
 
     Raises:
-        ValueError: If a side would be left without examples.
+        ValueError: If they are no arrays, or a side would be left without examples.
     """
+    if is_stream(arrays[0]):
+        raise ValueError(
+            f"`validation_split` must come with arrays. Received: x of type {type(arrays[0]).__name__}. "
+            "Give `validation_data` instead."
+        )
     first = next(array for array in keras.tree.flatten(arrays) if array is not None)
-    size = len(first)
+    size = int(first.shape[0]) if hasattr(first, "shape") else len(first)
     at = math.floor(size * (1 - fraction))
     if not 0 < at < size:
         raise ValueError(
@@ -87,44 +124,14 @@ def split(arrays: tuple[Any, ...], fraction: float) -> tuple[tuple[Any, ...], tu
     def cut(part: slice) -> tuple[Any, ...]:
         return tuple(keras.tree.map_structure(lambda array: _rows(array, part), arrays))
 
-    return cut(slice(None, at)), cut(slice(at, None))
+    return cut(slice(0, at)), cut(slice(at, size))
 
 
 def _rows(array: Any, part: slice) -> Any:
+    if isinstance(array, tf.SparseTensor):
+        return tf.sparse.slice(
+            array, [part.start, *[0] * (len(array.shape) - 1)], [part.stop - part.start, *array.shape[1:]]
+        )
+    if is_sparse(array):
+        array = array.tocsr()
     return array if array is None else array.iloc[part] if hasattr(array, "iloc") else array[part]
-
-
-def _tensors(name: str, part: Any) -> Any:
-    # Keras hands lists of inputs to a step as tuples.
-    part = tuple(part) if isinstance(part, list) and any(np.ndim(item) for item in part) else part
-    return keras.tree.map_structure(lambda array: _tensor(name, array), part)
-
-
-def _tensor(name: str, array: Any) -> tf.Tensor:
-    if not (tf.is_tensor(array) or hasattr(array, "__array__")):
-        raise TypeError(
-            f"`{name}` must be a NumPy array, a tensor, or a list or dict of them. "
-            f"Received: {type(array).__name__}. Convert it with `np.asarray` first."
-        )
-    if hasattr(array, "iloc") and array.ndim == 1:
-        array = array.to_frame()  # Keras hands a pandas series to a step as a column
-    array = array if tf.is_tensor(array) else np.asarray(array)
-    if not array.shape:
-        raise ValueError(f"`{name}` must hold one row an example. Received: the single number {array}.")
-    # Keras's adapters bring every float to floatx, and nothing else.
-    if tf.as_dtype(array.dtype).is_floating:
-        array = tf.cast(array, keras.config.floatx())
-    return tf.convert_to_tensor(array)
-
-
-def _common_length(tensors: dict[str, Any]) -> int:
-    lengths = {name: {array.shape[0] for array in keras.tree.flatten(part)} for name, part in tensors.items()}
-    sizes = set.union(*lengths.values())
-    if len(sizes) > 1:
-        found = ", ".join(f"`{name}` {'/'.join(map(str, sorted(length)))}" for name, length in lengths.items())
-        raise ValueError(
-            f"All arrays must hold the same number of examples. Received: {found}. Cut them to one length."
-        )
-    if sizes <= {0}:
-        raise ValueError("`x` must hold at least one example. Received: none.")
-    return int(sizes.pop())

@@ -18,7 +18,10 @@ from babysit.journal import Entry
 from babysit.record import Record
 from babysit.trainer import Plan, Trainer
 
-_FIELDS = {"author", "changes", "command", "folder", "hyperparameters", "name", "paused", "plan", "steps", "why"}
+_FIELDS = {"author", "changes", "command", "folder", "function", "hyperparameters", "name", "over", "paused"}
+_FIELDS |= {"plan", "steps", "why"}
+# What code that runs within the training, such as a callback, may ask for: at once, or as soon as it has returned.
+_AT_ONCE, _SOON = {"call", "digest", "note", "save", "set"}, {"pause", "stop"}
 
 
 class _Order(NamedTuple):
@@ -46,6 +49,10 @@ class Driver:
         self.owner: Any = None
         self._trainer, self._record, self._name = trainer, record, name
         trainer.between = self._obey_between
+        trainer.between_steps = self._obey_within
+        # Of a fit of the model's own: whether it waits for us, was told to stop, and its loss was finite.
+        self._within, self._healthy = False, True
+        self._stopping: dict[str, Any] | None = None
         self._budget: float = 0  # steps it may take before it rests
         self._runs: list[Future[None]] = []
         self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
@@ -70,8 +77,10 @@ class Driver:
         """Has a command obeyed and returns what came of it, or raises what it raised."""
         command = {"action": action, "author": "script", **about}
         if threading.current_thread() is self._worker:
-            if action not in ("set", "note", "save", "digest"):
-                raise RuntimeError(f"`{action}` cannot be called from within the training itself.")
+            if action in _SOON:
+                return self._hand_over(command, None)
+            if action not in _AT_ONCE:
+                self._refuse_within(action)
             return self._obey(command | {"command": None})
         outcome: Future[Any] = Future()
         self._hand_over(command, outcome)
@@ -79,6 +88,7 @@ class Driver:
 
     def wait(self, timeout: float | None) -> bool:
         """Waits until no fit is going on, or it rests because of its loss; whether it came to that."""
+        self._refuse_within("wait")
         with self._changed:
             return self._changed.wait_for(lambda: self.not_finite or not self.alive, timeout)
 
@@ -99,14 +109,28 @@ class Driver:
             "loss": trainer.loss if math.isfinite(trainer.loss) else None,
             "not_finite": self.not_finite,
             "hyperparameters": {
-                name: {"value": found.value, **vars(found.scale), "since": since.get(name, 0)}
+                name: {
+                    "value": found.value,
+                    **vars(found.scale),
+                    "since": since.get(name, 0),
+                    "follows_schedule": name in trainer.following,
+                }
                 for name, found in trainer.hyperparameters.items()
             },
+            "couplings": trainer.settings,
+            "remarks": trainer.remarks,
             "examples_a_second": self._rate.examples_a_second,
             "seconds_left": self._rate.seconds_left(trainer),
             "error": "".join(traceback.format_exception(self.error)) if self.error else None,
             "warning": self._record.error,
         }
+
+    def _refuse_within(self, action: str) -> None:
+        if threading.current_thread() is self._worker:
+            raise RuntimeError(
+                f"`{action}` would wait for the training, and was called from within it. Call it from another "
+                "thread, or from a cell."
+            )
 
     def _hand_over(self, command: dict[str, Any], outcome: "Future[Any] | None") -> str:
         with self._changed:
@@ -150,9 +174,27 @@ class Driver:
             else:
                 self._answer(order)
 
+    def _obey_within(self) -> None:
+        """Between two steps of a fit of the model's own: obeys what waits, and rests there if it is to."""
+        self._budget -= 1
+        self._rate.add(self._trainer)
+        was, self._healthy = self._healthy, self._trainer.healthy
+        if was and not self._healthy:
+            self._tell_of_the_loss()
+        if self.not_finite or self._budget <= 0:
+            self._move_to("paused")
+        self._within = True
+        while self._stopping is None and (self.state == "paused" or not self._orders.empty()):
+            self._answer(self._orders.get())
+        self._within = False
+
     def _answer(self, order: _Order) -> None:
         try:
+            if self._at_rest:
+                self._trainer.notice()
             result = self._obey(order.command)
+            if self._at_rest:
+                self._trainer.rest()
         except Exception as error:
             if order.outcome is not None:
                 order.outcome.set_exception(error)
@@ -161,6 +203,11 @@ class Driver:
         else:
             if order.outcome is not None:
                 order.outcome.set_result(result)
+
+    @property
+    def _at_rest(self) -> bool:
+        """Whether hands may change the model itself, and did until now."""
+        return self.state != "running" and self._trainer.prepared
 
     def _refuse(self, command: Mapping[str, Any], error: Exception) -> None:
         author = str(command.get("author", "script"))
@@ -174,6 +221,7 @@ class Driver:
             "run": self._run,
             "stop": self._stop,
             "set": self._trainer.set,
+            "call": lambda function, **about: self._trainer.call(function),
             "note": self._note,
             "save": self._trainer.save,
             "save_automatically": lambda **about: self._trainer.save_automatically(),
@@ -197,19 +245,24 @@ class Driver:
                 self._budget -= trainer.take(int(min(self._budget, 2**31)))
                 self._rate.add(trainer)
         except Exception as error:
-            self.error = error
-            trainer.fail(error)
-            self._save_last()
-            self._move_to("failed")
+            self._fail(error)
             return
-        if healthy and not trainer.healthy:
-            self.not_finite = True
-            trainer.enter("nan", why=f"the loss of step {trainer.step:,} is {trainer.loss}")
+        if healthy and not trainer.healthy and not trainer.by_itself:
+            self._tell_of_the_loss()
+        if self._stopping is not None:
+            about, self._stopping = self._stopping, None
+            self._end("stop", "stopped", **about)
+        elif self.not_finite and not trainer.ended_early:
             self._move_to("paused")
         elif trainer.finished:
             self._end("finish", "finished")
         elif self._budget <= 0:
             self._move_to("paused")
+
+    def _tell_of_the_loss(self) -> None:
+        trainer = self._trainer
+        trainer.enter("nan", why=f"the loss of step {trainer.step:,} is {trainer.loss}")
+        self.not_finite = not trainer.ended_early
 
     def _fit(self, plan: Plan, paused: bool, **about: Any) -> None:
         trainer, begins = self._trainer, not self._trainer.checkpoints
@@ -219,10 +272,14 @@ class Driver:
                 "`stop()` it before you `fit` again."
             )
         trainer.prepare(plan)
-        trainer.epochs = plan.epochs if plan.completes else trainer.epoch + plan.epochs
+        self.error, self.not_finite, self._budget, self._healthy = None, False, float("inf"), True
+        try:
+            trainer.begin()
+        except Exception as error:  # a callback's
+            self._fail(error)
+            return
         if begins:
             trainer.save_automatically()
-        self.error, self.not_finite, self._budget = None, False, float("inf")
         self._move_to("paused" if paused else "running")
 
     def _pause(self, **about: Any) -> None:
@@ -248,14 +305,22 @@ class Driver:
         return self._runs[-1]
 
     def _stop(self, **about: Any) -> None:
-        if self.alive:
-            self.not_finite = False
+        if not self.alive:
+            return
+        self.not_finite = False
+        if self._within:
+            self._stopping, self._trainer.model.stop_training = about, True
+        else:
             self._end("stop", "stopped", **about)
 
     def _note(self, why: str, **about: Any) -> Entry:
         return self._trainer.enter("note", why=why, **about)
 
     def _rewind(self, folder: str, hyperparameters: str = "checkpoint", **about: Any) -> Entry:
+        if self._within:
+            raise ValueError(
+                "`rewind` cannot act within a fit of the model's own, which would go on with its data. `stop()` first."
+            )
         entry = self._trainer.rewind(folder, hyperparameters, **about)
         self.error, self.not_finite = None, False
         self._rate.reset()
@@ -269,9 +334,19 @@ class Driver:
         self._move_to("running")
 
     def _end(self, action: str, state: str, **about: Any) -> None:
-        self._trainer.finish(action, **about)
+        try:
+            self._trainer.finish(action, **about)
+        except Exception as error:  # a callback's, when it was told of the end
+            self._fail(error)
+        else:
+            self._save_last()
+            self._move_to(state)
+
+    def _fail(self, error: BaseException) -> None:
+        self.error = error
+        self._trainer.fail(error)
         self._save_last()
-        self._move_to(state)
+        self._move_to("failed")
 
     def _save_last(self) -> None:
         try:
@@ -280,6 +355,8 @@ class Driver:
             self._trainer.enter("refuse", why=f"the last state could not be saved: {error}")
 
     def _move_to(self, state: str) -> None:
+        if state != "running" and self._trainer.prepared:
+            self._trainer.rest()  # before anybody learns that the model is theirs to touch
         with self._changed:
             self.state = state
             self._changed.notify_all()
@@ -306,8 +383,7 @@ class _Rate:
 
     def add(self, trainer: Trainer) -> None:
         now = time.perf_counter()
-        done, size = trainer.progress
-        self._seen.append((now, trainer.epoch * size + done))
+        self._seen.append((now, trainer.seen))
         while now - self._seen[0][0] > self._window_s:
             self._seen.pop(0)
 
@@ -322,4 +398,4 @@ class _Rate:
     def seconds_left(self, trainer: Trainer) -> float | None:
         done, size = trainer.progress
         rate = self.examples_a_second
-        return ((trainer.epochs - trainer.epoch) * size - done) / rate if rate else None
+        return ((trainer.epochs - trainer.epoch) * size - done) / rate if rate and size is not None else None

@@ -53,15 +53,15 @@ class History(Mapping[str, np.ndarray]):
         self._record.append("branches", name=name, parent=parent, step=step, hyperparameters=dict(hyperparameters))
         self.branch = name
 
-    def append(self, epoch: int, first: int, columns: Mapping[str, np.ndarray]) -> None:
+    def append(self, epoch: int, first: int, steps: int, columns: Mapping[str, np.ndarray]) -> None:
         """Adds a block of steps, numbered from `first` on; `epoch` counts from 1."""
-        table = np.stack(list(columns.values()))
+        table = np.stack(list(columns.values())) if columns else np.empty((0, steps), "float32")
         self._record.append(
             "blocks",
             branch=self.branch,
             epoch=epoch,
             first=first,
-            steps=table.shape[1],
+            steps=steps,
             time=time.time(),
             names=list(columns),
             dtype=str(table.dtype),
@@ -69,7 +69,7 @@ class History(Mapping[str, np.ndarray]):
         )
 
     def append_epoch(self, epoch: int, step: int, logs: Mapping[str, float]) -> None:
-        """Adds what an epoch came to, validation included."""
+        """Adds what an epoch came to, validation included: numbers, or lists of them."""
         self._record.append("epochs", branch=self.branch, epoch=epoch, step=step, logs=dict(logs))
 
     @property
@@ -78,8 +78,9 @@ class History(Mapping[str, np.ndarray]):
         line = [stretch.branch for stretch in self.line()]  # a branch just begun has no block of its own
         newest = f"SELECT max(seq) FROM blocks WHERE branch IN ({', '.join('?' * len(line))})"
         blocks = self._record.rows("blocks", f"seq = ({newest})", line)
+        steered = self._start_values()
         measured = blocks[0]["names"] if blocks else ["loss"]
-        return ["step", "epoch", *measured, *self._start_values()]
+        return ["step", "epoch", *(name for name in measured if name not in steered), *steered]
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name in self._start_values():
@@ -165,9 +166,15 @@ class History(Mapping[str, np.ndarray]):
         for stretch in self.line():
             begun = self._record.rows("branches", "name = ?", (stretch.branch,))
             column[stretch.start :] = begun[0]["hyperparameters"][name]
-            for row in self._changes(stretch):
-                if name in row["changes"]:
-                    column[row["step"] :] = row["changes"][name][1]
+            # Under a schedule or a ramp each step has a value of its own, which is measured.
+            steered = [block for block in self._blocks(stretch) if name in block["names"]]
+            for row in sorted([*self._changes(stretch), *steered], key=lambda row: row["seq"]):
+                if "changes" not in row:
+                    values = _column(row, name, stretch)
+                    column[row["first"] - 1 :][: len(values)] = values
+                    column[row["first"] - 1 + len(values) :] = values[-1]
+                elif isinstance(value := row["changes"].get(name, (None, None))[1], int | float):
+                    column[row["step"] :] = value
         return column
 
 

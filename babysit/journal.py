@@ -18,7 +18,9 @@ class Entry:
         author: `dashboard`, `script`, `schedule`, or a callback's class name.
         action: `fit`, `set`, `pause`, `resume`, `save`, `rewind`, `edit`, `note`,
             `refuse`, `nan`, `finish`, `stop` or `fail`.
-        changes: Hyperparameter -> (old value, new value).
+        changes: Hyperparameter -> (old value, new value); for one that follows a learning-rate
+            schedule the value is `"schedule"`.
+        over: Steps in which the change was made, evenly on the hyperparameter's scale.
         why: The reason given, a note's text, or what went wrong.
         branch: The branch it belongs to.
         command: The id that `send` returned for the command that asked for it, if one did.
@@ -29,6 +31,7 @@ class Entry:
     author: str
     action: str
     changes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    over: int = 1
     why: str = ""
     branch: str = ""
     command: str | None = None
@@ -49,8 +52,8 @@ class Journal(Sequence[Entry]):
         self._record = record
 
     def append(self, **fields: Any) -> Entry:
-        """Adds an entry; the time is now."""
-        entry = Entry(time=time.time(), **fields)
+        """Adds an entry; the time is now unless given."""
+        entry = Entry(**{"time": time.time(), **fields})
         self._record.append("entries", **vars(entry))
         return entry
 
@@ -79,6 +82,8 @@ def describe(entry: Entry) -> str:
         else f"{name.replace('_', ' ')} {number(new)}"
         for name, (old, new) in entry.changes.items()
     )
+    if entry.over > 1:
+        changes += f" in {entry.over:,} steps"
     what = (
         changes if entry.action == "set" else " ".join(filter(None, (_WORDS.get(entry.action, entry.action), changes)))
     )
@@ -87,6 +92,10 @@ def describe(entry: Entry) -> str:
 
 def number(value: Any) -> str:
     """A hyperparameter's value as a person writes it: `0.004`, `3e-05`, `128`."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4g}" if value < 0.9 or value > 1 else f"{value:.7g}"

@@ -6,38 +6,35 @@ to the driver, and gives back what came of it.
 
 import atexit
 import datetime
+import inspect
 import itertools
 import numbers
 import re
 import secrets
 import sys
+import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from babysit import architecture
+from babysit import architecture, progress
+from babysit.callbacks import Callbacks
 from babysit.checkpoints import Checkpoint, checked_name
-from babysit.data import Arrays, split
+from babysit.data import source, split
 from babysit.driver import Driver
+from babysit.feeds import is_stream
 from babysit.history import History
 from babysit.hyperparameters import Hyperparameter, any_whole, checked
 from babysit.journal import Entry, Journal
+from babysit.own_fit import Unseen, has_own_fit
 from babysit.record import Record
 from babysit.scales import Scale
 from babysit.trainer import Plan, Trainer
 
 RECORD = "run.sqlite"
-# Arguments of `Model.fit` that are not honoured yet: their default, and what to do instead.
-_NOT_YET: dict[str, tuple[Any, str]] = {
-    "callbacks": (None, "Leave them out; `panda.set`, `panda.note` and `panda.save` do by hand what most of them do"),
-    "class_weight": (None, "Pass `sample_weight`, the class's weight for each example"),
-    "initial_epoch": (0, "Leave it out: `Panda.load(directory).fit(...)` knows where the run stood"),
-    "steps_per_epoch": (None, "Leave it out: an epoch is the data once"),
-    "validation_steps": (None, "Pass as much validation data as you want to be used"),
-}
 
 
 class Panda:
@@ -110,6 +107,7 @@ class Panda:
         self._driver = Driver(self._trainer, record, model.name)
         self._driver.owner = self  # so that a run goes on, and can be attached to, when nobody holds its panda
         self._loaded = False
+        self._verbose: Any = 0
         self._dashboard: Any = None
         _pandas.add(self)
         weakref.finalize(self, record.close).atexit = False  # at exit `_rest_all` closes it, last
@@ -126,7 +124,7 @@ class Panda:
         callbacks: Any = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
-        shuffle: bool = True,
+        shuffle: bool | str = True,
         class_weight: Any = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
@@ -140,25 +138,26 @@ class Panda:
     ) -> "Panda":
         """Begins to train in the background, as `Model.fit` would; returns the panda at once.
 
-        The arguments are those of `keras.Model.fit` with its meanings and defaults; `verbose`
-        prints nothing, for the dashboard shows how it goes. Called again when the run is
-        finished or stopped, it goes on in the same run, `epochs` more.
+        The arguments are those of `keras.Model.fit`, with its meanings and defaults. Called again
+        when the run is finished or stopped, it goes on in the same run, `epochs` more.
 
         Args:
-            x: Examples: an array of shape (n, …), or a list or dict of them.
-            y: Targets likewise.
-            batch_size: Examples a step, from 1 to n; 32 by default.
-            epochs: How many times to go through the data.
-            verbose: Accepted for `Model.fit`'s sake.
-            callbacks: Not yet.
+            x: Examples: an array of shape (n, …), or a list or dict of them; a `tf.data.Dataset`,
+                a `keras.utils.PyDataset` or a generator of batches.
+            y: Targets likewise; none where `x` brings its own.
+            batch_size: Examples a step, from 1 to n; 32 by default. None where `x` brings batches.
+            epochs: How many times to go through the data; with `initial_epoch`, the epoch to end at.
+            verbose: What `wait` shows: 0 nothing, 1 a progress bar, 2 a line an epoch; `"auto"` is a
+                bar in a terminal, and nothing in a notebook, where the dashboard is that.
+            callbacks: Keras callbacks, called as in `Model.fit`, on the training thread.
             validation_split: The share of the data, its last part, to validate on.
-            validation_data: (x, y) or (x, y, sample_weight) to validate on.
-            shuffle: Whether to shuffle the examples anew each epoch.
-            class_weight: Not yet.
+            validation_data: (x, y) or (x, y, sample_weight), or batches, to validate on.
+            shuffle: Whether to shuffle the examples anew each epoch; `"batch"` shuffles whole batches.
+            class_weight: Class -> weight of its examples in the loss.
             sample_weight: Weights of shape (n,).
-            initial_epoch: Not yet.
-            steps_per_epoch: Not yet.
-            validation_steps: Not yet.
+            initial_epoch: The number of the first epoch.
+            steps_per_epoch: Steps an epoch; by default an epoch is the data once.
+            validation_steps: Steps of a validation; by default the validation data once.
             validation_batch_size: Examples a validation step; `batch_size` by default.
             validation_freq: Validate every so many epochs, or behind the epochs listed.
             paused: Whether to rest before the first step.
@@ -168,49 +167,64 @@ class Panda:
             TypeError: If something is of the wrong kind.
             ValueError: If the run is training already, or an argument does not fit.
         """
+        given = {name: value for name, value in locals().items() if name not in ("self", "paused", "ranges")}
         _refuse_second(self.model, but=self)
-        given = locals()
-        for name, (default, cure) in _NOT_YET.items():
-            if given[name] is not None and given[name] != default:
-                raise ValueError(f"`{name}` is not supported yet. Received: {name}={given[name]!r}. {cure}.")
-        if not isinstance(shuffle, bool):
-            raise ValueError(f"`shuffle` must be True or False. Received: shuffle={shuffle!r}.")
-        validation_freq = _checked_freq(validation_freq)
-        if validation_data is not None and not (
-            isinstance(validation_data, tuple | list) and len(validation_data) in (2, 3)
-        ):
-            raise ValueError(
-                "`validation_data` must be (x, y) or (x, y, sample_weight), arrays. "
-                f"Received: {type(validation_data).__name__}."
-            )
         if ranges is not None and not isinstance(ranges, Mapping):
             raise TypeError(f"`ranges` must map names to (low, high). Received: ranges={ranges!r}.")
-        if x is None:
+        by_itself = has_own_fit(self.model)
+        if x is None and not by_itself:
             raise ValueError("`x` must hold the examples to train on. Received: x=None.")
+        counts = {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
+        counts |= {"validation_batch_size": validation_batch_size, "batch_size": batch_size}
+        numbers = {
+            name: None if count is None else int(checked(name, count, any_whole())) for name, count in counts.items()
+        }
+        if by_itself:
+            own = {name: value for name, value in given.items() if value is not _DEFAULTS[name].default}
+            hooks = Callbacks(own.pop("callbacks", None))
+            plan = Plan(Unseen(self.model, batch_size), epochs, callbacks=hooks, ranges=ranges, own=own)
+            return self._begin_to_train(plan, verbose, paused)
         if validation_split != 0 and validation_data is None:
             checked("validation_split", validation_split, Scale(0, 1))
             (x, y, sample_weight), validation_data = split((x, y, sample_weight), validation_split)
-        data = Arrays(x, y, sample_weight)
-        if (asked := batch_size) is not None:
-            batch_size = int(checked("batch_size", batch_size, Scale(1, max(data.size, 2), whole=True)))
-        if validation_batch_size is not None:
-            validation_batch_size = int(checked("validation_batch_size", validation_batch_size, any_whole()))
+        asked = numbers["batch_size"]
+        if self._loaded:  # the order of examples is the recorded one
+            numbers["batch_size"], shuffle = self._record.meta("batch_size"), self._record.meta("shuffle")
+        elif numbers["batch_size"] is None:
+            numbers["batch_size"] = self._trainer.batch_size or None
+        data = source(
+            x,
+            y,
+            sample_weight,
+            batch_size=numbers["batch_size"],
+            shuffle=shuffle,
+            class_weight=class_weight,
+            seed=self._trainer.seed,
+            steps_per_epoch=steps_per_epoch,
+        )
         if self._loaded and data.fingerprint() != self._record.meta("fingerprint"):
             raise ValueError("`x` and `y` must be the data that the run was trained on. Received: others.")
-        if batch_size is None:
-            batch_size = self._trainer.batch_size or 32
         plan = Plan(
             data=data,
-            validation=Arrays(*validation_data) if validation_data is not None else None,
-            batch_size=batch_size,
-            epochs=int(checked("epochs", epochs, any_whole())),
+            epochs=numbers["epochs"] or 1,
+            validation=_validation(validation_data, numbers["validation_batch_size"] or asked),
+            validation_steps=numbers["validation_steps"],
+            validation_freq=_checked_freq(validation_freq),
+            initial_epoch=int(checked("initial_epoch", initial_epoch, any_whole(0))),
+            steps_per_epoch=numbers["steps_per_epoch"],
             shuffle=shuffle,
-            validation_batch_size=validation_batch_size or asked or 32,
-            validation_freq=validation_freq,
+            callbacks=Callbacks(callbacks),
             ranges=ranges,
+            verbose=verbose,
             completes=self._loaded,
         )
+        return self._begin_to_train(plan, verbose, paused)
+
+    def _begin_to_train(self, plan: Plan, verbose: Any, paused: bool) -> "Panda":
         self._driver.ask("fit", plan=plan, paused=paused)
+        self._verbose = verbose
+        for sentence in self._trainer.remarks:
+            warnings.warn(sentence, stacklevel=3)
         self._loaded = False
         return self
 
@@ -261,7 +275,7 @@ class Panda:
         """
         if self.state == "idle":
             raise ValueError("There is nothing to wait for: call `fit(...)` first.")
-        over = self._driver.wait(timeout)
+        over = progress.shown(self._driver, self.history, self._verbose, timeout)
         if self._driver.error is not None:
             raise self._driver.error
         if self._driver.not_finite:
@@ -275,24 +289,48 @@ class Panda:
 
     # ----------------------------------------------------------------- steering
 
-    def set(self, *, why: str = "", **changes: float) -> Entry:
+    def set(self, *, why: str = "", over: int = 1, **changes: float | str | bool) -> Entry:
         """Changes hyperparameters, all from the same next step on: `set(momentum=0.95, why="…")`.
+
+        A learning rate that follows a schedule is taken over by a number, and given back by
+        `set(learning_rate="schedule")`. Couplings are switched likewise:
+        `set(scaling="linear")` or `"square root"` lets the learning rate follow the batch size
+        (Goyal et al. 2017, section 2.1; Malladi et al. 2022), `"off"` ends it;
+        `set(momentum_correction=True)` scales the velocities when the learning rate jumps
+        (Goyal et al. 2017, remark 2).
 
         Args:
             why: The reason, for the journal.
+            over: Steps in which to move there, evenly on each one's own scale: a ramp.
             **changes: Hyperparameter -> new value; see `hyperparameters` for names and bounds.
 
         Returns:
-            The journal's entry; its `step` is the number of steps done without the change.
+            The journal's entry; its `step` is the number of steps done without the change. Where
+            gradients are accumulated a batch size waits until they have been applied.
 
         Raises:
             TypeError: If a value is not a number.
             ValueError: If a name is unknown, or a value out of bounds. Nothing was changed then.
         """
         _refuse_second(self.model, but=self)
-        entry: Entry = self._driver.ask("set", changes=self._trainer.checked(changes), why=_text("why", why))
+        wanted = self._trainer.checked(changes, over)
+        entry: Entry = self._driver.ask("set", changes=wanted, over=over, why=_text("why", why))
         self._record.flush()
         return entry
+
+    def call(self, function: Callable[[keras.Model], Any]) -> Any:
+        """Has `function(model)` called on the training thread at the next boundary; returns its result.
+
+        To predict, evaluate or draw while the model trains: metrics and seeds are put back as
+        they were. Weights that it changes stay changed, as an `edit` in the journal.
+
+        Raises:
+            TypeError: If `function` cannot be called.
+            Exception: What `function` raised; the training goes on.
+        """
+        if not callable(function):
+            raise TypeError(f"`function` must be callable with the model. Received: {function!r}.")
+        return self._driver.ask("call", function=function)
 
     def note(self, why: str) -> Entry:
         """Writes a line into the journal."""
@@ -411,7 +449,7 @@ class Panda:
         ```
 
         Args:
-            command: `action` and what it needs: `set` (`changes`), `note` (`why`), `run`
+            command: `action` and what it needs: `set` (`changes`, `over`), `note` (`why`), `run`
                 (`steps`), `save` (`name` or None), `rewind` (`folder`, `hyperparameters`), `pause`,
                 `resume`, `stop`; for each also `author` and `why`.
         """
@@ -451,6 +489,7 @@ class Panda:
         print(f"babysit: {self.model.name} rests at step {self.step:,} and {said}", file=sys.stderr)
 
 
+_DEFAULTS = inspect.signature(Panda.fit).parameters
 _pandas: "weakref.WeakSet[Panda]" = weakref.WeakSet()
 
 
@@ -550,3 +589,16 @@ def _checked_freq(validation_freq: Any) -> int | list[int]:
     if isinstance(validation_freq, list):
         return [int(checked("validation_freq", epoch, any_whole())) for epoch in validation_freq]
     return int(checked("validation_freq", validation_freq, any_whole(), "Or a list of epochs."))
+
+
+def _validation(data: Any, batch_size: int | None) -> Any:
+    """The source that validation data make, in their own order; None without any."""
+    if data is None:
+        return None
+    if not isinstance(data, tuple | list) and not is_stream(data):
+        raise ValueError(
+            "`validation_data` must be (x, y), (x, y, sample_weight), or what gives batches of them. "
+            f"Received: {type(data).__name__}."
+        )
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    return source(x, y, sample_weight, batch_size=batch_size, shuffle=False)

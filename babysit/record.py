@@ -18,7 +18,7 @@ from typing import Any
 SCHEMA = 1
 
 TABLES: dict[str, tuple[str, ...]] = {
-    "entries": ("command", "step", "time", "author", "action", "changes", "why", "branch"),
+    "entries": ("command", "step", "time", "author", "action", "changes", "over", "why", "branch"),
     "blocks": ("branch", "epoch", "first", "steps", "time", "names", "dtype", "columns"),
     "epochs": ("branch", "epoch", "step", "logs"),
     "branches": ("name", "parent", "step", "hyperparameters"),

@@ -1,10 +1,11 @@
 """The order in which examples are visited, and how far the visit has come.
 
-The order of an epoch follows from (seed, epoch) alone, so that these two and the cursor
+The order of a pass follows from (seed, pass) alone, so that these two and the cursor
 say everything about it: there is nothing else to save.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +16,14 @@ class Sampler:
     Args:
         size: How many examples there are.
         seed: Any whole number from 0 on; with the epoch it determines the order.
-        shuffle: Whether the order is shuffled anew each epoch.
+        shuffle: Whether the order is shuffled anew each epoch; `"batch"` shuffles only within
+            consecutive stretches of `batch_size` examples, as Keras does.
+        batch_size: The length of those stretches.
     """
 
-    def __init__(self, size: int, seed: int, shuffle: bool = True) -> None:
-        self.size, self.seed, self.shuffle = size, seed, shuffle
+    def __init__(self, size: int, seed: int, shuffle: bool | str = True, batch_size: int = 32) -> None:
+        self.size, self.seed, self.batch_size = size, seed, batch_size
+        self.shuffle: Any = shuffle
         self.epoch = 0
         self.cursor = 0
 
@@ -30,7 +34,14 @@ class Sampler:
         if not self.shuffle:
             return np.arange(self.size, dtype=dtype)
         rng = np.random.Generator(np.random.PCG64([self.seed, self.epoch]))
-        return rng.permutation(self.size).astype(dtype)
+        if self.shuffle != "batch":
+            return rng.permutation(self.size).astype(dtype)
+        return self._within_batches(rng, np.arange(self.size, dtype=dtype))
+
+    def _within_batches(self, rng: np.random.Generator, order: np.ndarray) -> np.ndarray:
+        whole = self.size - self.size % self.batch_size
+        batches = rng.permuted(order[:whole].reshape(-1, self.batch_size), axis=1)
+        return np.concatenate([batches.ravel(), rng.permutation(order[whole:])])
 
     @property
     def finished(self) -> bool:

@@ -41,6 +41,8 @@ class Scale:
         high: The largest value; above `low`, below 1 on the scale of 1 − β.
         kind: `"linear"`, `"log"` or `"log of 1−β"`.
         whole: Whether only whole numbers are meant.
+        zero: Whether 0 is meant too, below `low`; on a log scale only, where it has no place
+            of its own and stands at `low`'s.
 
     Raises:
         ValueError: If the bounds do not fit the kind.
@@ -50,6 +52,7 @@ class Scale:
     high: float
     kind: Kind = "linear"
     whole: bool = False
+    zero: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in _TO_AXIS:
@@ -61,9 +64,16 @@ class Scale:
                 f"`low` and `high` must satisfy {floor} < low < high < {ceiling} on a "
                 f"{self.kind} scale. Received: low={self.low}, high={self.high}."
             )
+        if self.zero and self.kind != "log":
+            raise ValueError(
+                f"`zero` must be False but on a log scale. Received: zero=True on a {self.kind} scale. "
+                "Let `low` be 0 instead."
+            )
 
     def position(self, value: float) -> float:
         """Where `value` lies between `low` (0.0) and `high` (1.0)."""
+        if self.zero and value == 0:
+            return 0.0
         start, end = self._ends()
         return float((_TO_AXIS[self.kind](value) - start) / (end - start))
 
@@ -106,6 +116,8 @@ class Scale:
     def round_values(self, digits: Sequence[float] = (1, 2, 3, 5, 7)) -> list[float]:
         """Values within the bounds that are easy to read: these digits in every decade, and both ends.
 
+        Where 0 is meant too, it comes first.
+
         On the scale of 1 − β they are 0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.93 …
 
         Raises:
@@ -120,7 +132,8 @@ class Scale:
         else:
             rests = {Decimal(str(digit)).scaleb(-k) for k in range(math.ceil(end) + 1) for digit in digits}
             values = {float(1 - rest) for rest in rests}
-        return sorted({value for value in values if self.low <= value <= self.high} | {self.low, self.high})
+        ends = {self.low, self.high} | ({0.0} if self.zero else set())
+        return sorted({value for value in values if self.low <= value <= self.high} | ends)
 
     def _ends(self) -> tuple[float, float]:
         to_axis = _TO_AXIS[self.kind]

@@ -2,34 +2,82 @@
 
 `Model.fit` returns to Python after every step; for a small model that costs several
 times the step itself. Here the model's own `train_step` runs inside one
-`tf.while_loop`, which gathers its examples by index, so K, the batch size and the place
+`tf.while_loop`, which picks its examples by index, so K, the batch size and the place
 in the data are numbers that may change from one block to the next without a retrace.
+A model compiled with `jit_compile=True` becomes one XLA program, loop included.
+
+What cannot be fused (`unfusable` says why) is stepped through Keras's own function.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+# Steps of one call into an XLA program, whose arrays have a fixed length: more are taken in several calls.
+CAPACITY = 1024
 
-def training_block(model: Any, held: Callable[[], AbstractContextManager[None]], fixed: int | None = None) -> "Block":
+# A block lasts about this long: short enough for a hand, long enough for Python not to matter.
+BLOCK_S = 0.03
+
+Step = Callable[[Any], Any]
+Held = Callable[[], AbstractContextManager[None]]
+Measured = Callable[[], Mapping[str, Any]]
+
+
+class Logs(NamedTuple):
+    """What a block of steps returned.
+
+    Attributes:
+        steps: Name -> its value at each step, shape (taken,), for what is a scalar: the logs,
+            nested ones by their own names, what was measured, and `"batch_loss"`, the loss of
+            each batch alone, where it is known and no log has that name.
+        last: What the last step returned, in its structure, as NumPy scalars and arrays.
+        loss: The loss of each step, of its batch alone where that is known; None if there is none.
+        taken: How many steps were run.
+    """
+
+    steps: dict[str, np.ndarray]
+    last: dict[str, Any]
+    loss: np.ndarray | None
+    taken: int
+
+
+class Pace:
+    """How many steps make a block of about `BLOCK_S`, learnt from those that were run."""
+
+    def __init__(self) -> None:
+        self.steps = 1
+
+    def took(self, steps: int, elapsed_s: float) -> None:
+        """Takes note of how long some steps took."""
+        # Growth is bounded, for the first block includes the tracing and tells little.
+        wanted = steps * BLOCK_S / max(elapsed_s, 1e-6)
+        self.steps = max(1, min(int(wanted), 4 * steps))
+
+
+def training_block(
+    model: Any, held: Held, fixed: int | None = None, measured: Measured | None = None
+) -> "Block | Stepwise":
     """A block of the model's `train_step`, with the loss of each batch beside its logs.
 
     Args:
         model: A built and compiled model.
         held: Opened while the block is traced: hyperparameters are read once in it.
         fixed: See `Block`.
+        measured: Called in each step, before the update; returns name -> scalar.
     """
-    stock = type(model).train_step is keras.Model.train_step
-    return Block(model, _with_batch_loss(model) if stock else model.train_step, held, fixed)
+    if unfusable(model):
+        return Stepwise(model, fixed, measured)
+    return Block(model, _observed(model, measured), held, fixed)
 
 
 def evaluation_block(model: Any, fixed: int | None = None) -> "Block":
     """A block of the model's `test_step`."""
-    return Block(model, model.test_step, nullcontext, fixed)
+    return Block(model, lambda data: _Seen(model.test_step(data)), nullcontext, fixed)
 
 
 def fixed_size(examples: int, batch_size: int) -> int | None:
@@ -37,110 +85,383 @@ def fixed_size(examples: int, batch_size: int) -> int | None:
     return None if examples % batch_size else batch_size
 
 
-def _with_batch_loss(model: Any) -> Callable[[Any], dict[str, Any]]:
-    """`model.train_step`, whose logs gain `"batch_loss"`: the loss before it is averaged.
+def unfusable(model: Any) -> str:
+    """Why the model's steps cannot be run in one call, in a sentence; empty if they can."""
+    if getattr(type(model), "make_train_function", None) is not keras.Model.make_train_function:
+        return f"`{type(model).__name__}` overrides `make_train_function`, so it is trained one step at a time."
+    function = model.train_function
+    if function is not None and getattr(function, "__module__", "") != keras.Model.make_train_function.__module__:
+        return "The model has a `train_function` of its own, so it is trained one step at a time."
+    if model._distribute_strategy is not None:
+        name = type(model._distribute_strategy).__name__
+        return f"The model is distributed by {name}, so it is trained one step at a time."
+    return ""
 
-    Keras reports a running mean over the epoch; the loss itself passes through
-    `_compute_loss` and is caught there, while the step is traced.
-    """
 
-    def step(data: Any) -> dict[str, Any]:
-        caught: list[Any] = []
-        compute_loss = model._compute_loss
+# ------------------------------------------------------------------------------- one step
 
-        def catch(*args: Any, **kwargs: Any) -> Any:
-            caught.append(compute_loss(*args, **kwargs))
-            return caught[-1]
 
-        model._compute_loss = catch
-        try:
+class _Seen(NamedTuple):
+    """What is seen of a step while it is traced."""
+
+    logs: Any
+    loss: Any = None
+    measured: Any = None
+
+
+def _observed(model: Any, measured: Measured | None) -> Step:
+    """`model.train_step`, with the loss of the batch alone if the step is Keras's own."""
+    stock = type(model).train_step is keras.Model.train_step and "train_step" not in vars(model)
+
+    def step(data: Any) -> _Seen:
+        values = dict(measured()) if measured else {}
+        with _caught(model) as losses:
             logs = model.train_step(data)
-        finally:
-            del model._compute_loss
-        return {**logs, "batch_loss": caught[0]}
+        return _Seen(logs, losses[0] if stock else None, values)
 
     return step
 
 
+@contextmanager
+def _caught(model: Any) -> Iterator[list[Any]]:
+    """The losses that the model computes inside, before Keras averages them over the epoch."""
+    losses: list[Any] = []
+    compute_loss = model._compute_loss
+
+    def catch(*args: Any, **kwargs: Any) -> Any:
+        losses.append(compute_loss(*args, **kwargs))
+        return losses[-1]
+
+    model._compute_loss = catch
+    try:
+        yield losses
+    finally:
+        del model._compute_loss
+
+
+class _Layout:
+    """Where in a row of numbers, and in the extras beside it, the logs of a step lie.
+
+    Read off one step: scalars go into the row, one column each; everything else is an extra.
+    """
+
+    def __init__(self, seen: _Seen) -> None:
+        self.columns: dict[str, Any] = {}
+        self.extras: list[Any] = []
+        self.form = self._place("logs", _checked(seen.logs))
+        self.columns |= {name: tf.convert_to_tensor(value) for name, value in (seen.measured or {}).items()}
+        self.has_loss = seen.loss is not None and _is_number(seen.loss)
+        self.watched = seen.loss if seen.loss is not None else (seen.logs or {}).get("loss")
+        tensors = [*self.columns.values(), *([seen.loss] if self.has_loss else [])]
+        self.dtypes = [_column_type(tensor.dtype) for tensor in tensors]
+        # Anything but float32 wants more room: a float64 holds every whole number up to 2**53.
+        self.dtype = tf.float32 if set(self.dtypes) <= {np.dtype(np.float32)} else tf.float64
+        self.row = tf.stack([tf.cast(t, self.dtype) for t in tensors]) if tensors else tf.zeros([0], self.dtype)
+
+    def _place(self, name: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: self._place(key, item) for key, item in value.items()}
+        if value is None:
+            return None
+        tensor = tf.convert_to_tensor(value)
+        if _is_number(tensor):
+            self.columns[name] = tensor
+            return name
+        self.extras.append(tensor)
+        return len(self.extras) - 1
+
+    @property
+    def healthy(self) -> Any:
+        """Whether the loss is finite, as a tensor; True if there is none to watch."""
+        if self.watched is None or not (loss := tf.convert_to_tensor(self.watched)).dtype.is_floating:
+            return tf.constant(True)
+        return tf.reduce_all(tf.math.is_finite(loss)) if loss.shape.rank != 0 else tf.math.is_finite(loss)
+
+    @property
+    def carried(self) -> "_Carried":
+        """What a loop must have room for to carry such logs."""
+        specs = tuple(tf.TensorSpec(extra.shape, extra.dtype) for extra in self.extras)
+        return _Carried(self.dtype, specs)
+
+    def read(self, table: np.ndarray, extras: Any) -> Logs:
+        """The logs in a table of shape (steps, columns) and the last step's extras."""
+        values = [column.astype(dtype) for column, dtype in zip(table.T, self.dtypes, strict=True)]
+        steps = dict(zip(self.columns, values, strict=False))
+        last = _filled(self.form, steps, [np.asarray(extra) for extra in extras])
+        loss = values[-1] if self.has_loss else steps.get("loss")
+        return Logs({"batch_loss": loss} | steps if self.has_loss else steps, last, loss, len(table))
+
+
+class _Carried(NamedTuple):
+    """The type of a row and the shapes and types of the extras, as a loop carries them."""
+
+    dtype: Any = tf.float32
+    extras: tuple[Any, ...] = ()
+
+
+def _checked(logs: Any) -> Mapping[str, Any]:
+    if logs is not None and not isinstance(logs, Mapping):
+        raise TypeError(
+            f"`train_step` must return a dict of logs. Received: {type(logs).__name__}. "
+            'Return, for example, `{"loss": loss}`, or `{}`.'
+        )
+    return logs or {}
+
+
+def _is_number(tensor: Any) -> bool:
+    dtype = tensor.dtype
+    return bool(tensor.shape.rank == 0 and (dtype.is_floating or dtype.is_integer or dtype.is_bool))
+
+
+def _column_type(dtype: Any) -> np.dtype[Any]:
+    if dtype == tf.float64:
+        return np.dtype(np.float64)
+    return np.dtype(np.float32) if dtype.is_floating else np.dtype(np.int64)
+
+
+def _filled(form: Any, steps: Mapping[str, np.ndarray], extras: list[np.ndarray]) -> Any:
+    if isinstance(form, Mapping):
+        return {key: _filled(item, steps, extras) for key, item in form.items()}
+    return form if form is None else steps[form][-1] if isinstance(form, str) else extras[form]
+
+
+# ----------------------------------------------------------------------------- its batch
+
+
+def _batch(data: Any, order: Any, start: Any, batch_size: Any, fixed: int | None) -> Any:
+    """The examples of a step: `order[start : start + batch_size]`, or these themselves without an `order`."""
+    if order is None:
+        return _mapped(lambda part: _rows(part, start, batch_size, fixed), data)
+    index = _rows(order, start, batch_size, fixed)
+    return _mapped(lambda part: tf.gather(part, index), data)
+
+
+def _rows(part: Any, start: Any, batch_size: Any, fixed: int | None) -> Any:
+    if isinstance(part, tf.SparseTensor):
+        return part  # which cannot be cut: it is the batch
+    if fixed is None or isinstance(part, tf.RaggedTensor):
+        return part[start : start + batch_size]
+    if isinstance(batch_size, int):  # in an XLA program, which would be compiled anew for each start of a slice
+        return tf.gather(part, start + tf.range(fixed, dtype=start.dtype))
+    shape = [-1 if size is None else size for size in part.shape[1:]]
+    return tf.slice(part, [start] + [0] * len(shape), [fixed, *shape])
+
+
+def _of_any_size(part: Any) -> Any:
+    """The same, of a size that only the XLA compiler knows: told while it is traced, TensorFlow rounds otherwise."""
+    return tf.compat.v1.placeholder_with_default(part, [None, *part.shape[1:]])
+
+
+def _mapped(function: Callable[[Any], Any], data: Any) -> Any:
+    return keras.tree.map_structure(lambda part: part if part is None else function(part), data)
+
+
+def _length(data: Any, order: Any) -> int:
+    part = next(part for part in keras.tree.flatten(data) if part is not None) if order is None else order
+    return int(part.nrows()) if isinstance(part, tf.RaggedTensor) else int(part.shape[0])
+
+
+def _is_sparse(data: Any) -> bool:
+    return any(isinstance(part, tf.SparseTensor) for part in keras.tree.flatten(data))
+
+
+def _check(data: Any, order: Any, count: int) -> None:
+    if _is_sparse(data) and (order is not None or count > 1):
+        raise ValueError(
+            "`data` with a SparseTensor must be one batch. "
+            f"Received: order={'None' if order is None else 'an order'}, count={count}. Use order=None, count=1."
+        )
+
+
+# ----------------------------------------------------------------------------- the blocks
+
+
+class _Unforeseen(Exception):
+    """The trace found what the graph must be built for; traced again, it is."""
+
+
 class Block:
-    """Runs steps over data that lives on the device, as many as asked for, in one call.
+    """Runs steps over data that lies on the device, as many as asked for, in one call.
 
     Args:
         model: A built and compiled model.
-        step: What to do with a batch; returns its logs.
+        step: What to do with a batch.
         held: Opened while the block is traced.
         fixed: The one size that every batch has, or None for any size. `Model.fit` tells the
             graph when its batches are all alike, and TensorFlow then rounds differently: it
             makes a division by the size a multiplication by its reciprocal.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        step: Callable[[Any], dict[str, Any]],
-        held: Callable[[], AbstractContextManager[None]],
-        fixed: int | None = None,
-    ) -> None:
-        self._names: list[str] = []
-        # A step compiled on its own outlives the trace it was compiled in: it reads for itself.
-        self._held, self._fixed = nullcontext if model.jit_compile else held, fixed
-        if model.jit_compile and not model.run_eagerly:
-            step = tf.function(step, jit_compile=True, reduce_retracing=True)
-        self._step = step
-        run = tf.autograph.experimental.do_not_convert(self._run)
-        self._function = run if model.run_eagerly else tf.function(run, reduce_retracing=True)
+    def __init__(self, model: Any, step: Step, held: Held, fixed: int | None = None) -> None:
+        self._step, self._held, self._fixed = step, held, fixed
+        self._eager, self._jit = bool(model.run_eagerly), bool(model.jit_compile) and not model.run_eagerly
+        # On a CPU, XLA gives a whole loop the bits of its steps; on a GPU nobody has looked.
+        self._whole = self._jit and not tf.config.list_physical_devices("GPU")
+        self._carried = _Carried()
+        self._layout: _Layout
+        self._make()
 
-    def __call__(
-        self, data: Any, order: Any, cursor: int, batch_size: int, count: int, watch: bool = False
-    ) -> dict[str, np.ndarray]:
+    def __call__(self, data: Any, order: Any, cursor: int, batch_size: int, count: int, watch: bool = False) -> Logs:
         """Runs `count` steps, the first on the examples `order[cursor : cursor + batch_size]`.
 
         Args:
-            data: What a Keras adapter would hand a step, unbatched: tensors of shape (n, …).
-            order: Integer tensor of shape (n,).
-            cursor: How many examples of `order` are done.
+            data: What a Keras adapter would hand a step, unbatched: tensors of shape (n, …). A
+                SparseTensor in them is a batch already: `order` None and `count` 1 then.
+            order: Integer tensor of shape (n,); None for the examples as they lie.
+            cursor: How many examples are done.
             batch_size: Examples a step; the last of an epoch takes what is left.
-            count: Steps to run; no more than the epoch has left.
+            count: Steps to run; no more than there are examples left for.
             watch: Whether to stop behind the first step whose loss is not finite.
-
-        Returns:
-            Name of each log -> its value at each step run, shape (steps,).
         """
-        rows = self._function(*_arguments(data, order, cursor, batch_size, count, watch)).numpy()
-        return dict(zip(self._names, rows.T, strict=True))
+        _check(data, order, count)
+        if self._eager:
+            return self._run_eagerly(data, order, cursor, batch_size, count, watch)
+        pieces: list[Logs] = []
+        for start, size, steps in self._calls(_length(data, order), cursor, batch_size, count):
+            pieces.append(self._call(data, order, start, size, steps, watch))
+            if pieces[-1].taken < steps:
+                break
+        return _joined(pieces)
 
     def trace(self, data: Any, order: Any) -> None:
         """Traces the block for such data, running nothing: so that its first call is quick."""
-        if isinstance(self._function, tf.types.experimental.PolymorphicFunction):
-            self._function.get_concrete_function(*_arguments(data, order, 0, 1, 1, False))
+        if not self._eager and not self._whole:
+            arguments = self._arguments(data, order, 0, 1, 1, False)
+            self._retracing(lambda: self._function.get_concrete_function(*arguments))
+
+    def _calls(self, size: int, cursor: int, batch_size: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """(cursor, batch size, steps) of each call: one, unless the size of the batches is part of the program."""
+        if not self._whole:
+            yield cursor, batch_size, count
+            return
+        full = min(count, (size - cursor) // batch_size)
+        for done in range(0, full, CAPACITY):
+            yield cursor + done * batch_size, batch_size, min(CAPACITY, full - done)
+        if count > full:
+            yield cursor + full * batch_size, size - cursor - full * batch_size, 1
+
+    def _call(self, data: Any, order: Any, cursor: int, batch_size: int, count: int, watch: bool) -> Logs:
+        def call() -> Any:
+            return self._function(*self._arguments(data, order, cursor, batch_size, count, watch))
+
+        done, table, extras = self._retracing(call)
+        return self._layout.read(table.numpy()[: int(done)], [extra.numpy() for extra in extras])
+
+    def _retracing(self, call: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return call()
+            except _Unforeseen:
+                self._make()
+
+    def _make(self) -> None:
+        run = tf.autograph.experimental.do_not_convert(self._run)
+        self._function = tf.function(run, reduce_retracing=not self._whole, jit_compile=self._whole or None)
+
+    def _arguments(
+        self, data: Any, order: Any, cursor: int, batch_size: int, count: int, watch: bool
+    ) -> tuple[Any, ...]:
+        dtype = tf.int64 if order is None else order.dtype
+        # One XLA program for each batch size, as all its shapes are fixed; none for each count.
+        size = batch_size if self._whole else tf.constant(batch_size, dtype)
+        return data, order, tf.constant(cursor, dtype), size, tf.constant(count, dtype), tf.constant(watch)
 
     def _run(self, data: Any, order: Any, cursor: Any, batch_size: Any, count: Any, watch: Any) -> Any:
-        size = tf.shape(order, out_type=order.dtype)[0]
+        fixed = batch_size if self._whole else self._fixed
+        step = tf.function(self._step, jit_compile=True) if self._jit and not self._whole else self._step
+        careless = tf.logical_not(watch)
 
-        def proceed(i: Any, healthy: Any, rows: Any) -> Any:
+        def proceed(i: Any, healthy: Any, rows: Any, extras: Any) -> Any:
             return tf.logical_and(i < count, healthy)
 
-        def take(i: Any, healthy: Any, rows: Any) -> Any:
-            start = cursor + i * batch_size
-            if self._fixed is None:
-                batch = order[start : tf.minimum(start + batch_size, size)]
-            else:
-                batch = tf.slice(order, [start], [self._fixed])
-            logs = self._step(keras.tree.map_structure(lambda array: tf.gather(array, batch), data))
-            self._names = list(logs)
-            row = tf.stack([tf.cast(value, keras.config.floatx()) for value in logs.values()])
-            loss = logs.get("batch_loss", logs.get("loss", 0.0))
-            healthy = tf.logical_or(tf.math.is_finite(loss), tf.logical_not(watch))
-            return i + 1, healthy, rows.write(tf.cast(i, tf.int32), row)
+        def take(i: Any, healthy: Any, rows: Any, extras: Any) -> Any:
+            batch = _batch(data, order, cursor + i * batch_size, batch_size, fixed)
+            if self._fixed is None and self._whole:
+                batch = _mapped(_of_any_size, batch)
+            layout = _Layout(step(batch))
+            self._foresee(layout)
+            healthy = tf.logical_or(layout.healthy, careless)
+            return i + 1, healthy, rows.write(tf.cast(i, tf.int32), layout.row), tuple(layout.extras)
 
-        rows = tf.TensorArray(keras.config.floatx(), size=tf.cast(count, tf.int32), infer_shape=False)
-        start = (tf.zeros_like(count), tf.constant(True), rows)
+        room = CAPACITY if self._whole else tf.cast(count, tf.int32)
+        rows = tf.TensorArray(self._carried.dtype, size=room, infer_shape=False)
+        start = (tf.zeros_like(count), tf.constant(True), rows, tuple(map(_nothing, self._carried.extras)))
+        shapes = (tf.TensorShape([]), tf.TensorShape([]), None, tuple(spec.shape for spec in self._carried.extras))
         with self._held():
             # One step after the other: the next begins only when this one's variables are written.
-            done, _, rows = tf.while_loop(proceed, take, start, parallel_iterations=1)
-        return rows.gather(tf.range(tf.cast(done, tf.int32)))
+            done, _, rows, extras = tf.while_loop(proceed, take, start, shapes, parallel_iterations=1)
+        return done, rows.gather(tf.range(room if self._whole else tf.cast(done, tf.int32))), extras
+
+    def _foresee(self, layout: _Layout) -> None:
+        """Notes what the step needs.
+
+        Raises:
+            _Unforeseen: If the graph being traced was not made for that.
+        """
+        self._layout = layout
+        known = self._carried, self._whole
+        self._carried = layout.carried
+        # XLA shares a convolution out among threads differently inside a loop, and so rounds differently.
+        self._whole = self._whole and not _convolves(tf.compat.v1.get_default_graph())
+        if (self._carried, self._whole) != known:
+            raise _Unforeseen
+
+    def _run_eagerly(self, data: Any, order: Any, cursor: int, batch_size: int, count: int, watch: bool) -> Logs:
+        pieces: list[Logs] = []
+        for i in range(count):
+            layout = _Layout(self._step(_batch(data, order, cursor + i * batch_size, batch_size, None)))
+            pieces.append(layout.read(layout.row.numpy()[None], layout.extras))
+            if watch and not layout.healthy:
+                break
+        return _joined(pieces)
 
 
-def _arguments(data: Any, order: Any, cursor: int, batch_size: int, count: int, watch: bool) -> tuple[Any, ...]:
-    numbers = (tf.constant(number, order.dtype) for number in (cursor, batch_size, count))
-    return data, order, *numbers, tf.constant(watch)
+class Stepwise:
+    """Steps through Keras's own train function, one call a step, for what cannot be fused."""
+
+    def __init__(self, model: Any, fixed: int | None = None, measured: Measured | None = None) -> None:
+        self._model, self._fixed, self._measured = model, fixed, measured or dict
+
+    def __call__(self, data: Any, order: Any, cursor: int, batch_size: int, count: int, watch: bool = False) -> Logs:
+        """Runs `count` steps: see `Block`. The loss is what the step logs by that name."""
+        _check(data, order, count)
+        pieces: list[Logs] = []
+        for i in range(count):
+            batch = _batch(data, order, cursor + i * batch_size, batch_size, None)
+            measured = {name: tf.identity(value) for name, value in self._measured().items()}
+            layout = _Layout(_Seen(self._take(batch), measured=measured))
+            pieces.append(layout.read(layout.row.numpy()[None], layout.extras))
+            if watch and not layout.healthy:
+                break
+        return _joined(pieces)
+
+    def trace(self, data: Any, order: Any) -> None:
+        """Does nothing: Keras traces its function as it is called."""
+
+    def _take(self, batch: Any) -> Any:
+        model = self._model
+        model.make_train_function()
+        dataset = tf.data.Dataset.from_tensors(batch)
+        if not _is_sparse(batch):  # in slices, so that Keras is told of a size only where it would be
+            dataset = dataset.unbatch().batch(_length(batch, None), drop_remainder=self._fixed is not None)
+        return model.train_function(iter(model.distribute_strategy.experimental_distribute_dataset(dataset)))
+
+
+def _joined(pieces: list[Logs]) -> Logs:
+    first, last = pieces[0], pieces[-1]
+    if first is last:
+        return first
+    steps = {name: np.concatenate([piece.steps[name] for piece in pieces]) for name in first.steps}
+    losses = [piece.loss for piece in pieces if piece.loss is not None]
+    loss = np.concatenate(losses) if losses else None
+    return Logs(steps, last.last, loss, sum(piece.taken for piece in pieces))
+
+
+def _nothing(spec: Any) -> Any:
+    return tf.zeros([] if spec.shape.rank is None else [size or 0 for size in spec.shape], spec.dtype)
+
+
+def _convolves(graph: Any) -> bool:
+    definition = graph.as_graph_def()
+    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
+    return any("Conv" in node.op for node in nodes)

@@ -5,51 +5,57 @@ and rewinds. It knows no queue and no clock: who drives it decides when to do wh
 `between` lets a driver be heard while a long validation goes on.
 """
 
-import itertools
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from babysit import checkpoints
-from babysit.checkpoints import Checkpoint, State
-from babysit.data import Arrays, symbolic
+from babysit.callbacks import Callbacks, plain
+from babysit.checkpoints import Checkpoint, Shelf, State
+from babysit.data import symbolic
+from babysit.dials import Dials
 from babysit.history import History
-from babysit.hyperparameters import Dials, Hyperparameter, checked, scales_for
+from babysit.hyperparameters import Hyperparameter
 from babysit.journal import Entry, Journal
+from babysit.own_fit import Watch, columns
 from babysit.record import Record
-from babysit.sampler import Sampler
 from babysit.scales import Scale
-from babysit.steps import Block, evaluation_block, fixed_size, training_block
+from babysit.steering import Helm
+from babysit.steps import Block, Logs, Pace, Stepwise, training_block, unfusable
+from babysit.validation import Validation
+from babysit.variables import Variables, applied_in, attribute_optimizers, extend
 
-# A block lasts about this long: short enough for a hand, long enough for Python not to matter.
-BLOCK_S = 0.03
 # A copy of the state in memory is made so seldom that it costs this share of the time.
 SNAPSHOT_SHARE = 0.01
 
 
 @dataclass
 class Plan:
-    """What a fit is to do: its data and how long it goes on.
+    """What a fit is to do: its data, how long it goes on, and who is told.
 
-    A fit that completes an interrupted one has the batch size of that one, and the
-    hyperparameters as they were left.
+    A fit that completes an interrupted one has the hyperparameters as they were left.
     """
 
-    data: Arrays
-    validation: Arrays | None
-    batch_size: int
+    data: Any
     epochs: int
-    shuffle: bool = True
-    validation_batch_size: int = 32
+    validation: Any = None
+    validation_steps: int | None = None
     validation_freq: int | list[int] = 1
+    initial_epoch: int = 0
+    steps_per_epoch: int | None = None
+    shuffle: Any = True
+    callbacks: Callbacks = field(default_factory=Callbacks)
     ranges: Mapping[str, Any] | None = None
+    verbose: Any = 0
     completes: bool = False
+    own: Mapping[str, Any] | None = None  # what a model's own `fit` is given, where it has one
 
 
 class Trainer:
@@ -65,122 +71,198 @@ class Trainer:
     def __init__(self, model: Any, record: Record, directory: Path, seed: int) -> None:
         self.model, self.seed = model, seed
         self.history, self.journal = History(record), Journal(record)
-        self.step = 0
+        self.step = self.epoch = self.seen = 0
         self.epochs = 0
         self.loss = math.nan
         self.healthy = True
         self.between: Callable[[], None] = lambda: None
-        self._record, self._folder = record, directory / "checkpoints"
-        self._take_dials()
-        self._values: dict[str, float] = self._dials.values
-        self._scales: dict[str, Scale] = scales_for(self._values, None, 1)
-        self._since: dict[str, int] = dict.fromkeys(self._values, 0)
+        self.between_steps: Callable[[], None] = lambda: None
+        self._record, self._shelf = record, Shelf(record, directory / "checkpoints")
+        self._take_optimizers()
+        self._helm = Helm(self._dials)
         self._plan: Plan | None = None
-        self._sampler = Sampler(0, seed)
-        self._order: Any = None
-        self._evaluation: Block | None = None
-        self._pace = {"train": 1, "validate": 1}
+        self._place = (0, 0)
+        self._epoch_step = 0
+        self._offset = 0  # Keras's number of an epoch is ours and this
+        self._early = False
+        self._waiting: list[tuple[int, dict[str, Any], int, Entry]] = []
+        self._pace = Pace()
+        self._validation: Validation | None = None
+        self._proven = 0  # the largest batch size that a block went through with
+        self._last_growth: dict[str, tuple[Any, Any]] = {}
         self._snapshot: State | None = None
         self._snapshot_time = self._snapshot_cost = 0.0
+        self._known: tuple[list[np.ndarray], tuple[bool, ...]] | None = None  # what nobody has edited yet
+        self._frozen: tuple[bool, ...] = ()
+        self._edited = False
+        self._logs: Mapping[str, Any] = {}
 
     # ------------------------------------------------------------------ the loop
 
     def take(self, limit: int) -> int:
         """Takes up to `limit` steps, none past the end of the epoch; returns how many.
 
-        The step that ends an epoch includes validation and the reset of the metrics. A
-        step whose loss turns NaN or infinite is the last one taken: `healthy` is then false.
+        The step that ends an epoch includes validation, the callbacks' hooks and the reset of
+        the metrics. A step whose loss turns NaN or infinite is the last one taken: `healthy`
+        is then false.
 
         Raises:
-            Exception: Whatever the step raised; the state of the last boundary is restored.
+            Exception: Whatever the step raised; the state of the last boundary is restored. Or
+                what a callback raised; the steps taken stay.
         """
-        self._keep_snapshot()
+        if self._fit.own is not None:
+            return self._take_own(self._fit.own)
+        if self._epoch_spent:  # saved by a callback, between the last step of an epoch and its end
+            self._begin_epoch()
+            self._tell_of_an_epoch()
+            return 0
         boundary = self.step
+        count = self._room(limit)
+        moving = self._helm.advance(boundary)
+        self._keep_snapshot(bool(moving))
+        first = self._epoch_step
+        self._call("on_train_batch_begin", first)
+        logs = self._run_or_return(count, boundary)
+        self._take_down(logs, boundary, moving)
+        last = first + count if self._fit.callbacks.every_step else self._epoch_step
+        self._call("on_train_batch_end", last - 1, logs=logs.last)
+        if self._epoch_spent or self.model.stop_training:
+            self._end_epoch(logs.last)
+        self._apply_waiting()
+        return self.step - boundary
+
+    def _take_own(self, given: Mapping[str, Any]) -> int:
+        """Has the model's own `fit` train to its end, and sees its steps from a callback."""
+        before = self.step
+        watch = Watch(self._saw_step, self._saw_epoch)
+        self.model.fit(**{**given, "callbacks": [*self._fit.callbacks.all, watch]})
+        self._early = True
+        return self.step - before
+
+    def _saw_step(self, logs: Mapping[str, Any]) -> None:
+        self.step, self._epoch_step, self.seen = self.step + 1, self._epoch_step + 1, self.seen + self.batch_size
+        self._take_down(Logs(columns(logs), dict(logs), columns(logs).get("loss"), 1), self.step - 1, ())
+        self._adopt("script")
+        self.between_steps()
+
+    def _saw_epoch(self, logs: Mapping[str, Any]) -> None:
+        self.history.append_epoch(self.epoch + 1, self.step, plain(logs))
+        self.epoch, self._epoch_step = self.epoch + 1, 0
+
+    def _room(self, limit: int) -> int:
+        """How many of the steps asked for may go in one block."""
+        if self._helm.ramps:
+            return 1
+        # Hooks of batches come once an execution: of one step, unless the model is compiled for more.
+        pace = self.model.steps_per_execution if self._fit.callbacks.every_step else self._pace.steps
+        ends = [limit, pace]
+        if self._fit.steps_per_epoch:
+            ends.append(self._fit.steps_per_epoch - self._epoch_step)
+        ends += [due - self.step for due, *_ in self._waiting]
+        return max(1, min(ends))
+
+    def _run_or_return(self, count: int, boundary: int) -> Logs:
         try:
-            logs = self._run(min(limit, self._pace["train"]))
+            return self._run(count)
+        except tf.errors.ResourceExhaustedError as error:
+            if not self._last_growth or self.batch_size <= self._proven:
+                self._return_to(boundary)
+                raise
+            self._return_to(boundary)
+            self._spring_back(error)
+            return self._run(min(count, self._room(count)))
         except Exception:
             self._return_to(boundary)
             raise
-        losses = logs.pop("batch_loss", logs.get("loss"))
-        self.history.append(self.epoch + 1, boundary + 1, logs if losses is None else {**logs, "loss": losses})
-        if losses is not None:  # a train_step of the user's own may tell none by that name
-            self.loss = float(losses[-1])
-            self.healthy = math.isfinite(self.loss)
-        if self._sampler.finished:
-            self._end_epoch({name: float(values[-1]) for name, values in logs.items()})
-        return self.step - boundary
 
-    def _run(self, count: int) -> dict[str, np.ndarray]:
-        batch_size, sampler = int(self._values["batch_size"]), self._sampler
-        count = min(count, sampler.steps_left(batch_size))
+    def _run(self, count: int) -> Logs:
+        size, source = self.batch_size, self._fit.data
+        piece = source.piece(size, count)
         began = time.perf_counter()
-        logs = self._block(self._fit.data.tensors, self._order, sampler.cursor, batch_size, count, watch=self.healthy)
-        taken = len(next(iter(logs.values())))
-        self._adapt("train", taken, time.perf_counter() - began)
-        sampler.advance(taken, batch_size)
-        self.step += taken
-        self._trace_ahead()
+        block = self._block_of(piece.fixed)
+        logs = block(piece.data, piece.order, piece.cursor, piece.batch_size, piece.count, watch=self.healthy)
+        self._pace.took(logs.taken, time.perf_counter() - began)
+        before = source.place[1]
+        source.advance(logs.taken, size)
+        self.seen += source.place[1] - before
+        self.step += logs.taken
+        self._epoch_step += logs.taken
+        self._proven = max(self._proven, size)
+        self._trace_ahead(piece)
         return logs
 
-    @property
-    def _block(self) -> Block:
-        """The compiled block for the present structure: fixed in size while `Model.fit`'s would be."""
-        plan, sampler = self._fit, self._sampler
-        fixed = fixed_size(plan.data.size, plan.batch_size)
-        if self._values["batch_size"] != fixed or sampler.cursor % fixed:
-            fixed = None
-        return self._block_of(fixed)
+    def _take_down(self, logs: Logs, boundary: int, moving: tuple[str, ...]) -> None:
+        columns = {
+            name: values for name, values in logs.steps.items() if name != "batch_loss" or values is not logs.loss
+        }
+        if logs.loss is not None:  # a train_step of the user's own may tell none
+            columns["loss"] = logs.loss
+            self.loss = float(logs.loss[-1])
+            self.healthy = math.isfinite(self.loss)
+        columns |= {name: np.array([self._helm.values[name]]) for name in moving}
+        self.history.append(self.epoch + 1, boundary + 1, logs.taken, columns)
+        self._helm.follow()
 
-    def _trace_ahead(self) -> None:
-        """Beside a block fixed in size traces the one for any size, so that a change need not wait for it."""
-        if "batch_size" in self._scales and (self._dials.gates, None) not in self._blocks:
-            self._block_of(None).trace(self._fit.data.tensors, self._order)
-
-    def _block_of(self, fixed: int | None) -> Block:
-        key = (self._dials.gates, fixed)
+    def _block_of(self, fixed: int | None) -> Block | Stepwise:
+        """The compiled block for the present structure."""
+        key = self._block_key(fixed)
         if key not in self._blocks:
-            self._blocks[key] = training_block(self.model, self._dials.held, fixed)
+            measured = self._dials.measured if self._dials.schedules else None
+            self._blocks[key] = training_block(self.model, self._dials.held, fixed, measured)
+            self._blocks[key].trace(*self._fit.data.signature)  # for data of any length, so that once is enough
         return self._blocks[key]
 
-    def _end_epoch(self, logs: dict[str, float]) -> None:
+    def _block_key(self, fixed: int | None) -> Any:
+        return self._dials.graph, self._frozen, fixed
+
+    def _trace_ahead(self, piece: Any) -> None:
+        """Beside a block fixed in size traces the one for any size, so that a change need not wait for it."""
+        if piece.fixed is None or self.model.jit_compile or "batch_size" not in self._helm.scales:
+            return
+        if self._block_key(None) not in self._blocks:
+            self._block_of(None)
+
+    @property
+    def _epoch_spent(self) -> bool:
+        plan = self._fit
+        enough = plan.steps_per_epoch is not None and self._epoch_step >= plan.steps_per_epoch
+        return bool(enough or plan.data.finished)
+
+    def _end_epoch(self, last: Mapping[str, Any]) -> None:
+        logs = self._epoch_logs(last)
+        self._watch_for_edits()
         try:
-            if self._should_validate():
-                logs |= {f"val_{name}": value for name, value in self._validate().items()}
+            if self._validation is not None and self._validation.is_due(self.epoch + self._offset + 1):
+                logs |= {f"val_{name}": value for name, value in self._validation.run(self.between).items()}
+            logs = self._call("on_epoch_end", self.epoch + self._offset, logs=logs)
         finally:  # an epoch that was trained is over, whatever its validation came to
-            self.history.append_epoch(self.epoch + 1, self.step, logs)
+            self.history.append_epoch(self.epoch + 1, self.step, plain(logs))
+            self._logs = logs
             self._begin_epoch()
+        self._tell_of_an_epoch()
+
+    def _tell_of_an_epoch(self) -> None:
+        if not self.finished and self._epoch_step == 0:
+            self._call("on_epoch_begin", self.epoch + self._offset)
+        self._keep_edits()
+
+    def _epoch_logs(self, last: Mapping[str, Any]) -> dict[str, Any]:
+        """What Keras reports of an epoch: the metrics' results, or the last step's logs where they differ in name."""
+        stock = type(self.model).train_step is keras.Model.train_step
+        return dict(last if stock else self.model._get_metrics_result_or_logs(dict(last)))
 
     def _begin_epoch(self) -> None:
-        self._sampler.next_epoch()
-        self._order = tf.constant(self._sampler.order)
-        self.model.reset_metrics()
-
-    def _validate(self) -> dict[str, float]:
-        """What `Model.evaluate` would return, in blocks, so that changes act between them."""
-        validation, size = self._fit.validation, self._fit.validation_batch_size
-        assert validation is not None and self._evaluation is not None
-        sampler = Sampler(validation.size, seed=0, shuffle=False)
-        order = tf.constant(sampler.order)
-        self.model.reset_metrics()
-        logs: dict[str, np.ndarray] = {}
-        while not sampler.finished:
-            began = time.perf_counter()
-            count = min(self._pace["validate"], sampler.steps_left(size))
-            logs = self._evaluation(validation.tensors, order, sampler.cursor, size, count)
-            self._adapt("validate", count, time.perf_counter() - began)
-            sampler.advance(count, size)
-            self.between()
-        return {name: float(values[-1]) for name, values in logs.items()}
-
-    def _should_validate(self) -> bool:
-        every = self._fit.validation_freq
-        due = (self.epoch + 1) % every == 0 if isinstance(every, int) else self.epoch + 1 in every
-        return self._fit.validation is not None and due
-
-    def _adapt(self, what: str, count: int, elapsed_s: float) -> None:
-        # Growth is bounded, for the first block includes the tracing and tells little.
-        wanted = count * BLOCK_S / max(elapsed_s, 1e-6)
-        self._pace[what] = max(1, min(int(wanted), 4 * count))
+        plan = self._fit
+        self._early = bool(self.model.stop_training)
+        if plan.data.finished or not plan.steps_per_epoch:
+            if plan.steps_per_epoch and self._epoch_step < plan.steps_per_epoch and not self._early:
+                warnings.warn(
+                    f"The data ran out after {self._epoch_step} of {plan.steps_per_epoch} steps; the epoch ends there.",
+                    stacklevel=2,
+                )
+            plan.data.next_pass()
+        self.epoch, self._epoch_step = self.epoch + 1, 0
+        self._variables.reset_metrics()
 
     @property
     def _fit(self) -> Plan:
@@ -190,24 +272,45 @@ class Trainer:
     # ------------------------------------------------- beginning, ending, where it is
 
     @property
-    def epoch(self) -> int:
-        """Epochs done."""
-        return self._sampler.epoch
-
-    @property
     def finished(self) -> bool:
-        """Whether all the epochs asked for are done."""
-        return self.epoch >= self.epochs
+        """Whether all the epochs asked for are done, or a callback ended the training."""
+        return self._early or self.epoch >= self.epochs
 
     @property
-    def progress(self) -> tuple[int, int]:
-        """Examples of the present epoch done, and examples an epoch."""
-        return self._sampler.cursor, self._sampler.size
+    def ended_early(self) -> bool:
+        """Whether a callback ended the training before all its epochs were done."""
+        return self._early
+
+    @property
+    def progress(self) -> tuple[int, int | None]:
+        """Examples of the present epoch done, and examples an epoch; None where that is not known."""
+        plan = self._plan
+        if plan is None:
+            return 0, 0
+        if plan.steps_per_epoch:
+            size = self.batch_size
+            return self._epoch_step * size, plan.steps_per_epoch * size
+        return plan.data.place[1], plan.data.size
 
     @property
     def hyperparameters(self) -> dict[str, Hyperparameter]:
         """Name -> value and bounds, in a stable order."""
-        return {name: Hyperparameter(self._values[name], scale) for name, scale in self._scales.items()}
+        return self._helm.hyperparameters
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Couplings: name -> what it is set to."""
+        return dict(self._helm.settings)
+
+    @property
+    def following(self) -> tuple[str, ...]:
+        """Hyperparameters that follow a schedule of Keras's."""
+        return tuple(self._helm.dials.following)
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether the model trains by a `fit` of its own."""
+        return self._plan is not None and self._plan.own is not None
 
     @property
     def prepared(self) -> bool:
@@ -215,14 +318,14 @@ class Trainer:
         return self._plan is not None
 
     @property
-    def batch_size(self) -> int | None:
-        """Examples a step, or None before the first fit."""
-        return int(self._values["batch_size"]) if "batch_size" in self._values else None
+    def batch_size(self) -> int:
+        """Examples a step; 0 before the first fit."""
+        return int(self._helm.values.get("batch_size", 0))
 
     @property
     def in_effect_since(self) -> dict[str, int]:
         """Hyperparameter -> the step behind which its present value acts."""
-        return dict(self._since)
+        return dict(self._helm.since)
 
     def prepare(self, plan: Plan) -> Entry:
         """Makes ready to train by a plan: builds the model, makes its hyperparameters live.
@@ -234,67 +337,134 @@ class Trainer:
             Exception: What Keras raises when the model cannot be built for such data.
         """
         first = not self.history.branches
-        before = self._values
+        before = self._helm.values if not first else {}
         if self.model._loss_tracker is not self._compiled:
-            self._take_dials()
-        self._dials.read()
-        in_effect = min(plan.batch_size, plan.data.size)
-        if plan.completes:
-            plan.batch_size, plan.shuffle = self._record.meta("batch_size"), self._record.meta("shuffle")
-            in_effect = int(before["batch_size"])
-        values = self._ordered(self._dials.values, in_effect)
-        scales = scales_for(values, plan.ranges, plan.data.size)
+            self._take_optimizers()
         self._build(plan.data.spec)
-        if _has_one_size(self.model):
-            scales.pop("batch_size", None)
-        self._dials.bind()
-        self._plan, self._values, self._scales = plan, values, scales
+        self._dials.read()
+        if plan.own is None:
+            self._choose_optimizers(*plan.data.signature)
+        batch_size = plan.data.batch_size if plan.data.size is None else min(plan.data.batch_size, plan.data.size)
+        if plan.completes:
+            batch_size = int(before["batch_size"])
+        steerable = plan.data.steerable and not _has_one_size(self.model)
+        self._helm.take(self._dials, batch_size, plan.data.size, plan.ranges, steerable)
         self._snapshot = None  # it is of other data, or of other values
+        self._keep_meta(plan)
+        self._stand_in(plan)
+        self._plan = plan
+        self._validation = None
+        if plan.validation is not None:
+            about = plan.validation, plan.validation_steps, plan.validation_freq, plan.callbacks
+            self._validation = Validation(self.model, *about)
+        values = self._helm.values
+        if first:
+            self.history.begin(values)
+        self.notice()
+        self._frozen = self._flags()
+        changes = {name: (before.get(name), values[name]) for name in values if before.get(name) != values[name]}
+        changes = {name: change for name, change in changes.items() if name in self._helm.scales}
+        self._helm.since |= dict.fromkeys(changes, self.step)
+        self._dials.bind()
+        return self.enter("fit", changes=changes, why=" ".join(filter(None, self.remarks)))
+
+    def _keep_meta(self, plan: Plan) -> None:
         self._record.set_meta(
             {
                 "spec": plan.data.spec,
-                "scales": {name: asdict(scale) for name, scale in scales.items()},
+                "scales": {name: asdict(scale) for name, scale in self._helm.scales.items()},
                 "fingerprint": plan.data.fingerprint(),
-                "batch_size": plan.batch_size,
+                "batch_size": plan.data.batch_size,
                 "shuffle": plan.shuffle,
             }
         )
-        if plan.validation is not None:
-            fixed = fixed_size(plan.validation.size, plan.validation_batch_size)
-            self._evaluation = evaluation_block(self.model, fixed)
-        self._place(plan)
-        if first:
-            self.history.begin(values)
-            before = {}
-        changes = {name: (before.get(name), values[name]) for name in scales if before.get(name) != values[name]}
-        self._since |= dict.fromkeys(changes, self.step)
-        return self.enter("fit", changes=changes)
 
-    def _take_dials(self) -> None:
-        """Takes the dials of the model as it is compiled now; every `compile` makes a loss tracker of its own."""
+    def _take_optimizers(self) -> None:
+        """Takes the optimizers and dials of the model as it is compiled now; every `compile` makes a loss tracker."""
         self._compiled = self.model._loss_tracker
-        self._dials = Dials(self.model.optimizer)
-        self._blocks: dict[tuple[tuple[str, ...], int | None], Block] = {}
+        self._use({"": self.model.optimizer, **attribute_optimizers(self.model)} if _is_custom(self.model) else {})
 
-    def _place(self, plan: Plan) -> None:
+    def _use(self, optimizers: Mapping[str, Any]) -> None:
+        """Makes these the optimizers that a step applies; one alone needs no name."""
+        if len(optimizers) < 2:
+            optimizers = dict(zip([""], [*optimizers.values(), self.model.optimizer], strict=False))
+        self._optimizers = dict(optimizers)
+        self._dials = Dials(self.model, self._optimizers)
+        self._variables = Variables(self.model, list(self._optimizers.values()))
+        self._blocks: dict[Any, Block | Stepwise] = {}
+
+    def _choose_optimizers(self, data: Any, order: Any) -> None:
+        """Where a model has several optimizers, finds those that its step applies: by tracing it on such data."""
+        if len(self._optimizers) < 2 or all(optimizer.built for optimizer in self._optimizers.values()):
+            return
+        with applied_in(self._optimizers) as applied:
+            training_block(self.model, self._dials.held).trace(data, order)
+        if applied:
+            self._use({name: optimizer for name, optimizer in self._optimizers.items() if name in applied})
+
+    def _stand_in(self, plan: Plan) -> None:
         """Goes on in the order of examples where it stood; other data, or another order, begin an epoch anew."""
-        epoch, cursor, before = self._sampler.epoch, self._sampler.cursor, self._sampler
-        self._sampler = Sampler(plan.data.size, self.seed, plan.shuffle)
-        same = before.size in (0, plan.data.size) and before.shuffle == plan.shuffle
-        self.healthy = True
-        if cursor == 0 or not same:
-            cursor = 0
+        known = self._record.meta("data")
+        same = known == (now := [plan.data.size, plan.shuffle, plan.steps_per_epoch])
+        self._record.set_meta({"data": now})
+        passes, cursor = before.data.place if (before := self._plan) is not None else self._place
+        if not same or (cursor == 0 and self._epoch_step == 0):
+            passes, cursor, self._epoch_step = max(passes, self.epoch), 0, 0
             self.model.reset_metrics()
-        self._sampler.restore(epoch, cursor)
-        self._order = tf.constant(self._sampler.order)
+        plan.data.restore(passes, cursor)
+        self.healthy, self._early = True, False
+
+    def begin(self) -> None:
+        """Tells the callbacks that the training begins; `prepare` comes first.
+
+        Raises:
+            Exception: What a callback raises.
+        """
+        plan, model, hooks = self._fit, self.model, self._fit.callbacks
+        if plan.own is not None:  # its own `fit` tells them
+            self.epochs, self._early = self.epoch + plan.epochs - plan.initial_epoch, False
+            return
+        steps = plan.steps_per_epoch or plan.data.steps_left(self.batch_size)
+        hooks.attach(model, verbose=plan.verbose, epochs=plan.epochs, steps=steps)
+        hooks.after = self._after_hook
+        model.stop_training = False
+        self._watch_for_edits()
+        began = self.epoch
+        self._call("on_train_begin")
+        initial = model._initial_epoch or plan.initial_epoch
+        if plan.completes:
+            self._offset = int(self._record.meta("initial_epoch") or 0)
+            self.epochs = plan.epochs - self._offset
+        else:
+            self._offset = initial - began
+            self.epochs = began + max(plan.epochs - initial, 0)
+            if began == 0:
+                self._record.set_meta({"initial_epoch": initial})
+        self._logs = {}
+        self._tell_of_an_epoch()
+
+    @property
+    def remarks(self) -> list[str]:
+        """What cannot be steered, fused or rewound in this fit, and why; a sentence each."""
+        plan = self._plan
+        if plan is None:
+            return []
+        found = [unfusable(self.model) if plan.own is None else "", plan.data.remark]
+        return [sentence for sentence in found if sentence]
 
     def finish(self, action: str, **about: Any) -> Entry:
         """Ends the fit: `"finish"` or `"stop"`. The model and its optimizer are stock again."""
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        if optimizer.use_ema and int(optimizer.iterations) > 0:
+        own = self._fit.own is not None
+        if not own and optimizer is not None and optimizer.use_ema and int(optimizer.iterations) > 0:
             optimizer.finalize_variable_values(self.model.trainable_weights)
             self.enter("edit", author=type(optimizer).__name__, why="weights replaced by their moving average")
-        self._dials.release()
+        self._watch_for_edits()
+        try:
+            if not own:
+                self._call("on_train_end", logs=self._logs)
+        finally:
+            self._dials.release()
         return self.enter(action, **about)
 
     def fail(self, error: BaseException) -> Entry:
@@ -304,38 +474,139 @@ class Trainer:
 
     # ------------------------------------------------------- what a hand may do to it
 
-    def set(self, changes: Mapping[str, Any], **about: Any) -> Entry:
-        """Changes hyperparameters, all of them from the next step on.
+    def set(self, changes: Mapping[str, Any], over: int = 1, **about: Any) -> Entry:
+        """Changes hyperparameters, all of them from the next step on, or in so many steps.
 
         Args:
             changes: Name -> new value.
+            over: Steps in which to move there, evenly on the hyperparameter's scale.
             **about: `author`, `why` and `command` of the entry.
 
         Raises:
             TypeError: If a value is not a number.
             ValueError: If a name is unknown or a value out of bounds; nothing was changed then.
         """
-        values = self.checked(changes)
-        entry_changes = {name: (self._values[name], value) for name, value in values.items()}
-        self._write(values)
-        return self.enter("set", changes=entry_changes, **about)
+        values = self._helm.checked(changes, over)
+        boundary = self.step + self._steps_to_update() if "batch_size" in values else self.step
+        if boundary == self.step:
+            return self._turn(values, over, **about)
+        # Gradients of batches of one size are averaged: the next size waits until they are applied.
+        told = {name: (self._helm.values.get(name), value) for name, value in values.items()}
+        fields = {"author": "script", "branch": self.history.branch, "action": "set", "changes": told, "over": over}
+        entry = Entry(**{**fields, "time": time.time(), "step": boundary, **about})
+        self._waiting.append((boundary, values, over, entry))
+        return entry
 
-    def checked(self, changes: Mapping[str, Any]) -> dict[str, float]:
+    def _turn(self, values: Mapping[str, Any], over: int, **about: Any) -> Entry:
+        told = self._helm.turn(values, over, self.step)
+        self._last_growth = told if "batch_size" in told else self._last_growth
+        self._snapshot = None
+        return self.enter("set", changes=told, over=over, **about)
+
+    def _apply_waiting(self) -> None:
+        due = [waiting for waiting in self._waiting if waiting[0] <= self.step]
+        self._waiting = [waiting for waiting in self._waiting if waiting[0] > self.step]
+        for _, values, over, entry in due:
+            about = {name: getattr(entry, name) for name in ("author", "why", "command", "time")}
+            self._turn(values, over, **about)
+
+    def _steps_to_update(self) -> int:
+        """Steps until gradients that are being accumulated have been applied; 0 where none are."""
+        left = [
+            -int(optimizer._iterations) % optimizer.gradient_accumulation_steps
+            for optimizer in (getattr(one, "inner_optimizer", one) for one in self._optimizers.values())
+            if optimizer.gradient_accumulation_steps and optimizer.built
+        ]
+        return max(left, default=0)
+
+    def _spring_back(self, error: Exception) -> None:
+        """Takes back a batch size, and what followed from it, for which memory does not suffice."""
+        back = {name: old for name, (old, _) in self._last_growth.items() if name in self._helm.scales}
+        changes = {name: (self._helm.values[name], old) for name, old in back.items()}
+        self._helm.write(back, self.step)
+        self._snapshot, self._last_growth = None, {}
+        why = f"`batch_size` {changes['batch_size'][0]} needs more memory than there is: back to {self.batch_size}"
+        self.enter("refuse", changes=changes, why=f"{why} ({str(error).splitlines()[0][:200]})")
+
+    def checked(self, changes: Mapping[str, Any], over: int = 1) -> dict[str, Any]:
         """Returns the changes as `set` would apply them, or raises as it would."""
-        if not changes:
-            raise ValueError("`set` needs at least one hyperparameter, such as `learning_rate=0.001`. Received none.")
-        for name in changes:
-            if name not in self._scales:
-                raise ValueError(
-                    f"`{name}` is not a hyperparameter that can be changed now. Received: {name}={changes[name]!r}. "
-                    f"Those that can: {', '.join(self._scales)}.{_hint(name, self._scales)}"
-                )
-        return {name: checked(name, value, self._scales[name], _cure(name)) for name, value in changes.items()}
+        return self._helm.checked(changes, over)
+
+    def call(self, function: Callable[[Any], Any]) -> Any:
+        """`function(model)`, its metrics and seeds put back afterwards; what else it changes is an edit."""
+        kept = self._variables.guarded()
+        self.rest()
+        try:
+            return function(self.model)
+        finally:
+            for variable, value in kept:
+                variable.assign(value)
+            self.notice()
 
     def enter(self, action: str, **about: Any) -> Entry:
         """Writes an entry at the present step and on the present branch."""
         fields = {"step": self.step, "author": "script", "branch": self.history.branch}
         return self.journal.append(**{**fields, "action": action, **about})
+
+    # ------------------------------------------------------- what others did to it
+
+    def _call(self, hook: str, *place: int, logs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return self._fit.callbacks(hook, *place, logs=logs)
+
+    def _after_hook(self, hook: str, author: str, may_edit: bool) -> None:
+        """Finds out what a callback has changed by hand, and journals it under its name."""
+        self._adopt(author)
+        if may_edit and self._known is not None and hook in _EDITING and self._edit_by(author):
+            self._edited = True
+
+    def _adopt(self, author: str) -> None:
+        if changes := self._helm.adopt(self.step):
+            self._snapshot = None
+            self.enter("set", author=author, changes=changes)
+
+    def _watch_for_edits(self) -> None:
+        self._known = None
+        if self._fit.callbacks.may_edit:
+            self.rest()
+
+    def _keep_edits(self) -> None:
+        """What callbacks have edited is in a checkpoint before the next step."""
+        if self._edited:
+            self.save_automatically()
+        self._edited, self._known = False, None
+
+    def rest(self) -> None:
+        """Remembers the state, so that `notice` finds what was changed by hand since."""
+        self._known = self._variables.watched(), self._flags()
+
+    def notice(self) -> None:
+        """Journals, and keeps in a checkpoint, what was changed by hand since `rest`."""
+        if self._known is not None:
+            self._adopt("script")
+            if self._edit_by("script"):
+                self.save_automatically()
+            self._known = None
+
+    def _edit_by(self, author: str) -> bool:
+        """Whether anything was changed by hand since `rest`; then there is an entry of it."""
+        assert self._known is not None
+        arrays, flags = self._known
+        said = ["variables changed by hand"] if self._variables.edited(arrays) else []
+        if flags != self._flags():
+            said.append(_frozen_words(self.model, flags, self._flags()))
+            self._frozen = self._flags()
+            for optimizer in self._optimizers.values():
+                extend(optimizer, self.model.trainable_variables)
+        if said:
+            self._snapshot = None
+            self.enter("edit", author=author, why="; ".join(said))
+            self.rest()
+        return bool(said)
+
+    def _flags(self) -> tuple[bool, ...]:
+        return tuple(layer.trainable for layer in self.model._flatten_layers())
+
+    # ------------------------------------------------------------------ checkpoints
 
     def save(self, name: str | None = None, **about: Any) -> Checkpoint:
         """Saves the whole state under a new name, made from the step if none is given.
@@ -344,37 +615,19 @@ class Trainer:
             ValueError: If the name is taken, or none.
             OSError: If the disk does not take it; nothing is left behind.
         """
-        taken = [checkpoint.name for checkpoint in self.checkpoints if checkpoint.name]
-        if name is None:
-            candidates = itertools.chain([""], (f" ({i})" for i in itertools.count(2)))
-            name = next(c for c in (f"step {self.step:,}{more}" for more in candidates) if c not in taken)
-        checkpoint = self._keep(checkpoints.checked_name(name, taken))
+        name = self._shelf.free_name(self.step) if name is None else self._shelf.checked_name(name)
+        checkpoint = self._shelf.keep(self.state(), name, self.history.branch)
         self.enter("save", why=name, **about)
         return checkpoint
 
     def save_automatically(self) -> Checkpoint:
         """Saves the whole state, without a name or an entry."""
-        return self._keep(None)
-
-    def _keep(self, name: str | None) -> Checkpoint:
-        state, branch, now = self.state(), self.history.branch, time.time()
-        folder = checkpoints.save(self._folder, state, {"name": name, "branch": branch, "time": now})
-        digest = state.digest()
-        self._record.append(
-            "checkpoints", step=self.step, name=name, folder=folder.name, branch=branch, digest=digest, time=now
-        )
-        self._record.flush()
-        return Checkpoint(self.step, name, folder, branch, digest)
+        return self._shelf.keep(self.state(), None, self.history.branch)
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
         """The complete checkpoints on disk, oldest first."""
-        whole = {folder.name: folder for folder in checkpoints.complete(self._folder)}
-        return [
-            Checkpoint(row["step"], row["name"], whole[row["folder"]], row["branch"], row["digest"])
-            for row in self._record.rows("checkpoints")
-            if row["folder"] in whole
-        ]
+        return self._shelf.all
 
     def rewind(self, folder: str, hyperparameters: str = "checkpoint", **about: Any) -> Entry:
         """Returns to a checkpoint, on a new branch; keeps the present values if told `"keep"`.
@@ -388,21 +641,19 @@ class Trainer:
             ValueError: If there is no such checkpoint, it is damaged, or it belongs to another
                 model; nothing was changed then.
         """
-        checkpoint = next((saved for saved in self.checkpoints if saved.path.name == folder), None)
-        if checkpoint is None:
-            raise ValueError(f"`folder` must be that of a checkpoint. Received: {folder!r}. Choose one of the list.")
-        state, _ = checkpoints.load(checkpoint.path)
+        checkpoint, state = self._shelf.found(folder)
         if hyperparameters not in ("checkpoint", "keep"):
             raise ValueError(f'`hyperparameters` must be "checkpoint" or "keep". Received: {hyperparameters!r}.')
-        before, left = dict(self._values), self.step
+        present, left = self._helm.told, self.step
         self.restore(state)
+        restored = self._helm.told
         if hyperparameters == "keep":
-            self._write({name: before[name] for name in self._scales})
+            self._helm.write({name: present[name] for name in self._helm.scales if name in present}, self.step)
         # Kept values are a change against the checkpoint's, restored ones against the present.
-        before = dict(state.hyperparameters) if hyperparameters == "keep" else before
-        changes = {name: (old, self._values[name]) for name, old in before.items() if old != self._values[name]}
-        self.history.leave(self.step, checkpoint.branch, self._values)
-        self._since = self.history.changed_at(self._values) | dict.fromkeys(changes, self.step)
+        before, now = restored if hyperparameters == "keep" else present, self._helm.told
+        changes = {name: (old, now[name]) for name, old in before.items() if name in now and old != now[name]}
+        self.history.leave(self.step, checkpoint.branch, self._helm.values)
+        self._helm.since = self.history.changed_at(now) | dict.fromkeys(changes, self.step)
         name = f"“{checkpoint.name}”" if checkpoint.name else f"step {self.step:,}"
         kept = ", hyperparameters kept" if hyperparameters == "keep" else ""
         why = about.pop("why", "") or f"to {name}, from step {left:,}{kept}"
@@ -414,42 +665,40 @@ class Trainer:
         Raises:
             ValueError: If there is none that can be used, or the model is another one.
         """
-        self._build(self._record.meta("spec"))
-        self._scales = {name: Scale(**fields) for name, fields in self._record.meta("scales").items()}
+        self._build(spec := self._record.meta("spec"))
+        self._dials.read()
+        if spec is not None:
+            self._choose_optimizers(keras.tree.map_structure(_tensor_spec, symbolic(spec)), None)
         tip = self.history.branch, self.history.steps
-        checkpoint, state = self._newest_sound()
+        checkpoint, state = self._shelf.newest_sound()
         self.restore(state)
-        self._since = self.history.changed_at(self._values)
+        scales = {name: Scale(**fields) for name, fields in self._record.meta("scales").items()}
+        self._helm.scales = {name: scale for name, scale in scales.items() if name in self._helm.values}
+        self._helm.since = self.history.changed_at(self._helm.values)
         if (checkpoint.branch, checkpoint.step) != tip:
-            self.history.leave(self.step, checkpoint.branch, self._values)
+            self.history.leave(self.step, checkpoint.branch, self._helm.values)
             why = f"to step {self.step:,}, the newest checkpoint on disk, from step {tip[1]:,} of {tip[0]}"
             self.enter("rewind", why=why)
-
-    def _newest_sound(self) -> tuple[Checkpoint, State]:
-        reasons = []
-        for checkpoint in reversed(self.checkpoints):
-            try:
-                return checkpoint, checkpoints.load(checkpoint.path)[0]
-            except ValueError as error:
-                reasons.append(str(error))
-        raise ValueError(f"The run has no checkpoint that can be used. {' '.join(reasons)}")
 
     # ------------------------------------------------------------------- its state
 
     def state(self) -> State:
         """A copy of everything that decides how training goes on."""
+        plan = self._plan
+        passes, cursor = plan.data.place if plan else self._place
         return State(
-            tensors={
-                group: [v.value.numpy().copy() for v in variables] for group, variables in self._variables().items()
-            },
-            hyperparameters=dict(self._values),
-            gates=self._dials.gates,
+            tensors=self._variables.read(),
+            hyperparameters=dict(self._helm.values),
+            structure=self._dials.structure,
             seed=self.seed,
-            epoch=self._sampler.epoch,
-            cursor=self._sampler.cursor,
+            epoch=self.epoch,
+            cursor=cursor,
+            passes=passes,
+            epoch_step=self._epoch_step,
             step=self.step,
-            shuffle=self._sampler.shuffle,
-            examples=self._sampler.size,
+            shuffle=plan.shuffle if plan else True,
+            examples=(plan.data.size or 0) if plan else 0,
+            steering=self._helm.plain(),
         )
 
     def restore(self, state: State) -> None:
@@ -459,70 +708,48 @@ class Trainer:
             ValueError: If it is that of another model; nothing was changed then.
         """
         self._check_fit(state)
-        values, before, gates = dict(state.hyperparameters), self._dials.values, self._dials.gates
+        values, before, structure = dict(state.hyperparameters), self._dials.values, self._dials.structure
         self._dials.bind()
-        self._dials.restore(values, state.gates)
+        self._dials.restore(values, state.structure)
         try:
-            self._check_shapes(state)
+            self._variables.check(state.tensors)
         except ValueError:
-            self._dials.restore(before, gates)
+            self._dials.restore(before, structure)
             raise
-        for group, variables in self._variables().items():
-            for variable, array in zip(variables, state.tensors[group], strict=True):
-                variable.assign(array)
-        self._values, self.step, self.healthy, self._snapshot = values, state.step, True, None
-        self._sampler.restore(state.epoch, state.cursor)
-        self._sampler.shuffle = state.shuffle
-        if self._sampler.size:
-            self._order = tf.constant(self._sampler.order)
-
-    def _variables(self) -> dict[str, list[Any]]:
-        model = self.model
-        return {"model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
+        self._variables.write(state.tensors)
+        self._helm.restore(values, state.steering)
+        self.step, self.epoch, self._epoch_step = state.step, state.epoch, state.epoch_step
+        self.healthy, self._early, self._snapshot, self._known, self._waiting = True, False, None, None, []
+        self._place = state.passes, state.cursor
+        if self._plan is not None:
+            self._plan.shuffle = self._plan.data.shuffle = state.shuffle
+            self._plan.data.restore(*self._place)
 
     def _check_fit(self, state: State) -> None:
         if missing := set(self._dials.values) - set(state.hyperparameters):
             raise ValueError(
-                f"The checkpoint is of another optimizer: it has no {', '.join(sorted(missing))}. "
-                "Compile the model as it was trained."
+                f"The checkpoint is of another model or optimizer: it has no {', '.join(sorted(missing))}. "
+                "Use the model that was trained, compiled as it was."
             )
-        if self._plan is not None and state.examples not in (0, self._sampler.size):
+        plan = self._plan
+        if plan is not None and plan.data.size is not None and state.examples not in (0, plan.data.size):
             raise ValueError(
-                f"The checkpoint was made on {state.examples:,} examples, and now there are {self._sampler.size:,}. "
+                f"The checkpoint was made on {state.examples:,} examples, and now there are {plan.data.size:,}. "
                 "`fit` on those data again before you rewind to it."
             )
 
-    def _check_shapes(self, state: State) -> None:
-        for group, variables in self._variables().items():
-            have = [tuple(variable.shape) for variable in variables]
-            need = [array.shape for array in state.tensors[group]]
-            if have != need:
-                raise ValueError(
-                    f"The checkpoint is of another model: its {group} variables have shapes {_short(need)}, those of "
-                    f"`{self.model.name}` have {_short(have)}. Use the model that was trained, compiled as it was."
-                )
-
-    def _write(self, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            if name != "batch_size":
-                self._dials.write(name, value)
-            self._values[name] = value
-            self._since[name] = self.step
-        self._snapshot = None
-
-    def _ordered(self, values: Mapping[str, float], batch_size: int) -> dict[str, float]:
-        first = {name: value for name, value in values.items() if name == "learning_rate"}
-        return {**first, "batch_size": batch_size, **values}
-
     def _build(self, spec: Any) -> None:
-        self.model._symbolic_build(data_batch=symbolic(spec))
+        if spec is not None:
+            self.model._symbolic_build(data_batch=symbolic(spec))
 
-    def _keep_snapshot(self) -> None:
-        now = time.perf_counter()
-        if self._snapshot is None or now - self._snapshot_time > self._snapshot_cost / SNAPSHOT_SHARE:
+    def _keep_snapshot(self, now: bool) -> None:
+        """Keeps a copy of the state to return to: now and then, or always where steps cannot be taken again."""
+        began = time.perf_counter()
+        due = began - self._snapshot_time > self._snapshot_cost / SNAPSHOT_SHARE
+        if now or due or self._snapshot is None or not self._fit.data.rewindable:
             self._snapshot = self.state()
             self._snapshot_time = time.perf_counter()
-            self._snapshot_cost = self._snapshot_time - now
+            self._snapshot_cost = self._snapshot_time - began
 
     def _return_to(self, boundary: int) -> None:
         """After a failed block: from the snapshot, the same steps again, up to the boundary."""
@@ -530,23 +757,28 @@ class Trainer:
         self.restore(self._snapshot)
         while self.step < boundary:
             self._run(boundary - self.step)
-            if self._sampler.finished:
+            if self._epoch_spent:
                 self._begin_epoch()
+
+
+# Hooks behind which the weights may have been changed.
+_EDITING = {"on_train_begin", "on_epoch_begin", "on_epoch_end", "on_test_end", "on_train_end"}
+
+
+def _tensor_spec(tensor: Any) -> Any:
+    return tf.TensorSpec(tensor.shape, tensor.dtype)
 
 
 def _has_one_size(model: Any) -> bool:
     """Whether the model was made for batches of one size, as a stateful recurrent one is."""
-    return any(tensor.shape[0] is not None for tensor in getattr(model, "inputs", None) or ())
+    return any(tensor.shape[0] is not None for tensor in keras.tree.flatten(getattr(model, "inputs", None) or ()))
 
 
-def _cure(name: str) -> str:
-    return "" if name == "batch_size" else f"Other bounds: `fit(..., ranges={{{name!r}: (low, high)}})`."
+def _is_custom(model: Any) -> bool:
+    return type(model).train_step is not keras.Model.train_step
 
 
-def _hint(name: str, known: Mapping[str, Scale]) -> str:
-    instead = {"momentum": "beta_1", "beta_1": "momentum"}.get(name)
-    return f" This optimizer has `{instead}` instead." if instead in known else ""
-
-
-def _short(shapes: list[tuple[int, ...]]) -> str:
-    return f"{', '.join(map(str, shapes[:4]))}{', …' if len(shapes) > 4 else ''} ({len(shapes)} in all)"
+def _frozen_words(model: Any, before: tuple[bool, ...], now: tuple[bool, ...]) -> str:
+    layers = [layer.name for layer in model._flatten_layers()]
+    changed = [f"{name}.trainable = {new}" for name, old, new in zip(layers, before, now, strict=False) if old != new]
+    return ", ".join(changed) or "layers changed by hand"

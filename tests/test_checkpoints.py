@@ -24,10 +24,12 @@ STATE = State(
         "metrics": [np.zeros((), "float32")],
     },
     hyperparameters={"learning_rate": 0.1, "batch_size": 32, "momentum": 0.9},
-    gates=("momentum",),
+    structure=("momentum",),
     seed=3,
     epoch=1,
     cursor=64,
+    passes=1,
+    epoch_step=2,
     step=5,
 )
 
@@ -166,12 +168,19 @@ def test_the_digest_does_not_depend_on_the_step():
 
 
 def test_the_digest_does_not_depend_on_how_mappings_are_ordered():
-    other = replace(
-        STATE,
-        tensors=dict(reversed(STATE.tensors.items())),
-        hyperparameters=dict(reversed(STATE.hyperparameters.items())),
-    )
+    other = replace(STATE, tensors=dict(reversed(STATE.tensors.items())))
     assert other.digest() == STATE.digest()
+
+
+def test_the_digest_does_not_depend_on_the_names_of_layers():
+    one, other = ({**STATE.hyperparameters, f"{layer}.rate": 0.5} for layer in ("dropout", "mine"))
+    digests = [replace(STATE, hyperparameters=values).digest() for values in (one, other)]
+    assert digests[0] == digests[1] != STATE.digest()
+
+
+def test_where_an_epoch_has_steps_of_its_own_the_pass_counts_too():
+    elsewhere = [replace(STATE, passes=0), replace(STATE, passes=0, epoch_step=3), STATE]
+    assert len({state.digest() for state in elsewhere}) == 3
 
 
 def test_the_digest_does_not_depend_on_how_arrays_lie_in_memory():
@@ -431,4 +440,4 @@ def test_a_name_that_is_no_string_is_a_type_error(name):
         checked_name(name, [])
 
 
-DIGEST = "99f38abdd868b54c04f95e3456ab85f27694f34d1982ecdd78e856d3b0721e1f"
+DIGEST = "ba73d3dfba36cc1e14170dd8eeb8470645c2a318ec58fb57d500027d8504df1d"

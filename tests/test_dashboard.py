@@ -30,7 +30,10 @@ class FakeRun:
             "batch_size": {"low": 1, "high": 1437, "kind": "log", "whole": True},
             "momentum": {"low": 0.0, "high": 0.9999, "kind": "log of 1−β", "whole": False},
         }
-        found = {n: {"value": v, "since": self.since_step[n], **bounds[n]} for n, v in self.values.items()}
+        found = {
+            n: {"value": v, "since": self.since_step[n], "follows_schedule": False, **bounds[n]}
+            for n, v in self.values.items()
+        }
         return {
             "name": "<digits>",
             "state": self.state,
@@ -47,6 +50,8 @@ class FakeRun:
             "seconds_left": 52.3,
             "error": self.error,
             "warning": None,
+            "remarks": [],
+            "couplings": {},
         }
 
     def since(self, cursor):
@@ -54,7 +59,7 @@ class FakeRun:
         return {name: [row for table, row in new if table == name] for name in TABLES}, len(self.rows)
 
     def enter(self, action, command=None, why="", **changes):
-        row = {"step": self.step, "time": 0.0, "author": "dashboard", "action": action, "changes": changes}
+        row = {"step": self.step, "time": 0.0, "author": "dashboard", "action": action, "changes": changes, "over": 1}
         self.rows.append(("entries", {**row, "why": why, "branch": "branch 1", "command": command}))
 
     def apply(self, command):

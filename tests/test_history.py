@@ -63,7 +63,7 @@ def do(history, journal, plain, number, action, *details):
     step = len(plain.line)
     if action == "take":
         losses = number + np.arange(details[0], dtype="float32") / 8
-        history.append(number, step + 1, {"loss": losses, "accuracy": -losses})
+        history.append(number, step + 1, len(losses), {"loss": losses, "accuracy": -losses})
         plain.take(number, losses.tolist())
     elif action == "set":
         name, value = details
@@ -111,8 +111,8 @@ def history(record):
     history.begin(START)
     for epoch in (1, 2):
         first = 3 * epoch - 2
-        history.append(epoch, first, columns([first, first + 1]))
-        history.append(epoch, first + 2, columns([first + 2]))
+        history.append(epoch, first, 2, columns([first, first + 1]))
+        history.append(epoch, first + 2, 1, columns([first + 2]))
         history.append_epoch(epoch, first + 2, {"loss": 1 / epoch, "accuracy": 0.5})
     return history
 
@@ -143,7 +143,7 @@ def test_a_column_keeps_the_bits_and_the_type_that_were_measured(record):
     history = History(record)
     history.begin(START)
     losses = np.random.default_rng(0).random(100)
-    history.append(1, 1, {"loss": losses})
+    history.append(1, 1, len(losses), {"loss": losses})
     assert history["loss"].dtype == losses.dtype
     np.testing.assert_array_equal(history["loss"], losses)
 
@@ -161,7 +161,7 @@ def test_an_unknown_column_is_a_key_error_that_names_the_known_ones(history, nam
 
 
 def test_a_nan_that_was_measured_is_told(history):
-    history.append(3, 7, {"loss": np.array([np.nan]), "accuracy": np.array([0.5])})
+    history.append(3, 7, 1, {"loss": np.array([np.nan]), "accuracy": np.array([0.5])})
     assert np.isnan(history["loss"][-1])
 
 
@@ -215,16 +215,16 @@ def test_rewinding_into_a_block_keeps_its_steps_up_to_there(history):
 
 def test_rewinding_to_before_the_branch_began_follows_its_parent_up_to_there(history):
     history.leave(4, ROOT, START)
-    history.append(2, 5, columns([50]))
+    history.append(2, 5, 1, columns([50]))
     history.leave(2, "branch 2", START)
-    history.append(1, 3, columns([30]))
+    history.append(1, 3, 1, columns([30]))
     np.testing.assert_array_equal(history["step"], [1, 2, 3])
     np.testing.assert_array_equal(history["loss"], columns([1, 2, 30])["loss"])
 
 
 def test_what_was_abandoned_stays_on_its_branch(history, record):
     history.leave(2, ROOT, START)
-    history.append(1, 3, columns([30]))
+    history.append(1, 3, 1, columns([30]))
     rows = record.rows("blocks", "branch = ?", (ROOT,))
     assert sum(row["steps"] for row in rows) == 6
     assert history.branches == {ROOT: (None, 0), "branch 2": (ROOT, 2)}
@@ -234,7 +234,7 @@ def test_what_was_abandoned_stays_on_its_branch(history, record):
 def test_a_change_abandoned_by_rewinding_does_not_count(history, record):
     Journal(record).append(step=4, author="script", action="set", branch=ROOT, changes={"learning_rate": (0.1, 0.9)})
     history.leave(4, ROOT, START)
-    history.append(2, 5, columns([5, 6]))
+    history.append(2, 5, 2, columns([5, 6]))
     np.testing.assert_array_equal(history["learning_rate"], [0.1] * 6)
 
 

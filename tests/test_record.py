@@ -19,7 +19,7 @@ def unhurried(tmp_path):
 
 
 def note(record, why="", step=0, changes=None):
-    about = {"command": None, "time": 0.0, "author": "script", "action": "note", "branch": "branch 1"}
+    about = {"command": None, "time": 0.0, "author": "script", "action": "note", "branch": "branch 1", "over": 1}
     return record.append("entries", step=step, changes=changes or {}, why=why, **about)
 
 

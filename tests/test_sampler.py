@@ -121,6 +121,22 @@ def test_without_shuffle_the_order_is_that_of_the_data_in_every_epoch():
         sampler.next_epoch()
 
 
+@given(size=st.integers(1, 100), batch_size=st.integers(1, 40), seed=st.integers(0, 1000))
+def test_shuffled_by_batch_each_batch_keeps_its_place_and_its_examples(size, batch_size, seed):
+    sampler = Sampler(size, seed, "batch", batch_size)
+    for start in range(0, size, batch_size):
+        stop = min(start + batch_size, size)
+        assert sorted(sampler.order[start:stop]) == list(range(start, stop))
+
+
+def test_shuffled_by_batch_the_batches_are_shuffled():
+    one, two = Sampler(100, 0, "batch", 50), Sampler(100, 0, "batch", 50)
+    two.next_epoch()
+    orders = {tuple(each.order[part] % 50) for each in (one, two) for part in (slice(50), slice(50, 100))}
+    assert len(orders) == 4
+    assert tuple(range(50)) not in orders
+
+
 def test_the_order_of_a_seed_stays_the_same_from_version_to_version():
     # Written down: a recorded run is replayed by this order, so it must never change.
     assert Sampler(8, seed=42).order.tolist() == ORDER_OF_SEED_42

@@ -25,6 +25,8 @@ from babysit.ui.dial import Dial, free, write
 FRAME_SHARE = 0.05
 INTERVAL_S = 0.25
 LINES = 6
+# Dials in sight; the others are in a drawer.
+FIRST = ("learning_rate", "batch_size", "momentum", "beta_1")
 _STYLE = resources.files("babysit.ui").joinpath("style.css").read_text()
 
 
@@ -175,9 +177,18 @@ class Dashboard:
         if [(name, value["low"], value["high"]) for name, value in found.items()] != self._bounds:
             self._bounds = [(name, value["low"], value["high"]) for name, value in found.items()]
             self._dials = {name: Dial(name, value, self._turn) for name, value in found.items()}
-            self._controls.children = [dial.widget for dial in self._dials.values()]
+            self._controls.children = self._arranged()
         for name, value in found.items():
             self._dials[name].refresh(value)
+
+    def _arranged(self) -> list[Any]:
+        """The dials everybody turns, and a drawer with the others, closed to begin with."""
+        first = [dial.widget for name, dial in self._dials.items() if name.rpartition(".")[2] in FIRST]
+        others = [dial.widget for name, dial in self._dials.items() if name.rpartition(".")[2] not in FIRST]
+        if not others:
+            return first
+        drawer = widgets.Accordion([widgets.VBox(others)], titles=[f"{len(others)} more"], selected_index=None)
+        return [*first, _classed(drawer, "babysit-drawer")]
 
     def _refresh_head(self, status: Mapping[str, Any]) -> None:
         state, alive = status["state"], status["state"] in ("running", "paused")
@@ -185,8 +196,8 @@ class Dashboard:
         name, branch = html.escape(status["name"]), html.escape(status["branch"])
         write(self._title, value=f"<b>{name}</b> <span>{branch}</span> {pill}")
         done, size = status["examples_done"], status["examples_an_epoch"]
-        in_all = max(status["epochs"] * size, 1)
-        write(self._progress, value=min((status["epoch"] * size + done) / in_all, 1.0))
+        epochs = status["epoch"] + (done / size if size else 0)  # a stream does not tell its length
+        write(self._progress, value=min(epochs / max(status["epochs"], 1), 1.0))
         write(self._figures, value=_figures(status))
         write(self._toggle, description="Pause" if state == "running" else "Resume", disabled=not alive)
         write(self._step, disabled=not alive)
@@ -206,6 +217,7 @@ class Dashboard:
             words = _folded("The chart could not be drawn.", self._drawing_error)
         else:
             words = html.escape(status["warning"] or self._last_refusal())
+            words = words or f'<span class="babysit-remark">{html.escape(" ".join(status["remarks"]))}</span>'
         write(self._message, value=words)
 
     def _last_refusal(self) -> str:

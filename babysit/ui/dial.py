@@ -6,6 +6,7 @@ has become another one than it shows.
 """
 
 import html
+import re
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,8 @@ import ipywidgets as widgets
 from babysit.journal import number
 from babysit.scales import Scale
 
+# Those whose stops are fine enough without a box for the exact value.
+COARSE = ("batch_size", "momentum", "beta_1")
 # Twenty stops a decade, near enough to evenly spaced, each a number one would write down.
 _FINE = (1, 1.1, 1.25, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3, 3.5, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9)
 
@@ -30,13 +33,13 @@ class Dial:
 
     def __init__(self, name: str, status: Mapping[str, Any], send: Callable[[str, float], str]) -> None:
         self.name, self._send = name, send
-        self._scale = Scale(status["low"], status["high"], status["kind"], status["whole"])
+        self._scale = Scale(status["low"], status["high"], status["kind"], status["whole"], status.get("zero", False))
         self._in_effect = status["value"]
         self._asked: tuple[str, float] | None = None  # command and value, until it is answered
         self._refusal = ""
         self._writer: int | None = None  # the thread that is writing the controls
         self._asking = threading.Lock()  # the answer may come before `send` has returned
-        label, exact = name.replace("_", " "), name == "learning_rate"
+        label, exact = name.replace("_", " ").replace(".", " "), name not in COARSE
         self._slider = widgets.SelectionSlider(
             options=self._options(status["value"]),
             value=status["value"],
@@ -45,7 +48,7 @@ class Dial:
             readout=not exact,
         )
         self._slider.observe(self._moved, "value")
-        self._slider.add_class(f"babysit-{name.replace('_', '-')}")
+        self._slider.add_class(f"babysit-{re.sub('[^a-z0-9]+', '-', name.lower())}")
         self._exact = widgets.Text(
             value=_exactly(status["value"]), continuous_update=False, tooltip=f"{label}, exactly"
         )
@@ -98,6 +101,8 @@ class Dial:
             words = f'<span class="babysit-refusal">{html.escape(self._refusal)}</span>'
         elif asked is not None:
             words = f"asked for {number(asked[1])}"
+        elif status["follows_schedule"]:
+            words = "follows its schedule"
         else:
             words = f"in effect since step {status['since']:,}"
         write(self._note, value=words)
@@ -116,6 +121,8 @@ class Dial:
         scale = self._scale
         if scale.whole:
             stops = {2**power for power in range(64) if scale.low <= 2**power <= scale.high}
+        elif scale.kind == "linear":
+            stops = {float(f"{stop:.4g}") for stop in scale.grid(51).tolist()}
         else:
             stops = set(scale.round_values(*([_FINE] if scale.kind == "log" else [])))
         return [(number(stop), stop) for stop in sorted(stops | {value})]

@@ -1,0 +1,132 @@
+"""Keras's callbacks, driven from our loop: every hook with its documented meaning.
+
+Separation of concerns: a callback sees what `Model.fit` would show it; what it changed is
+found out by the trainer, which is told after each one whose turn it was.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.utils.python_utils import pythonify_logs
+
+# Stock callbacks that never touch weights behind `on_train_begin`: nothing to look for there.
+_READ_ONLY = (
+    keras.callbacks.BackupAndRestore,
+    keras.callbacks.CSVLogger,
+    keras.callbacks.History,
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.ProgbarLogger,
+    keras.callbacks.ReduceLROnPlateau,
+    keras.callbacks.RemoteMonitor,
+    keras.callbacks.TensorBoard,
+    keras.callbacks.TerminateOnNaN,
+)
+
+
+class Callbacks:
+    """The callbacks of one fit, called one by one.
+
+    Args:
+        callbacks: A callback, a list of them, a `keras.callbacks.CallbackList`, or None.
+
+    Raises:
+        TypeError: If one of them is no callback.
+    """
+
+    def __init__(self, callbacks: Any = None) -> None:
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = callbacks.callbacks
+        self._callbacks = [one for one in keras.tree.flatten(callbacks) if one is not None]
+        for one in self._callbacks:
+            if not isinstance(one, keras.callbacks.Callback):
+                raise TypeError(
+                    f"`callbacks` must hold Keras callbacks. Received: {type(one).__name__}. "
+                    "Derive it from `keras.callbacks.Callback`."
+                )
+        self.after: Callable[[str, str, bool], None] = lambda hook, author, may_edit: None
+
+    def attach(self, model: Any, **params: Any) -> None:
+        """Shows the callbacks the model and the fit's `params`, and gives the model a `History`."""
+        history = next((one for one in self._callbacks if isinstance(one, keras.callbacks.History)), None)
+        if history is None:
+            history = keras.callbacks.History()
+            self._callbacks.append(history)
+        model.history = history
+        for one in self._callbacks:
+            one.set_params(params)
+            one.set_model(model)
+
+    @property
+    def all(self) -> list[Any]:
+        """The callbacks, in their order."""
+        return list(self._callbacks)
+
+    @property
+    def every_step(self) -> bool:
+        """Whether some callback wants to be called at every training step."""
+        return self._wanted("on_train_batch_begin", "on_train_batch_end")
+
+    @property
+    def every_test_step(self) -> bool:
+        """Whether some callback wants to be called at every step of a validation."""
+        return self._wanted("on_test_batch_begin", "on_test_batch_end")
+
+    @property
+    def may_edit(self) -> bool:
+        """Whether some callback may change weights."""
+        return any(type(one) not in _READ_ONLY for one in self._callbacks)
+
+    def __call__(self, hook: str, *place: int, logs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Calls a hook of every callback, `self.after` behind each one that has it.
+
+        Args:
+            hook: Its name, such as `"on_epoch_end"`.
+            *place: The number of the epoch or of the batch, where the hook has one.
+            logs: What was measured.
+
+        Returns:
+            The logs in Python's own numbers, with what the callbacks have added to them.
+        """
+        shared: dict[str, Any] = pythonify_logs(logs)
+        for one in list(self._callbacks):
+            if _is_own(one, hook):
+                if "batch" in hook:  # as Keras does: some functions of users name their arguments otherwise
+                    getattr(one, hook)(*place, logs=shared)
+                else:
+                    getattr(one, hook)(*place, shared)
+                if type(one) is not keras.callbacks.History:
+                    may_edit = hook == "on_train_begin" or type(one) not in _READ_ONLY
+                    self.after(hook, type(one).__name__, may_edit)
+        return shared
+
+    def _wanted(self, *hooks: str) -> bool:
+        return any(_is_own(one, hook) and not _content_with_blocks(one) for one in self._callbacks for hook in hooks)
+
+
+def plain(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """Logs in numbers of Python's own, as Keras's callbacks get them, and lists of them where they are arrays."""
+    return {name: np.asarray(v).tolist() if hasattr(v, "shape") else v for name, v in pythonify_logs(logs).items()}
+
+
+def _content_with_blocks(callback: Any) -> bool:
+    """Whether a stock callback does the same when its batch hooks are called once a block, for the last step of it."""
+    if type(callback) in (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore):
+        return bool(callback.save_freq == "epoch")
+    return type(callback) is keras.callbacks.TerminateOnNaN  # a block stops at the first loss that is not finite
+
+
+# Where Keras calls an older hook through a newer one.
+_OLDER = {"on_train_batch_begin": "on_batch_begin", "on_train_batch_end": "on_batch_end"}
+
+
+def _is_own(callback: Any, hook: str) -> bool:
+    """Whether a callback does anything in a hook."""
+    return any(_differs(callback, name) for name in (hook, _OLDER.get(hook, hook)))
+
+
+def _differs(callback: Any, hook: str) -> bool:
+    found = getattr(callback, hook)
+    return getattr(found, "__func__", found) is not getattr(keras.callbacks.Callback, hook)

@@ -1,0 +1,173 @@
+"""The variables that a training changes, in groups: read, compared, written back, by position.
+
+Never by name: two builds of one architecture in one process name their layers differently.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+Tensors = dict[str, list[np.ndarray]]
+
+
+class Variables:
+    """Variables of a model, of the optimizers that its step applies, and of its metrics.
+
+    Args:
+        model: A built model.
+        optimizers: The optimizers that its step applies.
+    """
+
+    def __init__(self, model: Any, optimizers: Sequence[Any]) -> None:
+        self._model, self._optimizers = model, list(optimizers)
+        self._reset: tuple[tuple[int, ...], Any] | None = None
+
+    def groups(self) -> dict[str, list[Any]]:
+        """Group (`model`, `optimizer`, `metrics`) -> variables, as they are now."""
+        return {
+            "model": self._model.variables,
+            "optimizer": [variable for optimizer in self._optimizers for variable in optimizer.variables],
+            "metrics": self._model.metrics_variables,
+        }
+
+    def read(self) -> Tensors:
+        """A copy of their values."""
+        return {group: list(map(_value, variables)) for group, variables in self.groups().items()}
+
+    def write(self, tensors: Mapping[str, Sequence[np.ndarray]]) -> None:
+        """Puts values back that `read` gave."""
+        for group, arrays in tensors.items():
+            for variable, array in zip(self.groups()[group], arrays, strict=True):
+                variable.assign(array)
+
+    def watched(self) -> list[np.ndarray]:
+        """A copy of what nobody but a step should change: all but metrics and learning rates."""
+        groups = self.groups()
+        rates = {id(getattr(_inner(optimizer), "_learning_rate", None)) for optimizer in self._optimizers}
+        return [_value(variable) for variable in groups["model"] + groups["optimizer"] if id(variable) not in rates]
+
+    def edited(self, before: Sequence[np.ndarray]) -> bool:
+        """Whether anything is another than when `watched` gave this."""
+        now = self.watched()
+        return len(now) != len(before) or not all(map(_same, now, before))
+
+    def check(self, tensors: Mapping[str, Sequence[np.ndarray]]) -> None:
+        """Makes sure that `write` can take these.
+
+        Raises:
+            ValueError: If their number or shapes are those of another model.
+        """
+        for group, variables in self.groups().items():
+            have = [tuple(variable.shape) for variable in variables]
+            need = [array.shape for array in tensors[group]]
+            if have != need:
+                raise ValueError(
+                    f"The checkpoint is of another model: its {group} variables have shapes {_short(need)}, those of "
+                    f"`{self._model.name}` have {_short(have)}. Use the model that was trained, compiled as it was."
+                )
+
+    def reset_metrics(self) -> None:
+        """`model.reset_metrics()`, in a single call into TensorFlow where every metric is Keras's own."""
+        model = self._model
+        metrics = [inner for metric in model.metrics for inner in (metric, *getattr(metric, "metrics", ()))]
+        if model.run_eagerly or not all(type(metric).__module__.startswith("keras.") for metric in metrics):
+            model.reset_metrics()
+            return
+        known = tuple(map(id, model.metrics_variables))
+        if self._reset is None or self._reset[0] != known:
+            self._reset = known, tf.function(tf.autograph.experimental.do_not_convert(model.reset_metrics))
+        self._reset[1]()
+
+    def guarded(self) -> list[tuple[Any, np.ndarray]]:
+        """Metrics and seeds with their values: what looking at a model changes and must not."""
+        layers = self._model._flatten_layers()
+        seeds = [generator.state for layer in layers for generator in _seed_generators(layer)]
+        return [(variable, _value(variable)) for variable in [*self._model.metrics_variables, *seeds]]
+
+
+def _seed_generators(layer: Any) -> list[Any]:
+    return [one for one in vars(layer).values() if isinstance(one, keras.random.SeedGenerator)]
+
+
+def _value(variable: Any) -> np.ndarray:
+    value: np.ndarray = variable.value.numpy().copy()
+    return value
+
+
+def _inner(optimizer: Any) -> Any:
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def _short(shapes: Sequence[tuple[int, ...]]) -> str:
+    return f"{', '.join(map(str, shapes[:4]))}{', …' if len(shapes) > 4 else ''} ({len(shapes)} in all)"
+
+
+def attribute_optimizers(model: Any) -> dict[str, Any]:
+    """Optimizers that a model keeps beside `model.optimizer`, by what they are for.
+
+    `discriminator_optimizer` and the optimizer that a submodel `discriminator` was compiled
+    with are both called `discriminator`.
+    """
+    found: dict[str, Any] = {}
+    for attribute, value in vars(model).items():
+        optimizer = value if isinstance(value, keras.Optimizer) else getattr(value, "optimizer", None)
+        if attribute.startswith("_") or attribute == "optimizer" or not isinstance(optimizer, keras.Optimizer):
+            continue
+        if optimizer is not model.optimizer and not any(optimizer is other for other in found.values()):
+            found[_purpose(attribute, found)] = optimizer
+    return found
+
+
+def _purpose(attribute: str, taken: Mapping[str, Any]) -> str:
+    for ending in ("_optimizer", "_optim", "_opt"):
+        plain = attribute.removesuffix(ending)
+        if plain not in ("", attribute) and plain not in taken:
+            return plain
+    return attribute
+
+
+@contextlib.contextmanager
+def applied_in(optimizers: Mapping[str, Any]) -> Iterator[set[str]]:
+    """Inside, gathers the names of the optimizers that are applied, be it only in a trace."""
+    applied: set[str] = set()
+
+    def listening(name: str, apply: Any) -> Any:
+        def listen(*args: Any, **kwargs: Any) -> Any:
+            applied.add(name)
+            return apply(*args, **kwargs)
+
+        return listen
+
+    for name, optimizer in optimizers.items():
+        optimizer.apply = listening(name, optimizer.apply)
+    try:
+        yield applied
+    finally:
+        for optimizer in optimizers.values():
+            del optimizer.apply
+
+
+def extend(optimizer: Any, trainable: Sequence[Any]) -> None:
+    """Makes an optimizer know variables that were frozen when it was built; what it holds stays."""
+    optimizer = _inner(optimizer)
+    known = {id(variable) for variable in optimizer._trainable_variables}
+    if all(id(variable) in known for variable in trainable):
+        return
+    old = {variable.name: variable.value.numpy() for variable in optimizer.variables}
+    kept = {id(optimizer._iterations), id(optimizer._learning_rate)}
+    for variable in list(optimizer.variables):
+        if id(variable) not in kept:
+            optimizer._tracker.untrack(variable)
+    optimizer.built = False
+    optimizer.build([*optimizer._trainable_variables, *(v for v in trainable if id(v) not in known)])
+    for variable in optimizer.variables:
+        if variable.name in old:
+            variable.assign(old[variable.name])

@@ -1,0 +1,92 @@
+"""The ways of training that are compared: each is warmed up, and returns a function that trains on."""
+
+import statistics
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import babysit
+from tests.benchmarks.models import X, Y
+
+ROUNDS = 5
+
+
+def with_fit(model, batch_size, epochs, steps_per_execution=1, callbacks=()):
+    if steps_per_execution > 1:
+        model.steps_per_execution = steps_per_execution
+    how = {"batch_size": batch_size, "verbose": 0, "callbacks": list(callbacks)}
+    model.fit(X, Y, epochs=1, **how)
+    return lambda: model.fit(X, Y, epochs=epochs, **how)
+
+
+def with_bare_loop(model, batch_size, epochs):
+    """A loop written by hand in TensorFlow, compiled whole, with no metric and nothing watching."""
+    x, y, n = tf.constant(X), tf.constant(Y), len(X)
+    loss = keras.losses.SparseCategoricalCrossentropy()
+    model.optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def epoch(order):
+        for start in tf.range(0, n, batch_size):
+            batch = order[start : start + batch_size]
+            with tf.GradientTape() as tape:
+                value = loss(tf.gather(y, batch), model(tf.gather(x, batch), training=True))
+            gradients = tape.gradient(value, model.trainable_variables)
+            model.optimizer.apply(gradients, model.trainable_variables)
+
+    def train():
+        for _ in range(epochs):
+            epoch(tf.constant(np.random.permutation(n).astype(np.int32)))
+
+    epoch(tf.range(n))
+    return train
+
+
+def with_panda(model, batch_size, epochs, folder, data=(X, Y), **how):
+    panda = babysit.Panda(model, folder).fit(*data, epochs=10**6, paused=True, **how | batch(data, batch_size))
+    steps = -(-len(X) // batch_size)
+    panda.run(8 * steps if epochs > 1 else steps)
+    return panda, lambda: panda.run(epochs * steps)
+
+
+def batch(data, batch_size):
+    """A dataset comes in batches; arrays are told of them."""
+    return {} if len(data) == 1 else {"batch_size": batch_size}
+
+
+def with_livelossplot(model, batch_size, epochs):
+    """None where it is not installed."""
+    try:
+        from livelossplot import PlotLossesKeras
+    except ImportError:
+        return None
+    return with_fit(model, batch_size, epochs, callbacks=[PlotLossesKeras()])
+
+
+def seconds(train):
+    began = time.perf_counter()
+    train()
+    return time.perf_counter() - began
+
+
+def compare(ways, rounds=ROUNDS):
+    """Least and median seconds of each way, taken in turns: what else the machine does only adds."""
+    taken = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, train in ways.items():
+            taken[name].append(seconds(train))
+    return {name: (min(times), statistics.median(times)) for name, times in taken.items()}
+
+
+def ratio(value, wanted=None, at_most=False):
+    if wanted is None:
+        return f"{value:.2f}"
+    if at_most:
+        return f"{value:.2f} ({'≤' if value <= wanted else 'above'} {wanted:g})"
+    return f"{value:.2f} ({'≥' if value >= wanted else 'below'} {wanted:g})"
+
+
+def print_row(first, cells, widths):
+    print(f"{first:40}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)), flush=True)

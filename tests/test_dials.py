@@ -1,0 +1,692 @@
+"""Each dial: untouched it changes no bit, turned it gives the bits of a model compiled with the new value."""
+
+from contextlib import nullcontext
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from babysit.dials import Dials
+from babysit.live import Live
+from babysit.steps import training_block
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(24, 6)).astype("float32")
+Y = np.eye(3, dtype="float32")[RNG.integers(3, size=24)]
+ORDER = np.arange(24)
+
+
+def compiled(layers, optimizer=None, loss=None, x=X):
+    """A small model; layers are made after the seed is set, so every call gives the same weights."""
+    keras.utils.set_random_seed(4)
+    model = keras.Sequential([keras.Input(x.shape[1:]), *layers(), keras.layers.Dense(3, activation="softmax")])
+    model.compile(optimizer or keras.optimizers.SGD(0.1), loss or "categorical_crossentropy")
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def dense(optimizer=None, loss=None):
+    return compiled(lambda: [keras.layers.Dense(5, activation="tanh")], optimizer, loss)
+
+
+def bound(model):
+    dials = Dials(model, {"": model.optimizer})
+    dials.bind()
+    return dials
+
+
+class Blocks:
+    """The compiled blocks of a model, one for each structure, as a trainer would keep them."""
+
+    def __init__(self, model, dials=None, x=X, y=Y):
+        self.model, self.dials, self.made = model, dials, {}
+        self.data = (tf.constant(x), tf.constant(y))
+
+    def run(self, steps=2, cursor=0):
+        structure = self.dials.structure if self.dials else ()
+        if structure not in self.made:
+            self.made[structure] = training_block(self.model, self.dials.held if self.dials else nullcontext)
+        return self.made[structure](self.data, tf.constant(ORDER), cursor, 8, steps).loss
+
+
+def state(model):
+    return [v.numpy().copy() for v in model.variables + model.optimizer.variables]
+
+
+def assert_same(ours, theirs):
+    for a, b in zip(state(ours), state(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def put(values, model):
+    for variable, value in zip(model.variables + model.optimizer.variables, values, strict=True):
+        variable.assign(value)
+
+
+BASE = {"weight_decay": 0.01, "use_ema": True, "ema_momentum": 0.9}
+OPTIMIZERS = {
+    "Adadelta": {**BASE, "learning_rate": 0.5, "rho": 0.9, "epsilon": 1e-6},
+    "Adafactor": {**BASE, "beta_2_decay": -0.7, "epsilon_1": 1e-20, "epsilon_2": 0.01, "clip_threshold": 1.3},
+    "Adagrad": {**BASE, "learning_rate": 0.1, "epsilon": 1e-6},
+    "Adam": {**BASE, "learning_rate": 0.01, "amsgrad": True, "clipnorm": 0.3},
+    "Adamax": {**BASE, "learning_rate": 0.01, "clipvalue": 0.05},
+    "AdamW": {"learning_rate": 0.01, "global_clipnorm": 0.3},
+    "Ftrl": {
+        **BASE,
+        "learning_rate": 0.1,
+        "l1_regularization_strength": 0.01,
+        "l2_regularization_strength": 0.02,
+        "l2_shrinkage_regularization_strength": 0.03,
+        "beta": 0.1,
+    },
+    "Lamb": {**BASE, "learning_rate": 0.01},
+    "Lion": {**BASE, "learning_rate": 0.01},
+    "Muon": {**BASE, "learning_rate": 0.01, "adam_lr_ratio": 0.7, "global_clipnorm": 0.3},
+    "Nadam": {**BASE, "learning_rate": 0.01},
+    "RMSprop": {**BASE, "learning_rate": 0.01, "momentum": 0.5, "centered": True},
+    "ScheduleFreeAdamW": {**BASE, "learning_rate": 0.01},
+    "SGD": {**BASE, "learning_rate": 0.1, "momentum": 0.9, "nesterov": True},
+}
+NEW = {
+    "learning_rate": 0.037,
+    "momentum": 0.77,
+    "beta_1": 0.83,
+    "beta_2": 0.97,
+    "adam_beta_1": 0.83,
+    "adam_beta_2": 0.97,
+    "rho": 0.83,
+    "epsilon": 3e-3,
+    "epsilon_1": 3e-4,
+    "epsilon_2": 0.7,
+    "weight_decay": 0.37,
+    "adam_weight_decay": 0.37,
+    "clipnorm": 0.013,
+    "clipvalue": 0.0037,
+    "global_clipnorm": 0.013,
+    "ema_momentum": 0.37,
+    "beta": 0.7,
+    "beta_2_decay": -0.37,
+    "clip_threshold": 0.37,
+    "learning_rate_power": -0.37,
+    "l1_regularization_strength": 0.07,
+    "l2_regularization_strength": 0.07,
+    "l2_shrinkage_regularization_strength": 0.07,
+    "adam_lr_ratio": 0.37,
+    "muon_a": 3.1,
+    "muon_b": -4.1,
+    "muon_c": 2.3,
+    "rms_rate": 0.37,
+}
+
+
+def optimizer_of(name, **changes):
+    return getattr(keras.optimizers, name)(**{**OPTIMIZERS[name], **changes})
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_float_of_an_optimizer_is_live(name):
+    model = dense(optimizer_of(name))
+    dials = bound(model)
+    ours, stock = Blocks(model, dials), Blocks(dense(optimizer_of(name)))
+    np.testing.assert_array_equal(ours.run(3), stock.run(3))
+    assert_same(model, stock.model)
+    start, values = state(model), dials.values
+
+    untouched = resumed(ours, start)
+    for dial in live(dials):  # each of them does something
+        dials.write(dial, NEW[dial])
+        assert any((a != b).any() for a, b in zip(untouched, resumed(ours, start), strict=True)), dial
+        dials.write(dial, values[dial])
+    assert len(ours.made) == 1
+
+    for dial in values:  # and all of them do what a model compiled with them does
+        dials.write(dial, NEW[dial])
+    changed = Blocks(dense(optimizer_of(name, **{dial: NEW[dial] for dial in values})))
+    resumed(ours, start)
+    resumed(
+        changed,
+        [*start[: len(model.variables) + 1], np.float32(NEW["learning_rate"]), *start[len(model.variables) + 2 :]],
+    )
+    assert_same(model, changed.model)
+
+
+def live(dials):
+    """The dials that need no trace of their own for each value."""
+    return [name for name in dials.values if not any(part.startswith(f"{name}=") for part in dials.structure)]
+
+
+def resumed(blocks, start):
+    put(start, blocks.model)
+    if blocks.dials:  # the learning rate is a variable too
+        for name, value in blocks.dials.values.items():
+            blocks.dials.write(name, value)
+    blocks.run(3)
+    return state(blocks.model)
+
+
+# ---------------------------------------------------------------- layers, loss, regularisers
+
+L = keras.layers
+SEQUENCE = RNG.normal(size=(24, 2, 6)).astype("float32")
+
+
+def attended(dropout):
+    class Block(L.Layer):
+        def __init__(self):
+            super().__init__()
+            self.attention = L.MultiHeadAttention(2, 3, dropout=dropout, seed=3)
+
+        def call(self, x):
+            return self.attention(x, x)
+
+    return Block()
+
+
+def in_sequence(make):
+    return lambda value: [make(value), L.Flatten()]
+
+
+# How layers are made of one value -> its dials, a first value, a second one, and the input.
+LAYERS = {
+    "dropout": (lambda p: [L.Dropout(p, seed=3)], ["dropout.rate"], 0.3, 0.6, X),
+    "spatial": (in_sequence(lambda p: L.SpatialDropout1D(p, seed=3)), ["spatial_dropout1d.rate"], 0.3, 0.6, SEQUENCE),
+    "alpha": (lambda p: [L.AlphaDropout(p, seed=3)], ["alpha_dropout.rate"], 0.3, 0.6, X),
+    "gaussian": (lambda p: [L.GaussianDropout(p, seed=3)], ["gaussian_dropout.rate"], 0.3, 0.6, X),
+    "noise": (lambda p: [L.GaussianNoise(p, seed=3)], ["gaussian_noise.stddev"], 0.3, 0.6, X),
+    "attention": (in_sequence(attended), ["multi_head_attention.dropout"], 0.3, 0.6, SEQUENCE),
+    "gru": (
+        lambda p: [L.GRU(4, dropout=p, recurrent_dropout=p, seed=3)],
+        ["gru.dropout", "gru.recurrent_dropout"],
+        0.3,
+        0.6,
+        SEQUENCE,
+    ),
+    "lstm": (lambda p: [L.LSTM(4, dropout=p, seed=3)], ["lstm.dropout"], 0.3, 0.6, SEQUENCE),
+    "l2": (lambda p: [L.Dense(5, kernel_regularizer=keras.regularizers.L2(p))], ["dense.kernel_l2"], 0.01, 0.2, X),
+    "l1": (lambda p: [L.Dense(5, bias_regularizer=keras.regularizers.L1(p))], ["dense.bias_l1"], 0.01, 0.2, X),
+    "l1 and l2": (
+        lambda p: [L.Dense(5, kernel_regularizer=keras.regularizers.L1L2(p, p))],
+        ["dense.kernel_l1", "dense.kernel_l2"],
+        0.01,
+        0.2,
+        X,
+    ),
+    "activity": (
+        lambda p: [L.Dense(5, activity_regularizer=keras.regularizers.L2(p))],
+        ["dense.activity_l2"],
+        0.01,
+        0.2,
+        X,
+    ),
+}
+
+
+def with_layers(make, value, x, optimizer=None):
+    return compiled(lambda: make(value), optimizer, x=x)
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_what_layers_hold_is_live(case):
+    make, names, first, second, x = LAYERS[case]
+    model, stock = with_layers(make, first, x), with_layers(make, first, x)
+    dials = bound(model)
+    assert [name for name in dials.values if "." in name] == names
+    assert all(dials.values[name] == first for name in names)
+    ours, theirs = Blocks(model, dials, x), Blocks(stock, None, x)
+    np.testing.assert_array_equal(ours.run(3), theirs.run(3))
+    assert_same(model, stock)
+
+    # 0 leaves out what draws, and its seed rests. Keras has a GRU without recurrent dropout computed another way.
+    for value in (second, 0.0) if case != "gru" else (second,):
+        start = state(model)
+        for name in names:
+            dials.write(name, value)
+        changed = with_layers(make, value, x)
+        drawing = value == 0 and case in ("dropout", "spatial", "alpha", "gaussian", "noise", "attention")
+        put([v for v in start if not (drawing and is_seed(v))], changed)
+        np.testing.assert_array_equal(ours.run(3), Blocks(changed, None, x).run(3))
+        assert_same_but_seeds(model, changed, drawing, start)
+    assert len(ours.made) <= 2
+    dials.release()
+    assert not [v for layer in model._flatten_layers() for v in vars(layer).values() if isinstance(v, Live)]
+
+
+def is_seed(array):
+    return array.shape == (2,) and array.dtype.kind in "iu"
+
+
+def assert_same_but_seeds(model, changed, drawing, start):
+    ours, theirs = state(model), state(changed)
+    if drawing:
+        resting = [(a, b) for a, b in zip(ours, start, strict=True) if is_seed(a)]
+        assert resting and all((a == b).all() for a, b in resting)
+        ours = [v for v in ours if not is_seed(v)]
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+SMOOTHED = {
+    "categorical": lambda s: keras.losses.CategoricalCrossentropy(label_smoothing=s),
+    "logits": lambda s: keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=s),
+    "binary": lambda s: keras.losses.BinaryCrossentropy(label_smoothing=s),
+    "binary focal": lambda s: keras.losses.BinaryFocalCrossentropy(label_smoothing=s),
+}
+
+
+@pytest.mark.parametrize("loss", SMOOTHED)
+def test_label_smoothing_is_live(loss):
+    model = dense(loss=SMOOTHED[loss](0.1))
+    dials, stock = bound(model), Blocks(dense(loss=SMOOTHED[loss](0.1)))
+    ours = Blocks(model, dials)
+    np.testing.assert_array_equal(ours.run(3), stock.run(3))
+    for value in (0.37, 0.0):
+        changed = Blocks(dense(loss=SMOOTHED[loss](value)))
+        put(state(model), changed.model)
+        dials.write("label_smoothing", value)
+        np.testing.assert_array_equal(ours.run(3), changed.run(3))
+        assert_same(model, changed.model)
+        assert model.loss.get_config()["label_smoothing"] == value
+    assert len(ours.made) == 2
+    dials.release()
+    assert model.loss.get_config() == SMOOTHED[loss](0.0).get_config()
+
+
+# ------------------------------------------------------------------------------ schedules
+
+schedules = keras.optimizers.schedules
+
+
+def scheduled(schedule=None):
+    return dense(keras.optimizers.Adam(schedule or schedules.CosineDecay(0.05, 20), weight_decay=0.01))
+
+
+def test_a_schedule_is_followed_taken_over_and_given_back():
+    model, stock = scheduled(), Blocks(scheduled())
+    dials = bound(model)
+    ours = Blocks(model, dials)
+    assert (dials.schedules, dials.following, dials.values["learning_rate"]) == (("learning_rate",),) * 2 + (0.05,)
+    ours.run(3)
+    stock.run(3)
+    assert_same(model, stock.model)
+    assert dials.values["learning_rate"] == pytest.approx(float(stock.model.optimizer.learning_rate))
+
+    dials.write("learning_rate", 0.003)
+    assert (dials.following, dials.values["learning_rate"]) == ((), 0.003)
+    constant = Blocks(dense(keras.optimizers.Adam(0.003, weight_decay=0.01)))
+    place = len(model.variables) + 1
+    put([*state(model)[:place], np.float32(0.003), *state(model)[place:]], constant.model)
+    np.testing.assert_array_equal(ours.run(3), constant.run(3))
+    theirs = state(constant.model)
+    for a, b in zip(state(model), theirs[:place] + theirs[place + 1 :], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    dials.write("learning_rate", "schedule")
+    put(state(model), stock.model)
+    ours.run(3)
+    stock.run(3)
+    assert_same(model, stock.model)
+    assert len(ours.made) == 2
+
+
+def test_a_released_schedule_is_the_users_own_or_a_stock_constant():
+    schedule = schedules.CosineDecay(0.05, 20)
+    model = scheduled(schedule)
+    variables = model.optimizer.variables
+    dials = bound(model)
+    expected = model.optimizer.get_config()["learning_rate"]
+    assert expected["class_name"] == "CosineDecay"
+    dials.release()
+    assert model.optimizer._learning_rate is schedule
+    assert model.optimizer.get_config()["learning_rate"] == expected
+
+    dials.bind()
+    dials.write("learning_rate", 0.003)
+    taken = dials.structure
+    for _ in range(2):
+        assert model.optimizer.get_config()["learning_rate"]["class_name"] == "PiecewiseConstantDecay"
+        twin = keras.optimizers.Adam.from_config(model.optimizer.get_config())
+        for step in (0, 1, 1000):
+            assert twin._learning_rate(step) == np.float32(0.003)
+        dials.release()
+    assert model.optimizer.variables == variables
+    dials.read()
+    dials.bind()
+    assert (dials.structure, dials.values["learning_rate"]) == (taken, 0.003)
+    dials.write("learning_rate", "schedule")
+    dials.release()
+    assert model.optimizer._learning_rate is schedule
+
+
+def test_a_step_measures_the_schedule_it_follows():
+    model = scheduled()
+    dials = bound(model)
+
+    @tf.function
+    def step(x, y):
+        return dials.measured()["learning_rate"], model.train_step((x, y))["loss"]
+
+    told = [step(X, Y)[0].numpy() for _ in range(4)]
+    schedule = schedules.CosineDecay(0.05, 20)
+    assert told == [pytest.approx(float(schedule(i)), rel=1e-6) for i in range(4)]
+    dials.write("learning_rate", 0.1)
+    assert step(X, Y)[0].numpy() == np.float32(0.1)
+
+
+def test_a_schedule_put_in_by_a_callback_is_another_structure():
+    model = dense(keras.optimizers.SGD(0.1))
+    dials = bound(model)
+    before = dials.structure
+    model.optimizer.learning_rate = schedules.ExponentialDecay(0.5, 1, 0.5)
+    assert dials.taken_up() == {"learning_rate": (0.1, 0.5)}
+    first = dials.structure
+    model.optimizer.learning_rate = schedules.ExponentialDecay(0.25, 1, 0.5)
+    assert dials.taken_up() == {"learning_rate": (0.5, 0.25)}
+    assert len({before, first, dials.structure}) == 3
+    assert dials.taken_up() == {}
+
+
+# ------------------------------------------------------------- whose floats Keras knows not
+
+
+class Halved(keras.optimizers.SGD):
+    """An optimizer of a user's, which makes plain numbers of its floats."""
+
+    def __init__(self, learning_rate=0.1, share=0.5, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.share = share
+
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(gradient * float(f"{self.share}"), variable, learning_rate)
+
+    def get_config(self):
+        return {**super().get_config(), "share": self.share}
+
+
+def test_the_floats_of_a_custom_optimizer_are_set_and_traced_again():
+    model = dense(Halved(momentum=0.9))
+    dials = bound(model)
+    assert list(dials.values) == ["learning_rate", "momentum", "share"]
+    ours = Blocks(model, dials)
+    ours.run(2)
+    for name, value in (("share", 0.25), ("momentum", 0.5), ("momentum", 0.9), ("share", 0.5)):
+        dials.write(name, value)
+        assert type(getattr(model.optimizer, name)) is float
+        theirs = Blocks(dense(Halved(momentum=dials.values["momentum"], share=dials.values["share"])))
+        put(state(model), theirs.model)
+        ours.run(2)
+        theirs.run(2)
+        assert_same(model, theirs.model)
+    assert len(ours.made) == 3  # the same value again, the same trace
+
+
+# ------------------------------------------------------- names, order, several optimizers
+
+
+def test_names_do_not_tell_how_many_layers_this_process_made_before():
+    def layers():
+        own = L.Dense(4, kernel_regularizer="l2", name="head")
+        return [L.Dropout(0.1), L.Dense(4, bias_regularizer="l1"), L.Dropout(0.2), own, L.Dropout(0.0), L.Dropout(0.3)]
+
+    for _ in range(2):
+        values = Dials(compiled(layers), {}).values
+        assert values == {
+            "dropout.rate": 0.1,
+            "dense.bias_l1": 0.01,
+            "dropout_1.rate": 0.2,
+            "head.kernel_l2": 0.01,
+            "dropout_3.rate": 0.3,
+        }
+
+
+def test_several_optimizers_have_their_names_before_the_dials():
+    model = compiled(lambda: [L.Dropout(0.1)], loss=keras.losses.CategoricalCrossentropy())
+    ours = {"discriminator": keras.optimizers.SGD(0.1), "generator": keras.optimizers.Adam(0.2)}
+    dials = Dials(model, ours)
+    assert list(dials.values) == [
+        *("discriminator.learning_rate", "discriminator.momentum"),
+        *("generator.learning_rate", "generator.beta_1", "generator.beta_2", "generator.epsilon"),
+        *("label_smoothing", "dropout.rate"),
+    ]
+    assert list(dials.scales) == list(dials.values)
+    dials.write("generator.learning_rate", 0.5)
+    assert (float(ours["generator"].learning_rate), float(ours["discriminator"].learning_rate)) == (
+        0.5,
+        np.float32(0.1),
+    )
+
+
+def test_losses_of_several_outputs_are_told_apart_by_output():
+    inputs = keras.Input((6,))
+    outputs = {name: L.Dense(3, activation="softmax", name=name)(inputs) for name in ("animal", "colour", "size")}
+    model = keras.Model(inputs, outputs)
+    smooth = keras.losses.CategoricalCrossentropy
+    model.compile("sgd", {"animal": smooth(label_smoothing=0.1), "colour": smooth(), "size": "mse"})
+    dials = Dials(model, {})
+    assert dials.values == {"animal.label_smoothing": 0.1, "colour.label_smoothing": 0.0}
+
+
+def test_a_loss_scale_optimizer_is_steered_inside():
+    inner = keras.optimizers.SGD(0.1, momentum=0.5)
+    model = dense(keras.mixed_precision.LossScaleOptimizer(inner))
+    dials = bound(model)
+    dials.write("learning_rate", 0.25)
+    dials.write("momentum", 0.75)
+    assert (float(inner.learning_rate), inner.get_config()["momentum"]) == (0.25, 0.75)
+
+
+def test_in_mixed_precision_it_is_live_too():
+    def mixed(rate, smoothing, momentum):
+        keras.config.set_dtype_policy("mixed_float16")
+        try:
+            optimizer = keras.optimizers.SGD(0.1, momentum=momentum)
+            loss = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
+            return compiled(lambda: [L.Dense(5), L.Dropout(rate, seed=2)], optimizer, loss)
+        finally:
+            keras.config.set_dtype_policy("float32")
+
+    model, stock = mixed(0.3, 0.1, 0.9), Blocks(mixed(0.3, 0.1, 0.9))
+    dials = bound(model)
+    ours = Blocks(model, dials)
+    ours.run(3)
+    stock.run(3)
+    assert_same(model, stock.model)
+    changed = Blocks(mixed(0.6, 0.2, 0.5))
+    put(state(model), changed.model)
+    for name, value in (("dropout.rate", 0.6), ("label_smoothing", 0.2), ("momentum", 0.5)):
+        dials.write(name, value)
+    ours.run(3)
+    changed.run(3)
+    assert_same(model, changed.model)
+
+
+# ------------------------------------------------ bound, released, written down, taken up
+
+
+def everything(**changes):
+    """A model with one dial of each kind."""
+    how = {"momentum": 0.9, "rate": 0.3, "smoothing": 0.1, "l1": 0.02, "l2": 0.03, **changes}
+    layers = [
+        lambda: L.Dense(5, kernel_regularizer=keras.regularizers.L1(how["l1"])),
+        lambda: L.Dropout(how["rate"], name="drop"),
+        lambda: L.Dense(4, bias_regularizer=keras.regularizers.L2(how["l2"]), name="last"),
+    ]
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=how["smoothing"])
+    optimizer = keras.optimizers.SGD(0.1, momentum=how["momentum"], clipnorm=1.0)
+    return compiled(lambda: [make() for make in layers], optimizer, loss)
+
+
+CHANGES = {
+    "momentum": 0.5,
+    "label_smoothing": 0.2,
+    "drop.rate": 0.6,
+    "last.bias_l2": 0.5,
+}
+
+
+def configs(model):
+    layers = [{**layer.get_config(), "name": ""} for layer in model.layers[1:]]
+    return {**model.optimizer.get_config(), "name": ""}, model.loss.get_config(), layers
+
+
+def test_written_down_while_bound_it_shows_the_present_and_released_it_is_a_stock_model(tmp_path):
+    model = everything()
+    before = configs(model)
+    dials = bound(model)
+    assert str(configs(model)) == str(before)
+    for name, value in CHANGES.items():
+        dials.write(name, value)
+    changed = everything(momentum=0.5, smoothing=0.2, rate=0.6, l2=0.5)
+    assert str(configs(model)) == str(configs(changed))
+    model.save(tmp_path / "bound.keras")
+    clone = keras.models.clone_model(model)
+    dials.write("drop.rate", 0.1)
+    assert (type(clone.layers[1].rate), clone.layers[1].rate) == (float, 0.6)
+    dials.write("drop.rate", 0.6)
+    dials.release()
+    assert str(configs(model)) == str(configs(changed))
+    assert not [name for name, value in vars(model.optimizer).items() if isinstance(value, Live)]
+    assert "get_config" not in vars(model.optimizer) | vars(model.layers[1]) | vars(model.loss)
+    loaded = keras.models.load_model(tmp_path / "bound.keras")
+    assert str(configs(loaded)) == str(configs(changed))
+    for a, b in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_untouched_and_released_the_very_same_objects_are_back():
+    model = everything()
+    model.optimizer.clipnorm = 1
+    kernel, bias = model.layers[0].kernel_regularizer, model.layers[2].bias_regularizer
+    dials = bound(model)
+    assert model.layers[0].kernel_regularizer is not kernel
+    dials.release()
+    assert model.layers[0].kernel_regularizer is model.layers[0].kernel.regularizer is kernel
+    assert model.layers[2].bias_regularizer is bias
+    assert type(model.optimizer.clipnorm) is int
+
+
+def test_a_regularizer_shared_by_layers_is_a_dial_for_each():
+    shared = keras.regularizers.L2(0.01)
+    layers = [
+        lambda: L.Dense(4, kernel_regularizer=shared, bias_regularizer=shared),
+        lambda: L.Dense(4, kernel_regularizer=shared),
+    ]
+    model = compiled(lambda: [make() for make in layers])
+    dials = bound(model)
+    dials.write("dense.bias_l2", 0.5)
+    dials.release()
+    found = [
+        layer.get_config()[f"{name}_regularizer"]["config"]["l2"]
+        for layer, name in ((model.layers[0], "kernel"), (model.layers[0], "bias"), (model.layers[1], "kernel"))
+    ]
+    assert found == [0.01, 0.5, 0.01]
+    assert shared.l2 == 0.01
+    assert Dials(model, {}).values == {"dense.kernel_l2": 0.01, "dense.bias_l2": 0.5, "dense_1.kernel_l2": 0.01}
+
+
+def test_what_a_callback_changes_is_taken_up():
+    model = everything()
+    dials = bound(model)
+    assert dials.taken_up() == {}
+    model.optimizer.learning_rate = 0.05
+    model.optimizer.momentum = 0.5
+    model.layers[1].rate = 0
+    model.loss.label_smoothing = 0.3
+    assert dials.taken_up() == {
+        "learning_rate": (0.1, 0.05),
+        "momentum": (0.9, 0.5),
+        "label_smoothing": (0.1, 0.3),
+        "drop.rate": (0.3, 0.0),
+    }
+    assert dials.taken_up() == {}
+    assert "drop.rate" not in dials.structure
+    assert isinstance(model.optimizer.momentum, Live) and model.optimizer.momentum == 0.5
+    assert model.loss._fn_kwargs["label_smoothing"] is model.loss.label_smoothing
+
+
+def test_what_was_set_between_fits_is_read():
+    model = everything()
+    dials = bound(model)
+    dials.release()
+    model.optimizer.momentum, model.layers[1].rate = 0.3, 0.7
+    model.optimizer.clipnorm = None
+    dials.read()
+    assert (dials.values["momentum"], dials.values["drop.rate"]) == (0.3, 0.7)
+    assert "clipnorm" not in dials.values
+
+
+def test_restored_values_and_structure_are_those_of_then():
+    model = everything(momentum=0.0)
+    dials = bound(model)
+    then = dials.values, dials.structure
+    for name, value in CHANGES.items():
+        dials.write(name, value)
+    dials.write("momentum", 0.0)
+    dials.write("drop.rate", 0.0)
+    later = dials.values, dials.structure
+    assert "momentum" in later[1]  # at rest, and there
+    dials.restore(*then)
+    assert (dials.values, dials.structure) == then
+    assert not model.optimizer.momentums
+    dials.restore(*later)
+    assert (dials.values, dials.structure) == later
+    assert model.optimizer.momentums
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_an_optimizer_may_be_built_inside_the_trace(momentum):
+    def unbuilt():
+        keras.utils.set_random_seed(4)
+        model = keras.Sequential([keras.Input((6,)), L.Dense(3, activation="softmax")])
+        model.compile(keras.optimizers.SGD(0.1, momentum=momentum), "categorical_crossentropy")
+        return model
+
+    model, stock = unbuilt(), unbuilt()
+    dials = bound(model)
+    step, reference = tf.function(model.train_step), tf.function(stock.train_step)
+    before = dials.structure
+    for _ in range(2):
+        step((X, Y))
+        reference((X, Y))
+    assert_same(model, stock)
+    assert dials.structure == before
+
+
+# ---------------------------------------------------------------------------- velocities
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_velocities_made_later_stand_where_a_stock_optimizer_has_them(centered):
+    model = dense(keras.optimizers.RMSprop(0.01, centered=centered))
+    dials = bound(model)
+    dials.write("momentum", 0.5)
+    stock = dense(keras.optimizers.RMSprop(0.01, momentum=0.5, centered=centered))
+
+    def kinds(found):
+        return [v.path.split("/")[-1].rsplit("_", 1)[-1] for v in found.optimizer.variables]
+
+    assert kinds(model) == kinds(stock)
+    dials.write("momentum", 0.0)
+    assert kinds(model) == kinds(stock)  # at rest at 0 they stay while it is live
+    dials.release()
+    assert kinds(model) == kinds(dense(keras.optimizers.RMSprop(0.01, centered=centered)))
+    assert type(model.optimizer.momentum) is float
+
+
+def test_velocities_that_absorbed_the_learning_rate_are_rescaled_and_no_others():
+    for optimizer, absorbed in (
+        (keras.optimizers.SGD(0.1, momentum=0.9), "momentum"),
+        (keras.optimizers.RMSprop(0.1, momentum=0.9), "momentum"),
+        (keras.optimizers.SGD(0.1), None),
+        (keras.optimizers.Adam(0.1), None),
+        (keras.optimizers.Muon(0.1), None),
+    ):
+        model = dense(optimizer)
+        dials = bound(model)
+        Blocks(model, dials).run(1)
+        before = {v.path: v.numpy() for v in optimizer.variables}
+        dials.rescale_velocities("learning_rate", 3.0)
+        dials.rescale_velocities("", 2.0)
+        for v in optimizer.variables:
+            factor = np.float32(6.0) if absorbed and v.path.endswith(absorbed) else 1
+            np.testing.assert_allclose(v.numpy(), before[v.path] * factor, rtol=1e-6)

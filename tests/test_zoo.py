@@ -1,0 +1,388 @@
+"""Every member of the zoo, and every form of data, under what must always hold of a training."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import pandas
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import babysit
+from babysit.sampler import Sampler
+from tests.zoo import (
+    OPTIMIZERS,
+    ZOO,
+    compiled,
+    dense,
+    dial,
+    put,
+    rows,
+    state,
+    table,
+    variables,
+    with_optimizer,
+)
+
+
+def assert_equal(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
+    assert [(a.shape, a.dtype) for a in ours] == [(b.shape, b.dtype) for b in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def assert_same_history(ours: dict[str, list[Any]], theirs: dict[str, list[Any]]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        np.testing.assert_array_equal(np.array(ours[name], float), np.array(theirs[name], float))
+
+
+# ------------------------------------------------------------------- each member of the zoo
+
+
+@dataclass
+class Trained:
+    """A member trained to the end twice: by a panda, and by `Model.fit`."""
+
+    name: str
+    make: Callable[[], keras.Model]
+    arguments: dict[str, Any]
+    panda: babysit.Panda
+    reference: keras.Model
+    ours: list[np.ndarray]
+    theirs: list[np.ndarray]
+    history: dict[str, list[Any]]
+
+    @property
+    def steps_an_epoch(self) -> int:
+        examples = len(keras.tree.flatten(self.arguments["x"])[0])
+        return math.ceil(examples / self.arguments["batch_size"])
+
+    def at_step(self, steps: int) -> babysit.Panda:
+        """The panda, resting behind so many steps."""
+        self.panda.rewind(0)
+        self.panda.run(steps)
+        return self.panda
+
+    def finished_by_keras(self, done: int, change: tuple[str, float] | None = None, **how: Any) -> list[np.ndarray]:
+        """What `Model.fit` makes of the panda's present state, on what its epoch has left of the examples."""
+        left = rows(self.arguments, slice(done, None)) | {"epochs": 1, "shuffle": False, "verbose": 0} | how
+        model = self.reference
+        if change is not None and not change[0].endswith("learning_rate"):  # baked into the graph: compile anew
+            model = put(self.make(), *change)
+            model.fit(**left)
+        for variable, value in zip(variables(model), state(self.panda.model), strict=True):
+            variable.assign(value)
+        if change is not None:
+            put(model, *change)
+        model.fit(**left)
+        return state(model)
+
+
+@pytest.fixture(scope="module", params=ZOO)
+def trained(request, tmp_path_factory):
+    make, arguments = ZOO[request.param]()
+    reference = make()
+    history = reference.fit(**arguments, shuffle=False, verbose=0).history
+    theirs = state(reference)
+    panda = babysit.Panda(make(), tmp_path_factory.mktemp("zoo") / "run", seed=7)
+    panda.fit(**arguments, shuffle=False).wait(120)
+    return Trained(request.param, make, arguments, panda, reference, state(panda.model), theirs, history)
+
+
+def test_untouched_its_weights_and_optimizers_are_model_fits(trained):
+    assert_equal(trained.ours, trained.theirs)
+
+
+def test_untouched_its_losses_and_metrics_are_model_fits(trained):
+    assert_same_history(trained.panda.history.history, trained.history)
+
+
+def test_a_change_equals_a_restart_with_that_value(trained):
+    name, value = dial(trained.name)
+    panda = trained.at_step(trained.steps_an_epoch + 3)  # in the last epoch, whose end may average the weights
+    theirs = trained.finished_by_keras(3 * trained.arguments["batch_size"], (name, value))
+    entry = panda.set(**{name: value})
+    assert (entry.step, entry.changes[name][1]) == (panda.step, value)
+    panda.resume()
+    panda.wait(120)
+    assert_equal(state(panda.model), theirs)
+
+
+def test_another_batch_size_equals_a_restart_with_it(trained):
+    # 4 steps are a whole accumulation. 24 divides the rest of no member: where a size divides the
+    # data, `Model.fit` fixes it in the graph, which then rounds differently (see `steps.Block`).
+    panda = trained.at_step(trained.steps_an_epoch + 4)
+    theirs = trained.finished_by_keras(4 * trained.arguments["batch_size"], batch_size=24)
+    panda.set(batch_size=24)
+    panda.resume()
+    panda.wait(120)
+    assert_equal(state(panda.model), theirs)
+
+
+def test_a_step_a_block_or_many_and_a_return_to_a_checkpoint_give_the_same_bits(trained):
+    name, value = dial(trained.name)
+    panda = trained.at_step(3)
+    saved = panda.save()
+    digests = []
+    for blocks in ([6], [1] * 6, [2, 1, 3]):  # through the end of an epoch
+        panda.rewind(saved)
+        assert panda.digest() == saved.digest
+        panda.set(**{name: value}, batch_size=24)
+        for steps in blocks:
+            panda.run(steps)
+        digests.append(panda.digest())
+    assert digests == digests[:1] * 3
+
+
+@pytest.mark.parametrize("name", ["sequential dense", "several inputs and outputs", "gan with two optimizers"])
+def test_shuffled_it_is_model_fit_fed_with_the_same_order(tmp_path, name):
+    make, arguments = ZOO[name]()
+    ours, theirs = make(), make()
+    babysit.Panda(ours, tmp_path / "run", seed=11).fit(**arguments).wait(120)
+    sampler = Sampler(120, seed=11)
+    for _ in range(arguments["epochs"]):
+        theirs.fit(**rows(arguments, sampler.order) | {"epochs": 1}, shuffle=False, verbose=0)
+        sampler.next_epoch()
+    assert_equal(state(ours), state(theirs))
+
+
+def test_a_train_step_without_logs_trains_though_fit_cannot(tmp_path):
+    make, arguments = ZOO["train_step with a loss and no tracker"]()
+    ours, theirs = make(), make()
+    ours.odd = "none"  # `Model.fit` cannot: its graph must return something
+    panda = babysit.Panda(ours, tmp_path / "run").fit(**arguments, shuffle=False).wait(120)
+    theirs.fit(**arguments, shuffle=False, verbose=0)
+    assert_equal(state(ours), state(theirs))
+    assert panda.history.history == {}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_under_every_optimizer_it_is_model_fit(tmp_path, name):
+    ours, theirs = with_optimizer(name), with_optimizer(name)
+    how = {"batch_size": 16, "epochs": 2, "shuffle": False}
+    panda = babysit.Panda(ours, tmp_path / "run", seed=7).fit(**table(), **how).wait(120)
+    fit = theirs.fit(**table(), **how, verbose=0)
+    assert_equal(state(ours), state(theirs))
+    assert_same_history(panda.history.history, fit.history)
+
+
+# ----------------------------------------------------------------------- each form of data
+
+X, Y = table()["x"], table()["y"]
+WEIGHT = np.random.default_rng(2).uniform(size=120)
+VALIDATION = (X[:40] + 1, Y[:40])
+
+
+class Batches(keras.utils.PyDataset):
+    """The data in batches of 16, or of another size."""
+
+    def __init__(self, *arrays: np.ndarray, size: int = 16) -> None:
+        super().__init__()
+        self.arrays, self.size = arrays, size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.arrays[0]) / self.size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+        return tuple(array[index * self.size : (index + 1) * self.size] for array in self.arrays)
+
+
+def dataset(*arrays: Any) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices(arrays)
+
+
+def endless(*arrays: np.ndarray, size: int = 16):
+    while True:
+        for start in range(0, len(arrays[0]), size):
+            yield tuple(array[start : start + size] for array in arrays)
+
+
+# What `fit` is given, made anew for each of the two who are to be given it.
+TRAINING: dict[str, Callable[[], dict[str, Any]]] = {
+    "arrays": lambda: {"x": X, "y": Y},
+    "float64 arrays": lambda: {"x": X.astype("float64"), "y": Y.astype("float64")},
+    "tensors": lambda: {"x": tf.constant(X), "y": tf.constant(Y)},
+    "pandas": lambda: {"x": pandas.DataFrame(X), "y": pandas.Series(Y[:, 0])},
+    "a batch size that divides the data": lambda: {"x": X, "y": Y, "batch_size": 24},
+    "fewer examples than a batch": lambda: {"x": X[:20], "y": Y[:20], "batch_size": 32},
+    "sample weights": lambda: {"x": X, "y": Y, "sample_weight": WEIGHT},
+    "tf.data with a remainder": lambda: {"x": dataset(X, Y).batch(16)},
+    "tf.data without a remainder": lambda: {"x": dataset(X, Y).batch(16, drop_remainder=True)},
+    "tf.data that divides": lambda: {"x": dataset(X, Y).batch(24)},
+    "tf.data with weights": lambda: {"x": dataset(X, Y, WEIGHT.astype("float32")).batch(16)},
+    "tf.data mapped and prefetched": lambda: {"x": dataset(X, Y).map(lambda x, y: (2 * x, y)).batch(16).prefetch(2)},
+    "tf.data shuffled under a seed": lambda: {"x": dataset(X, Y).shuffle(120, seed=3).batch(16)},
+    "tf.data repeated": lambda: {"x": dataset(X, Y).repeat().batch(16), "steps_per_epoch": 5},
+    "tf.data repeated behind its batches": lambda: {"x": dataset(X, Y).batch(16).repeat(), "steps_per_epoch": 5},
+    "tf.data in parts of steps_per_epoch": lambda: {"x": dataset(X, Y).batch(8), "steps_per_epoch": 5},
+    "PyDataset": lambda: {"x": Batches(X, Y)},
+    "PyDataset with weights": lambda: {"x": Batches(X, Y, WEIGHT)},
+    "PyDataset with steps_per_epoch": lambda: {"x": Batches(X, Y), "steps_per_epoch": 4},
+    "generator": lambda: {"x": endless(X, Y), "steps_per_epoch": 8},
+    "generator with weights": lambda: {"x": endless(X, Y, WEIGHT), "steps_per_epoch": 5},
+    "arrays and steps_per_epoch": lambda: {"x": X, "y": Y, "steps_per_epoch": 3},
+    "initial_epoch": lambda: {"x": X, "y": Y, "initial_epoch": 1, "epochs": 3},
+}
+VALIDATING: dict[str, Callable[[], dict[str, Any]]] = {
+    "arrays": lambda: {"validation_data": VALIDATION},
+    "arrays with weights": lambda: {"validation_data": (*VALIDATION, WEIGHT[:40])},
+    "a list": lambda: {"validation_data": list(VALIDATION)},
+    "tf.data": lambda: {"validation_data": dataset(*VALIDATION).batch(16)},
+    "PyDataset": lambda: {"validation_data": Batches(*VALIDATION, size=12)},
+    # Once: `Model.fit` draws ahead of a generator, so what a second validation gets is left to chance.
+    "generator": lambda: {"validation_data": endless(*VALIDATION), "validation_steps": 3, "validation_freq": 2},
+    "a part of the data": lambda: {"validation_split": 0.25},
+    "every other epoch": lambda: {"validation_data": VALIDATION, "validation_freq": 2},
+    "some epochs": lambda: {"validation_data": VALIDATION, "validation_freq": [1, 3]},
+    "some steps": lambda: {"validation_data": VALIDATION, "validation_steps": 2},
+    "some steps of endless tf.data": lambda: {
+        "validation_data": dataset(*VALIDATION).repeat().batch(16),
+        "validation_steps": 4,
+    },
+    "batches of another size": lambda: {"validation_data": VALIDATION, "validation_batch_size": 7},
+}
+
+
+def regression() -> keras.Model:
+    """A network with dropout and momentum, so that order and size of batches leave their mark."""
+    keras.utils.set_random_seed(13)
+    model = dense(layers.Dense(8, "relu"), layers.Dropout(0.2))
+    return compiled(model, keras.optimizers.SGD(0.02, momentum=0.9), metrics=["mae"])
+
+
+def assert_trains_as_model_fit(tmp_path, make: Callable[[], keras.Model], given: Callable[[], dict[str, Any]]) -> None:
+    ours, theirs = make(), make()
+    panda = babysit.Panda(ours, tmp_path / "run", seed=7)
+    panda.fit(**{"epochs": 2, "shuffle": False} | given()).wait(120)
+    fit = theirs.fit(**{"epochs": 2, "shuffle": False} | given(), verbose=0)
+    assert_equal(state(ours), state(theirs))
+    assert_same_history(panda.history.history, fit.history)
+
+
+@pytest.mark.parametrize("form", TRAINING)
+def test_given_data_in_any_form_it_is_model_fit(tmp_path, form):
+    assert_trains_as_model_fit(tmp_path, regression, TRAINING[form])
+
+
+@pytest.mark.parametrize("form", VALIDATING)
+def test_validating_on_data_in_any_form_it_is_model_fit(tmp_path, form):
+    given = {"x": X, "y": Y, "batch_size": 16, "epochs": 3}
+    assert_trains_as_model_fit(tmp_path, regression, lambda: given | VALIDATING[form]())
+
+
+def two_inputs(nested: Callable[[Any, Any], Any]) -> Callable[[], keras.Model]:
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(13)
+        left, right = keras.Input((4,), name="left"), keras.Input((2,), name="right")
+        outputs = layers.Dense(1)(layers.Concatenate()([layers.Dense(4, "tanh")(left), right]))
+        return compiled(keras.Model(nested(left, right), outputs))
+
+    return make
+
+
+NESTED: dict[str, Callable[[Any, Any], Any]] = {
+    "list": lambda left, right: [left, right],
+    "tuple": lambda left, right: (left, right),
+    "dict": lambda left, right: {"left": left, "right": right},
+}
+
+
+@pytest.mark.parametrize("form", NESTED)
+@pytest.mark.parametrize("source", ["arrays", "tf.data"])
+def test_given_several_inputs_it_is_model_fit(tmp_path, form, source):
+    x = NESTED[form](X[:, :4], X[:, 4:])
+
+    def given() -> dict[str, Any]:
+        if source == "arrays":
+            return {"x": x, "y": Y}
+        # tf.data stacks what a list holds: there a tuple stands for it.
+        return {"x": dataset(tuple(x) if isinstance(x, list) else x, Y).batch(16)}
+
+    assert_trains_as_model_fit(tmp_path, two_inputs(NESTED[form]), given)
+
+
+@pytest.mark.parametrize("form", ["arrays", "tf.data", "PyDataset"])
+def test_class_weights_weigh_data_in_any_form(tmp_path, form):
+    make, arguments = ZOO["class weights"]()
+    x, y = arguments["x"], arguments["y"]
+    data = {
+        "arrays": lambda: {"x": x, "y": y},
+        "tf.data": lambda: {"x": dataset(x, y).batch(16)},
+        "PyDataset": lambda: {"x": Batches(x, y)},
+    }[form]
+    assert_trains_as_model_fit(tmp_path, make, lambda: data() | {"class_weight": arguments["class_weight"]})
+
+
+def test_class_weights_of_a_generator_are_refused_as_by_keras(tmp_path):
+    make, arguments = ZOO["class weights"]()
+    how = {
+        "x": endless(arguments["x"], arguments["y"]),
+        "steps_per_epoch": 8,
+        "class_weight": arguments["class_weight"],
+    }
+    with pytest.raises(ValueError, match="class_weight"):
+        babysit.Panda(make(), tmp_path / "run").fit(**how)
+
+
+# ------------------------------------------------------------------------ several optimizers
+
+
+def test_a_gan_goes_on_from_disk_as_if_it_had_never_stopped(tmp_path):
+    make, arguments = ZOO["gan with two optimizers"]()
+    panda = babysit.Panda(make(), tmp_path / "run", seed=7).fit(**arguments, paused=True)
+    panda.run(3)
+    panda.set(**{"discriminator.learning_rate": 0.01})
+    panda.run(2)
+    saved = panda.save("here")
+    panda.run(3)
+    digest = panda.digest()
+    panda.stop()
+    panda.wait(60)
+
+    loaded = babysit.Panda.load(tmp_path / "run", model=make())
+    loaded.rewind("here")
+    assert loaded.digest() == saved.digest
+    loaded.fit(**arguments, paused=True)
+    loaded.run(3)
+    assert loaded.digest() == digest
+    assert loaded.hyperparameters["discriminator.learning_rate"].value == 0.01
+
+
+# ------------------------------------------------------------- every example once an epoch
+
+
+class Seen(layers.Layer):
+    """Counts how often each example, named by its number, went by in training."""
+
+    def build(self, shape: Any) -> None:
+        self.seen = self.add_weight(shape=(150,), initializer="zeros", trainable=False)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if training:
+            numbers = tf.cast(tf.reshape(inputs, [-1]), tf.int32)
+            self.seen.assign_add(tf.math.bincount(numbers, minlength=150, dtype=tf.float32))
+        return inputs / 150
+
+
+@pytest.mark.parametrize("form", ["arrays", "tf.data", "PyDataset"])
+def test_every_example_is_seen_once_an_epoch_whatever_the_batch_sizes(tmp_path, form):
+    numbers = np.arange(150, dtype="float32").reshape(-1, 1)
+    data = {
+        "arrays": lambda: {"x": numbers, "y": numbers / 150, "batch_size": 16},
+        "tf.data": lambda: {"x": dataset(numbers, numbers / 150).batch(16)},
+        "PyDataset": lambda: {"x": Batches(numbers, numbers / 150)},
+    }[form]
+    model = compiled(keras.Sequential([keras.Input((1,)), Seen(), layers.Dense(1)]), "sgd")
+    panda = babysit.Panda(model, tmp_path / "run", seed=7).fit(**data(), epochs=3, paused=True)
+    sizes = iter([7, 64, 1, 30, 150, 16, 2, 99, 5, 8] * 20)
+    for epoch in range(1, 4):
+        while panda.epoch < epoch:
+            panda.run(1)
+            if panda.state == "paused":
+                panda.set(batch_size=next(sizes))
+        np.testing.assert_array_equal(model.layers[0].get_weights()[0], np.full(150, epoch))
