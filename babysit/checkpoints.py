@@ -61,7 +61,9 @@ class State:
         step: Steps done. Not part of the digest: it says where, not what; nor are those below.
         shuffle: Whether the order of examples is shuffled.
         examples: How many there are; 0 if that was not known.
-        steering: What else steers: ramps under way, couplings.
+        trainable: Whether each layer learns.
+        built_on: For each optimizer, which of the model's variables it was built for, by position.
+        steering: What else steers: ramps under way, couplings, changes that wait.
     """
 
     tensors: Mapping[str, Sequence[np.ndarray]]
@@ -75,6 +77,8 @@ class State:
     step: int
     shuffle: bool | str = True
     examples: int = 0
+    trainable: tuple[bool, ...] = ()
+    built_on: tuple[tuple[int, ...], ...] = ()
     steering: Mapping[str, Any] = field(default_factory=dict)
 
     def digest(self) -> str:
@@ -242,7 +246,7 @@ def load(folder: Path) -> tuple[State, dict[str, Any]]:
         for name, shape in manifest["shapes"].items():
             groups.setdefault(name.split("/")[0], []).append(tensors[name].reshape(shape))
         groups = {group: groups.get(group, []) for group in ("model", "optimizer", "metrics")}
-        state = State(tensors=groups, **{**manifest["state"], "structure": _tupled(manifest["state"]["structure"])})
+        state = State(tensors=groups, **{**manifest["state"], **_tuples(manifest["state"])})
         if state.digest() != manifest["digest"]:
             raise ValueError("its state does not have the recorded digest")
     except (OSError, LookupError, TypeError, ValueError, AttributeError, struct.error, SafetensorError) as error:
@@ -253,6 +257,10 @@ def load(folder: Path) -> tuple[State, dict[str, Any]]:
 def complete(directory: Path) -> list[Path]:
     """The folders of a run's checkpoints that were written to the end, oldest first."""
     return [folder for folder in _numbered(directory) if (folder / _MANIFEST).is_file()]
+
+
+def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _tupled(plain[name]) for name in ("structure", "trainable", "built_on")}
 
 
 def _tupled(value: Any) -> Any:

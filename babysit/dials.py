@@ -57,6 +57,11 @@ class Dials:
         return tuple(part for dial in self._dials.values() for part in dial.structure)
 
     @property
+    def bound(self) -> bool:
+        """Whether the live values are in."""
+        return self._bound
+
+    @property
     def graph(self) -> tuple[str, ...]:
         """The part of the structure that a trace fixes: whether a hand has a scheduled rate is read in the graph."""
         return tuple(part.removesuffix(TAKEN) for part in self.structure)

@@ -54,7 +54,8 @@ class Driver:
         self._within, self._healthy = False, True
         self._stopping: dict[str, Any] | None = None
         self._budget: float = 0  # steps it may take before it rests
-        self._runs: list[Future[None]] = []
+        self._done = 0  # steps taken by this driver
+        self._runs: list[tuple[int, Future[None]]] = []  # done when so many have been taken
         self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
         self._held_back: list[_Order] = []
         self._commands = 0
@@ -176,7 +177,7 @@ class Driver:
 
     def _obey_within(self) -> None:
         """Between two steps of a fit of the model's own: obeys what waits, and rests there if it is to."""
-        self._budget -= 1
+        self._count(1)
         self._rate.add(self._trainer)
         was, self._healthy = self._healthy, self._trainer.healthy
         if was and not self._healthy:
@@ -195,7 +196,7 @@ class Driver:
             result = self._obey(order.command)
             if self._at_rest:
                 self._trainer.rest()
-        except Exception as error:
+        except BaseException as error:  # a callback may well call `sys.exit`: nobody may wait for ever
             if order.outcome is not None:
                 order.outcome.set_exception(error)
             else:
@@ -209,7 +210,7 @@ class Driver:
         """Whether hands may change the model itself, and did until now."""
         return self.state != "running" and self._trainer.prepared
 
-    def _refuse(self, command: Mapping[str, Any], error: Exception) -> None:
+    def _refuse(self, command: Mapping[str, Any], error: BaseException) -> None:
         author = str(command.get("author", "script"))
         self._trainer.enter("refuse", author=author, why=str(error), command=command["command"])
 
@@ -242,9 +243,10 @@ class Driver:
         trainer, healthy = self._trainer, self._trainer.healthy
         try:
             if not trainer.finished:
-                self._budget -= trainer.take(int(min(self._budget, 2**31)))
+                taken = trainer.take(int(min(self._budget, 2**31)))
+                self._count(0 if trainer.by_itself else taken)  # which has counted its own
                 self._rate.add(trainer)
-        except Exception as error:
+        except BaseException as error:
             self._fail(error)
             return
         if healthy and not trainer.healthy and not trainer.by_itself:
@@ -258,6 +260,17 @@ class Driver:
             self._end("finish", "finished")
         elif self._budget <= 0:
             self._move_to("paused")
+        self._answer_runs()
+
+    def _count(self, steps: int) -> None:
+        self._budget -= steps
+        self._done += steps
+
+    def _answer_runs(self) -> None:
+        """Tells those who asked for steps that theirs are taken, also where somebody else lets it run on."""
+        for run in [run for run in self._runs if run[0] <= self._done]:
+            self._runs.remove(run)
+            run[1].set_result(None)
 
     def _tell_of_the_loss(self) -> None:
         trainer = self._trainer
@@ -275,7 +288,7 @@ class Driver:
         self.error, self.not_finite, self._budget, self._healthy = None, False, float("inf"), True
         try:
             trainer.begin()
-        except Exception as error:  # a callback's
+        except BaseException as error:  # a callback's
             self._fail(error)
             return
         if begins:
@@ -299,10 +312,11 @@ class Driver:
             raise ValueError(f"There are no steps to run: the run is {self.state}. Call `fit(...)` first.")
         steps = int(checked("steps", steps, any_whole()))
         # Who asked before is not cut short.
-        longest = max(steps, self._budget) if self._runs else steps
-        self._runs.append(Future())
+        longest = max([steps, *(end - self._done for end, _ in self._runs)])
+        outcome: Future[None] = Future()
+        self._runs.append((self._done + steps, outcome))
         self._go(longest)
-        return self._runs[-1]
+        return outcome
 
     def _stop(self, **about: Any) -> None:
         if not self.alive:
@@ -336,7 +350,7 @@ class Driver:
     def _end(self, action: str, state: str, **about: Any) -> None:
         try:
             self._trainer.finish(action, **about)
-        except Exception as error:  # a callback's, when it was told of the end
+        except BaseException as error:  # a callback's, when it was told of the end
             self._fail(error)
         else:
             self._save_last()
@@ -363,7 +377,7 @@ class Driver:
         if state == "running":
             return
         self._rate.reset()
-        for run in self._runs:
+        for _, run in self._runs:
             if state == "failed":
                 run.set_exception(self.error)
             else:

@@ -22,6 +22,25 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
 SCHEDULE = "schedule"
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A change that waits for a step: its values, in how many steps it is made, and what its entry says."""
+
+    step: int
+    values: Mapping[str, Any]
+    over: int
+    about: Mapping[str, Any]
+
+    def plain(self) -> dict[str, Any]:
+        """The same in plain data."""
+        return {**vars(self), "values": dict(self.values), "about": dict(self.about)}
+
+    @classmethod
+    def again(cls, plain: Mapping[str, Any]) -> "Waiting":
+        """From plain data."""
+        return cls(**plain)
+
+
 class Helm:
     """The hyperparameters of a run: their values and bounds, ramps under way, couplings.
 
@@ -46,6 +65,7 @@ class Helm:
         values = dials.values
         first = {name: value for name, value in values.items() if name == "learning_rate"}
         values = {**first, "batch_size": batch_size, **values}
+        self.ramps = {name: way for name, way in self.ramps.items() if values.get(name) == self.values.get(name)}
         scales = scales_for(values, dials.scales, ranges, examples)
         if not steerable:
             scales.pop("batch_size", None)
@@ -86,24 +106,34 @@ class Helm:
 
     def turn(self, changes: Mapping[str, Any], over: int, step: int) -> dict[str, tuple[Any, Any]]:
         """Applies changes from the next step on, or begins ramps to them; returns name -> (old, new)."""
+        told = self.planned(changes)
+        values = {name: value for name, (_, value) in told.items() if name in self.scales}
+        moving = {name: value for name, value in values.items() if over > 1 and value != self.values[name]}
+        ways = {name: ramp(step, over, self.values[name], value, self.scales[name]) for name, value in moving.items()}
+        self.settings |= {name: value for name, (_, value) in told.items() if name not in self.scales}
+        self.write({name: value for name, value in values.items() if name not in ways}, step)
+        self.ramps |= ways
+        self.since |= dict.fromkeys(ways, step)
+        return told
+
+    def planned(self, changes: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """What changes come to with the couplings: name -> (old, new); applies nothing.
+
+        Raises:
+            ValueError: If a value that follows is out of bounds.
+        """
         settings = {name: value for name, value in changes.items() if name not in self.scales}
         wanted = {name: value for name, value in changes.items() if name in self.scales}
         numbers = {name: value for name, value in wanted.items() if value != SCHEDULE}
-        rule = settings.get("scaling", self.settings["scaling"])
-        followed = coupled(numbers, self.values, rule)
+        # What follows a schedule is taken from it by nothing but a hand.
+        values = {name: value for name, value in self.values.items() if name not in self.dials.following}
+        followed = coupled(numbers, self.values | values, settings.get("scaling", self.settings["scaling"]))
+        followed = {name: value for name, value in followed.items() if name in wanted or name in values}
         followed = {
             name: value if name in wanted else self._checked(name, value, 1) for name, value in followed.items()
         }
         told = {name: (self.settings[name], value) for name, value in settings.items()}
-        self.settings |= settings
-        for name, value in {**followed, **wanted}.items():
-            told[name] = (self.told[name], value)
-            if over > 1:
-                self.ramps[name] = ramp(step, over, self.values[name], value, self.scales[name])
-                self.since[name] = step
-            else:
-                self.write({name: value}, step)
-        return told
+        return told | {name: (self.told[name], value) for name, value in {**followed, **wanted}.items()}
 
     def write(self, values: Mapping[str, Any], step: int) -> None:
         """Puts values in effect from the next step on; ramps of theirs end."""
@@ -123,10 +153,17 @@ class Helm:
         if jumped and self.settings["momentum_correction"]:
             self.dials.rescale_velocities(name, value / old)
 
-    def advance(self, step: int) -> tuple[str, ...]:
-        """Moves what is under way to its value for the coming step; returns the names of that."""
+    def advance(self, step: int, any_size: bool) -> tuple[str, ...]:
+        """Moves what is under way to its value for the coming step; returns the names of that.
+
+        Args:
+            step: Steps done.
+            any_size: Whether the batch size may change here.
+        """
         moving = tuple(self.ramps)
         for name in moving:
+            if name == "batch_size" and not any_size:
+                continue
             way = self.ramps[name]
             if (value := way.value(step)) != self.values[name]:
                 self._put(name, value)

@@ -27,10 +27,10 @@ from babysit.journal import Entry, Journal
 from babysit.own_fit import Watch, columns
 from babysit.record import Record
 from babysit.scales import Scale
-from babysit.steering import Helm
+from babysit.steering import Helm, Waiting
 from babysit.steps import Block, Logs, Pace, Stepwise, training_block, unfusable
 from babysit.validation import Validation
-from babysit.variables import Variables, applied_in, attribute_optimizers, extend
+from babysit.variables import Variables, applied_in, attribute_optimizers
 
 # A copy of the state in memory is made so seldom that it costs this share of the time.
 SNAPSHOT_SHARE = 0.01
@@ -85,7 +85,7 @@ class Trainer:
         self._epoch_step = 0
         self._offset = 0  # Keras's number of an epoch is ours and this
         self._early = False
-        self._waiting: list[tuple[int, dict[str, Any], int, Entry]] = []
+        self._waiting: list[Waiting] = []
         self._pace = Pace()
         self._validation: Validation | None = None
         self._proven = 0  # the largest batch size that a block went through with
@@ -118,8 +118,8 @@ class Trainer:
             return 0
         boundary = self.step
         count = self._room(limit)
-        moving = self._helm.advance(boundary)
-        self._keep_snapshot(bool(moving))
+        self._keep_snapshot(bool(self._helm.ramps))
+        moving = self._helm.advance(boundary, self._steps_to_update() == 0 if self._helm.ramps else True)
         first = self._epoch_step
         self._call("on_train_batch_begin", first)
         logs = self._run_or_return(count, boundary)
@@ -151,14 +151,14 @@ class Trainer:
 
     def _room(self, limit: int) -> int:
         """How many of the steps asked for may go in one block."""
-        if self._helm.ramps:
+        if self._helm.ramps or self.model.stop_training:  # told to stop in advance, `Model.fit` takes one step
             return 1
         # Hooks of batches come once an execution: of one step, unless the model is compiled for more.
         pace = self.model.steps_per_execution if self._fit.callbacks.every_step else self._pace.steps
         ends = [limit, pace]
         if self._fit.steps_per_epoch:
             ends.append(self._fit.steps_per_epoch - self._epoch_step)
-        ends += [due - self.step for due, *_ in self._waiting]
+        ends += [waiting.step - self.step for waiting in self._waiting]
         return max(1, min(ends))
 
     def _run_or_return(self, count: int, boundary: int) -> Logs:
@@ -170,6 +170,7 @@ class Trainer:
                 raise
             self._return_to(boundary)
             self._spring_back(error)
+            self._helm.advance(boundary, True)
             return self._run(min(count, self._room(count)))
         except Exception:
             self._return_to(boundary)
@@ -233,6 +234,7 @@ class Trainer:
         self._watch_for_edits()
         try:
             if self._validation is not None and self._validation.is_due(self.epoch + self._offset + 1):
+                self._snapshot = None  # what a validation draws cannot be drawn again from before it
                 logs |= {f"val_{name}": value for name, value in self._validation.run(self.between).items()}
             logs = self._call("on_epoch_end", self.epoch + self._offset, logs=logs)
         finally:  # an epoch that was trained is over, whatever its validation came to
@@ -336,37 +338,65 @@ class Trainer:
             ValueError: If `ranges` does not fit the hyperparameters.
             Exception: What Keras raises when the model cannot be built for such data.
         """
+        self.notice()
         first = not self.history.branches
-        before = self._helm.values if not first else {}
-        if self.model._loss_tracker is not self._compiled:
+        before = {} if first else self._helm.values
+        if self._compiled_anew:
             self._take_optimizers()
-        self._build(plan.data.spec)
-        self._dials.read()
-        if plan.own is None:
-            self._choose_optimizers(*plan.data.signature)
+        self._make_ready(plan)
+        anew = self._stand_in(plan)
         batch_size = plan.data.batch_size if plan.data.size is None else min(plan.data.batch_size, plan.data.size)
         if plan.completes:
             batch_size = int(before["batch_size"])
-        steerable = plan.data.steerable and not _has_one_size(self.model)
-        self._helm.take(self._dials, batch_size, plan.data.size, plan.ranges, steerable)
-        self._snapshot = None  # it is of other data, or of other values
+        self._take_helm(plan, batch_size)
+        if anew:
+            self._epoch_step = 0
+            self.model.reset_metrics()
+        self._snapshot, self._waiting = None, []  # of other data, or of other values
         self._keep_meta(plan)
-        self._stand_in(plan)
-        self._plan = plan
-        self._validation = None
-        if plan.validation is not None:
-            about = plan.validation, plan.validation_steps, plan.validation_freq, plan.callbacks
-            self._validation = Validation(self.model, *about)
+        self._plan, self.healthy, self._early = plan, True, False
+        self._make_validation(plan)
         values = self._helm.values
         if first:
             self.history.begin(values)
-        self.notice()
         self._frozen = self._flags()
         changes = {name: (before.get(name), values[name]) for name in values if before.get(name) != values[name]}
         changes = {name: change for name, change in changes.items() if name in self._helm.scales}
         self._helm.since |= dict.fromkeys(changes, self.step)
         self._dials.bind()
         return self.enter("fit", changes=changes, why=" ".join(filter(None, self.remarks)))
+
+    def _make_ready(self, plan: Plan) -> None:
+        """Builds the model, finds its hyperparameters and the optimizers that its step applies."""
+        self._build(plan.data.spec)
+        self._dials.read()
+        if plan.own is None:
+            self._choose_optimizers(*plan.data.signature)
+
+    def _take_helm(self, plan: Plan, batch_size: int) -> None:
+        steerable = plan.data.steerable and not _has_one_size(self.model)
+        self._helm.take(self._dials, batch_size, plan.data.size, plan.ranges, steerable)
+
+    def _make_validation(self, plan: Plan) -> None:
+        self._validation = None
+        if plan.validation is not None:
+            about = plan.validation, plan.validation_steps, plan.validation_freq, plan.callbacks
+            self._validation = Validation(self.model, *about)
+
+    def _recompile(self) -> None:
+        """Goes on with the model as it was compiled anew while it rested."""
+        plan, before = self._fit, self._helm.told
+        self._dials.release()
+        self._take_optimizers()
+        self._make_ready(plan)
+        self._take_helm(plan, self.batch_size)
+        self._dials.bind()
+        self._make_validation(plan)
+        now = self._helm.told
+        changes = {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
+        self._helm.since |= dict.fromkeys(changes, self.step)
+        self._snapshot = None
+        self.enter("edit", changes=changes, why="compiled anew")
 
     def _keep_meta(self, plan: Plan) -> None:
         self._record.set_meta(
@@ -381,8 +411,14 @@ class Trainer:
 
     def _take_optimizers(self) -> None:
         """Takes the optimizers and dials of the model as it is compiled now; every `compile` makes a loss tracker."""
-        self._compiled = self.model._loss_tracker
+        self._compiled = self.model._loss_tracker, self.model.optimizer
         self._use({"": self.model.optimizer, **attribute_optimizers(self.model)} if _is_custom(self.model) else {})
+
+    @property
+    def _compiled_anew(self) -> bool:
+        """Whether the model has been compiled, or given another optimizer, since we looked."""
+        tracker, optimizer = self._compiled
+        return self.model._loss_tracker is not tracker or self.model.optimizer is not optimizer
 
     def _use(self, optimizers: Mapping[str, Any]) -> None:
         """Makes these the optimizers that a step applies; one alone needs no name."""
@@ -402,17 +438,22 @@ class Trainer:
         if applied:
             self._use({name: optimizer for name, optimizer in self._optimizers.items() if name in applied})
 
-    def _stand_in(self, plan: Plan) -> None:
-        """Goes on in the order of examples where it stood; other data, or another order, begin an epoch anew."""
-        known = self._record.meta("data")
-        same = known == (now := [plan.data.size, plan.shuffle, plan.steps_per_epoch])
+    def _stand_in(self, plan: Plan) -> bool:
+        """Goes to where training stood in the data; returns whether an epoch begins anew, for they are others."""
+        data = plan.data
+        passes, cursor = self._plan.data.place if self._plan is not None else self._place
+        now = [data.fingerprint(), data.size, plan.shuffle, plan.steps_per_epoch]
+        same = self._record.meta("data") == now
         self._record.set_meta({"data": now})
-        passes, cursor = before.data.place if (before := self._plan) is not None else self._place
-        if not same or (cursor == 0 and self._epoch_step == 0):
-            passes, cursor, self._epoch_step = max(passes, self.epoch), 0, 0
-            self.model.reset_metrics()
-        plan.data.restore(passes, cursor)
-        self.healthy, self._early = True, False
+        if same and (cursor > 0 or self._epoch_step > 0):
+            try:
+                data.restore(passes, cursor)
+            except ValueError:  # a generator: it begins where it stands
+                pass
+            else:
+                return False
+        data.restore(max(passes, self.epoch), 0)
+        return True
 
     def begin(self) -> None:
         """Tells the callbacks that the training begins; `prepare` comes first.
@@ -455,7 +496,7 @@ class Trainer:
     def finish(self, action: str, **about: Any) -> Entry:
         """Ends the fit: `"finish"` or `"stop"`. The model and its optimizer are stock again."""
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        own = self._fit.own is not None
+        own, self._waiting = self._fit.own is not None, []
         if not own and optimizer is not None and optimizer.use_ema and int(optimizer.iterations) > 0:
             optimizer.finalize_variable_values(self.model.trainable_weights)
             self.enter("edit", author=type(optimizer).__name__, why="weights replaced by their moving average")
@@ -469,6 +510,7 @@ class Trainer:
 
     def fail(self, error: BaseException) -> Entry:
         """Ends the fit because of an error."""
+        self._waiting = []
         self._dials.release()
         return self.enter("fail", why=f"{type(error).__name__}: {error}")
 
@@ -487,28 +529,33 @@ class Trainer:
             ValueError: If a name is unknown or a value out of bounds; nothing was changed then.
         """
         values = self._helm.checked(changes, over)
+        told = self._helm.planned(values)
         boundary = self.step + self._steps_to_update() if "batch_size" in values else self.step
         if boundary == self.step:
             return self._turn(values, over, **about)
         # Gradients of batches of one size are averaged: the next size waits until they are applied.
-        told = {name: (self._helm.values.get(name), value) for name, value in values.items()}
-        fields = {"author": "script", "branch": self.history.branch, "action": "set", "changes": told, "over": over}
-        entry = Entry(**{**fields, "time": time.time(), "step": boundary, **about})
-        self._waiting.append((boundary, values, over, entry))
-        return entry
+        fields = {"author": "script", "why": "", "command": None, "time": time.time(), **about}
+        self._waiting.append(Waiting(boundary, values, over, fields))
+        return Entry(step=boundary, action="set", changes=told, over=over, branch=self.history.branch, **fields)
 
     def _turn(self, values: Mapping[str, Any], over: int, **about: Any) -> Entry:
+        watched = self._known is not None and self._edit_by(about.get("author", "script"))
         told = self._helm.turn(values, over, self.step)
+        self._edited = self._edited or watched
+        if self._known is not None:
+            self.rest()  # velocities that came or were scaled are no edit
         self._last_growth = told if "batch_size" in told else self._last_growth
         self._snapshot = None
         return self.enter("set", changes=told, over=over, **about)
 
     def _apply_waiting(self) -> None:
-        due = [waiting for waiting in self._waiting if waiting[0] <= self.step]
-        self._waiting = [waiting for waiting in self._waiting if waiting[0] > self.step]
-        for _, values, over, entry in due:
-            about = {name: getattr(entry, name) for name in ("author", "why", "command", "time")}
-            self._turn(values, over, **about)
+        due = [waiting for waiting in self._waiting if waiting.step <= self.step]
+        self._waiting = [waiting for waiting in self._waiting if waiting.step > self.step]
+        for waiting in due:
+            try:
+                self._turn(waiting.values, waiting.over, **waiting.about)
+            except ValueError as error:  # what it follows from has changed since
+                self.enter("refuse", **{**waiting.about, "why": str(error)})
 
     def _steps_to_update(self) -> int:
         """Steps until gradients that are being accumulated have been applied; 0 where none are."""
@@ -534,14 +581,19 @@ class Trainer:
 
     def call(self, function: Callable[[Any], Any]) -> Any:
         """`function(model)`, its metrics and seeds put back afterwards; what else it changes is an edit."""
-        kept = self._variables.guarded()
-        self.rest()
+        kept, model, within = self._variables.guarded(), self.model, self._known is not None
+        flags = {name: getattr(model, name, None) for name in ("stop_training", "stop_evaluating", "history")}
+        if not within:
+            self.rest()
         try:
-            return function(self.model)
+            return function(model)
         finally:
             for variable, value in kept:
                 variable.assign(value)
-            self.notice()
+            for flag, was in flags.items():
+                setattr(model, flag, was)
+            if not within:  # within a callback it is the callback's
+                self.notice()
 
     def enter(self, action: str, **about: Any) -> Entry:
         """Writes an entry at the present step and on the present branch."""
@@ -556,6 +608,8 @@ class Trainer:
     def _after_hook(self, hook: str, author: str, may_edit: bool) -> None:
         """Finds out what a callback has changed by hand, and journals it under its name."""
         self._adopt(author)
+        if may_edit and "batch" in hook:
+            self._snapshot = None  # from before it, what it may have done cannot be done again
         if may_edit and self._known is not None and hook in _EDITING and self._edit_by(author):
             self._edited = True
 
@@ -581,11 +635,17 @@ class Trainer:
 
     def notice(self) -> None:
         """Journals, and keeps in a checkpoint, what was changed by hand since `rest`."""
-        if self._known is not None:
+        if self._known is None:
+            return
+        edited = self._edit_by("script")
+        if self._dials.bound and self._compiled_anew and self._plan is not None:
+            self._recompile()
+            edited = True
+        elif self._dials.bound:
             self._adopt("script")
-            if self._edit_by("script"):
-                self.save_automatically()
-            self._known = None
+        if edited:
+            self.save_automatically()
+        self._known = None
 
     def _edit_by(self, author: str) -> bool:
         """Whether anything was changed by hand since `rest`; then there is an entry of it."""
@@ -595,8 +655,8 @@ class Trainer:
         if flags != self._flags():
             said.append(_frozen_words(self.model, flags, self._flags()))
             self._frozen = self._flags()
-            for optimizer in self._optimizers.values():
-                extend(optimizer, self.model.trainable_variables)
+            if self._variables.extend():
+                self._blocks.clear()
         if said:
             self._snapshot = None
             self.enter("edit", author=author, why="; ".join(said))
@@ -644,16 +704,17 @@ class Trainer:
         checkpoint, state = self._shelf.found(folder)
         if hyperparameters not in ("checkpoint", "keep"):
             raise ValueError(f'`hyperparameters` must be "checkpoint" or "keep". Received: {hyperparameters!r}.')
-        present, left = self._helm.told, self.step
+        present, left = self._helm.told | self._helm.settings, self.step
         self.restore(state)
-        restored = self._helm.told
+        restored = self._helm.told | self._helm.settings
         if hyperparameters == "keep":
+            self._helm.settings = {name: present[name] for name in self._helm.settings}
             self._helm.write({name: present[name] for name in self._helm.scales if name in present}, self.step)
         # Kept values are a change against the checkpoint's, restored ones against the present.
-        before, now = restored if hyperparameters == "keep" else present, self._helm.told
+        before, now = restored if hyperparameters == "keep" else present, self._helm.told | self._helm.settings
         changes = {name: (old, now[name]) for name, old in before.items() if name in now and old != now[name]}
         self.history.leave(self.step, checkpoint.branch, self._helm.values)
-        self._helm.since = self.history.changed_at(now) | dict.fromkeys(changes, self.step)
+        self._helm.since = self.history.changed_at(self._helm.values) | dict.fromkeys(changes, self.step)
         name = f"“{checkpoint.name}”" if checkpoint.name else f"step {self.step:,}"
         kept = ", hyperparameters kept" if hyperparameters == "keep" else ""
         why = about.pop("why", "") or f"to {name}, from step {left:,}{kept}"
@@ -679,6 +740,7 @@ class Trainer:
             self.history.leave(self.step, checkpoint.branch, self._helm.values)
             why = f"to step {self.step:,}, the newest checkpoint on disk, from step {tip[1]:,} of {tip[0]}"
             self.enter("rewind", why=why)
+        self.rest()
 
     # ------------------------------------------------------------------- its state
 
@@ -698,7 +760,9 @@ class Trainer:
             step=self.step,
             shuffle=plan.shuffle if plan else True,
             examples=(plan.data.size or 0) if plan else 0,
-            steering=self._helm.plain(),
+            trainable=self._flags(),
+            built_on=self._variables.built_on,
+            steering=self._helm.plain() | {"waiting": [waiting.plain() for waiting in self._waiting]},
         )
 
     def restore(self, state: State) -> None:
@@ -708,22 +772,49 @@ class Trainer:
             ValueError: If it is that of another model; nothing was changed then.
         """
         self._check_fit(state)
+        back = self._move_data((state.passes, state.cursor), state.shuffle)
         values, before, structure = dict(state.hyperparameters), self._dials.values, self._dials.structure
+        flags, built_on = self._flags(), self._variables.built_on
         self._dials.bind()
-        self._dials.restore(values, state.structure)
         try:
+            self._take_structure(values, state.structure, state.trainable, state.built_on)
             self._variables.check(state.tensors)
         except ValueError:
-            self._dials.restore(before, structure)
+            self._take_structure(before, structure, flags, built_on)
+            self._move_data(*back)
             raise
         self._variables.write(state.tensors)
         self._helm.restore(values, state.steering)
         self.step, self.epoch, self._epoch_step = state.step, state.epoch, state.epoch_step
-        self.healthy, self._early, self._snapshot, self._known, self._waiting = True, False, None, None, []
-        self._place = state.passes, state.cursor
-        if self._plan is not None:
-            self._plan.shuffle = self._plan.data.shuffle = state.shuffle
-            self._plan.data.restore(*self._place)
+        self.healthy, self._early, self.model.stop_training = True, False, False
+        self._snapshot = self._known = None
+        self._waiting = [Waiting.again(plain) for plain in state.steering.get("waiting", ())]
+
+    def _move_data(self, place: tuple[int, int], shuffle: Any) -> tuple[tuple[int, int], Any]:
+        """Goes to a place in the data, in that order; returns where they stood."""
+        if self._plan is None:
+            before, self._place = (self._place, shuffle), place
+            return before
+        data = self._plan.data
+        before = data.place, data.shuffle
+        self._plan.shuffle = data.shuffle = shuffle
+        try:
+            data.restore(*place)
+        except ValueError:
+            self._plan.shuffle = data.shuffle = before[1]
+            raise
+        return before
+
+    def _take_structure(self, values: Any, structure: Any, flags: tuple[bool, ...], built_on: Any) -> None:
+        """Takes the structure of another time: which layers learn, what the optimizers know, which gates are open."""
+        layers = self.model._flatten_layers()
+        if flags and flags != self._flags():
+            for layer, flag in zip(layers, flags, strict=True):  # the outer ones first: theirs are handed down
+                layer.trainable = flag
+            self._frozen = flags
+        if self._variables.build_on(built_on):
+            self._blocks.clear()
+        self._dials.restore(values, structure)
 
     def _check_fit(self, state: State) -> None:
         if missing := set(self._dials.values) - set(state.hyperparameters):
@@ -740,7 +831,8 @@ class Trainer:
 
     def _build(self, spec: Any) -> None:
         if spec is not None:
-            self.model._symbolic_build(data_batch=symbolic(spec))
+            with self.model.distribute_strategy.scope():
+                self.model._symbolic_build(data_batch=symbolic(spec))
 
     def _keep_snapshot(self, now: bool) -> None:
         """Keeps a copy of the state to return to: now and then, or always where steps cannot be taken again."""
@@ -755,10 +847,15 @@ class Trainer:
         """After a failed block: from the snapshot, the same steps again, up to the boundary."""
         assert self._snapshot is not None
         self.restore(self._snapshot)
-        while self.step < boundary:
-            self._run(boundary - self.step)
-            if self._epoch_spent:
-                self._begin_epoch()
+        try:
+            while self.step < boundary:
+                self._run(boundary - self.step)
+                if self._epoch_spent:
+                    self._begin_epoch()
+        except Exception:  # once more: what has been lost is told
+            self.history.leave(self.step, self.history.branch, self._helm.values)
+            self.enter("rewind", why=f"to step {self.step:,}, behind which a step failed twice")
+        self._helm.follow()
 
 
 # Hooks behind which the weights may have been changed.

@@ -45,15 +45,44 @@ class Variables:
                 variable.assign(array)
 
     def watched(self) -> list[np.ndarray]:
-        """A copy of what nobody but a step should change: all but metrics and learning rates."""
+        """A copy of what nobody but a step should change: all but metrics, learning rates and seeds."""
         groups = self.groups()
-        rates = {id(getattr(_inner(optimizer), "_learning_rate", None)) for optimizer in self._optimizers}
-        return [_value(variable) for variable in groups["model"] + groups["optimizer"] if id(variable) not in rates]
+        left_out = {id(getattr(_inner(optimizer), "_learning_rate", None)) for optimizer in self._optimizers}
+        left_out |= set(map(id, self._seeds))
+        return [_value(variable) for variable in groups["model"] + groups["optimizer"] if id(variable) not in left_out]
 
     def edited(self, before: Sequence[np.ndarray]) -> bool:
         """Whether anything is another than when `watched` gave this."""
         now = self.watched()
         return len(now) != len(before) or not all(map(_same, now, before))
+
+    @property
+    def built_on(self) -> tuple[tuple[int, ...], ...]:
+        """For each optimizer, the model's variables that it was built for, by position."""
+        place = {id(variable): i for i, variable in enumerate(self._model.variables)}
+        return tuple(
+            tuple(place.get(id(variable), -1) for variable in getattr(_inner(optimizer), "_trainable_variables", ()))
+            for optimizer in self._optimizers
+        )
+
+    def build_on(self, places: Sequence[Sequence[int]]) -> bool:
+        """Builds the optimizers for other variables of the model; returns whether any was."""
+        known, variables, built = self.built_on, self._model.variables, False
+        for optimizer, now, then in zip(self._optimizers, known, places, strict=False):
+            if now and then and tuple(then) != now and -1 not in (*now, *then):
+                with self._model.distribute_strategy.scope():
+                    _rebuild(_inner(optimizer), [variables[i] for i in then])
+                built = True
+        return built
+
+    def extend(self) -> bool:
+        """Makes an optimizer know what was frozen when it was built and now learns; returns whether there was any."""
+        if len(self._optimizers) != 1:
+            return False
+        place = {id(variable): i for i, variable in enumerate(self._model.variables)}
+        learns = [place[id(variable)] for variable in self._model.trainable_variables if id(variable) in place]
+        known = self.built_on[0]
+        return self.build_on([[*known, *(i for i in learns if i not in known)]])
 
     def check(self, tensors: Mapping[str, Sequence[np.ndarray]]) -> None:
         """Makes sure that `write` can take these.
@@ -84,13 +113,12 @@ class Variables:
 
     def guarded(self) -> list[tuple[Any, np.ndarray]]:
         """Metrics and seeds with their values: what looking at a model changes and must not."""
+        return [(variable, _value(variable)) for variable in [*self._model.metrics_variables, *self._seeds]]
+
+    @property
+    def _seeds(self) -> list[Any]:
         layers = self._model._flatten_layers()
-        seeds = [generator.state for layer in layers for generator in _seed_generators(layer)]
-        return [(variable, _value(variable)) for variable in [*self._model.metrics_variables, *seeds]]
-
-
-def _seed_generators(layer: Any) -> list[Any]:
-    return [one for one in vars(layer).values() if isinstance(one, keras.random.SeedGenerator)]
+        return [generator.state for layer in layers for generator in getattr(layer, "_seed_generators", ())]
 
 
 def _value(variable: Any) -> np.ndarray:
@@ -155,19 +183,25 @@ def applied_in(optimizers: Mapping[str, Any]) -> Iterator[set[str]]:
             del optimizer.apply
 
 
-def extend(optimizer: Any, trainable: Sequence[Any]) -> None:
-    """Makes an optimizer know variables that were frozen when it was built; what it holds stays."""
-    optimizer = _inner(optimizer)
-    known = {id(variable) for variable in optimizer._trainable_variables}
-    if all(id(variable) in known for variable in trainable):
-        return
-    old = {variable.name: variable.value.numpy() for variable in optimizer.variables}
+def _rebuild(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Builds an optimizer for other variables than before; what it holds for those it knows stays."""
+    old = _by_occurrence(optimizer)
     kept = {id(optimizer._iterations), id(optimizer._learning_rate)}
     for variable in list(optimizer.variables):
         if id(variable) not in kept:
             optimizer._tracker.untrack(variable)
     optimizer.built = False
-    optimizer.build([*optimizer._trainable_variables, *(v for v in trainable if id(v) not in known)])
+    optimizer._trainable_variables_indices.clear()
+    optimizer.build(list(variables))
+    for key, variable in _by_occurrence(optimizer).items():
+        if key in old:
+            variable.assign(old[key].value)
+
+
+def _by_occurrence(optimizer: Any) -> dict[tuple[str, int], Any]:
+    """An optimizer's variables by name, and by their order where a name comes twice."""
+    found: dict[tuple[str, int], Any] = {}
     for variable in optimizer.variables:
-        if variable.name in old:
-            variable.assign(old[variable.name])
+        count = sum(name == variable.name for name, _ in found)
+        found[variable.name, count] = variable
+    return found

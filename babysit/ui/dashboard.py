@@ -187,7 +187,8 @@ class Dashboard:
         others = [dial.widget for name, dial in self._dials.items() if name.rpartition(".")[2] not in FIRST]
         if not others:
             return first
-        drawer = widgets.Accordion([widgets.VBox(others)], titles=[f"{len(others)} more"], selected_index=None)
+        title = f"{len(others)} more hyperparameter{'s' if len(others) > 1 else ''}"
+        drawer = widgets.Accordion([widgets.VBox(others)], titles=[title], selected_index=None)
         return [*first, _classed(drawer, "babysit-drawer")]
 
     def _refresh_head(self, status: Mapping[str, Any]) -> None:

@@ -104,11 +104,11 @@ def test_the_learning_rate_is_the_one_compiled_however_often_it_is_shown(panda):
     until(lambda: panda.ask("panda.step") > time_was + 100)
     assert panda.value("learning_rate") == 0.001
     assert panda.ask("[e.action for e in panda.journal]") == ["fit", "set"]
-    assert panda.dashboard.locator(".babysit-exact input").input_value() == "0.001"
+    assert panda.dashboard.locator(".babysit-exact input").first.input_value() == "0.001"
 
 
 def test_an_exact_value_is_typed_and_a_bad_one_refused(panda):
-    box = panda.dashboard.locator(".babysit-exact input")
+    box = panda.dashboard.locator(".babysit-exact input").first
     box.fill("3.21e-3")
     box.press("Enter")
     until(lambda: panda.value("learning_rate") == 3.21e-3)
@@ -152,7 +152,7 @@ def test_save_go_on_and_rewind(panda):
     panda.click("Rewind")
     panda.wait_for_words("branch 2")
     assert panda.ask("(panda.step, panda.digest(), panda.state)") == (step, digest, "paused")
-    until(lambda: panda.dashboard.locator(".babysit-exact input").input_value() == "0.001")
+    until(lambda: panda.dashboard.locator(".babysit-exact input").first.input_value() == "0.001")
     panda.click("Resume")
     until(lambda: panda.ask("panda.step") > step + 50)
     panda.lab.screenshot("rewound")
@@ -223,3 +223,17 @@ def test_no_word_is_cut_off_and_nothing_jumps(panda, width):
     assert 420 <= chart["width"] <= 920
     panda.lab.screenshot(f"wide-{width}")
     assert panda.lab.page.locator(".babysit .widget-label", has_text=exactly("learning rate")).is_visible()
+
+
+def test_the_other_hyperparameters_are_in_a_drawer(panda):
+    panda.click("Pause")
+    panda.wait_for_words("paused")
+    drawer = panda.dashboard.locator(".babysit-drawer")
+    rate = panda.dashboard.locator(".babysit-dropout-rate")
+    assert not rate.is_visible()
+    drawer.get_by_text("1 more hyperparameter").click()
+    rate.wait_for()
+    before = panda.value("dropout.rate")
+    panda.press("dropout rate", "ArrowRight")
+    until(lambda: panda.value("dropout.rate") > before)
+    assert panda.changes_of("dropout.rate")[0][1:] == (before, panda.value("dropout.rate"))
