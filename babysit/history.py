@@ -206,12 +206,10 @@ def _is_number(value: Any) -> bool:
 
 def _array(values: list[Any]) -> np.ndarray:
     """One value an epoch: an array of objects where they are lists of different lengths."""
-    lengths = {len(value) if isinstance(value, list) else 0 for value in values}
-    if len(lengths) < 2:
+    try:
         return np.array(values)
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return column
+    except ValueError:
+        return np.fromiter(values, dtype=object)
 
 
 def _column(block: Mapping[str, Any], name: str, stretch: Stretch) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The journal: what was done to a run, by whom, at which step, and why."""
 
+import numbers
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class Journal(Sequence[Entry]):
 
     def append(self, **fields: Any) -> Entry:
         """Adds an entry; the time is now unless given."""
-        entry = Entry(**{"time": time.time(), **fields})
+        entry = Entry(**{"time": time.time(), **_tidy(fields)})
         self._record.append("entries", **vars(entry))
         return entry
 
@@ -74,6 +75,17 @@ class Journal(Sequence[Entry]):
         return [entry_from_row(row) for row in self._record.rows("entries")]
 
 
+def _tidy(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields in the types of an entry: a command may bring anything, and must not make the journal unreadable."""
+    tidy = fields | {name: str(fields[name]) for name in ("author", "why") if name in fields}
+    if not isinstance(fields.get("over", 1), int):
+        tidy["over"] = 1
+    changes = fields.get("changes", {})
+    changes = changes.items() if isinstance(changes, Mapping) else ()
+    pairs = {name: change for name, change in changes if isinstance(change, tuple | list) and len(change) == 2}
+    return tidy | {"changes": pairs}
+
+
 def describe(entry: Entry) -> str:
     """An entry in a line of words: `learning rate 0.02 → 0.004 — let it settle`."""
     changes = ", ".join(
@@ -87,7 +99,7 @@ def describe(entry: Entry) -> str:
     what = (
         changes if entry.action == "set" else " ".join(filter(None, (_WORDS.get(entry.action, entry.action), changes)))
     )
-    return " — ".join(filter(None, (what, entry.why)))
+    return " — ".join(filter(None, (what, str(entry.why))))
 
 
 def number(value: Any) -> str:
@@ -98,6 +110,8 @@ def number(value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, int):
         return f"{value:,}"
+    if not isinstance(value, numbers.Real):
+        return str(value)
     return f"{value:.4g}" if value < 0.9 or value > 1 else f"{value:.7g}"
 
 
