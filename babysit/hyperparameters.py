@@ -122,9 +122,10 @@ def _within(name: str, value: float, default: Scale, bounds: Any) -> Scale:
 def _bound(bound: Any, whole: bool) -> float:
     if isinstance(bound, bool | np.bool_) or not isinstance(bound, numbers.Real):
         raise TypeError("The bounds must be numbers.")
-    if whole and not float(bound).is_integer():
+    number = float(bound)
+    if whole and not number.is_integer():
         raise ValueError("The bounds must be whole numbers.")
-    return int(bound) if whole else float(bound)
+    return int(number) if whole else number
 
 
 def _around(value: float, default: Scale) -> Scale:

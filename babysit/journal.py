@@ -112,6 +112,7 @@ def number(value: Any) -> str:
         return f"{value:,}"
     if not isinstance(value, numbers.Real):
         return str(value)
+    value = float(value)
     return f"{value:.4g}" if value < 0.9 or value > 1 else f"{value:.7g}"
 
 

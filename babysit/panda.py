@@ -30,8 +30,8 @@ from babysit.feeds import is_stream
 from babysit.history import History
 from babysit.hyperparameters import Hyperparameter, any_whole, checked
 from babysit.journal import Entry, Journal
-from babysit.progress import Progress
 from babysit.own_fit import Unseen, has_own_fit
+from babysit.progress import Progress
 from babysit.record import Record
 from babysit.scales import Scale
 from babysit.trainer import Plan, Trainer
