@@ -40,9 +40,7 @@ class Entry:
 
 def entry_from_row(row: Mapping[str, Any]) -> Entry:
     """The entry that a row of the record holds."""
-    fields = {name: row[name] for name in Entry.__dataclass_fields__}
-    fields["changes"] = {name: tuple(change) for name, change in row["changes"].items()}
-    return Entry(**fields)
+    return Entry(**_tidy({name: row[name] for name in Entry.__dataclass_fields__}))
 
 
 class Journal(Sequence[Entry]):
@@ -69,10 +67,15 @@ class Journal(Sequence[Entry]):
         return self._entries()[index]
 
     def __repr__(self) -> str:
-        return "\n".join(f"{entry.step:>8,}  {describe(entry)}" for entry in self) or "nothing yet"
+        return "\n".join(f"{entry.step:>8,}  {describe(entry)}{_by(entry)}" for entry in self) or "nothing yet"
 
     def _entries(self) -> list[Entry]:
         return [entry_from_row(row) for row in self._record.rows("entries")]
+
+
+def _by(entry: Entry) -> str:
+    """Who did it, where it was not the script that reads it."""
+    return "" if entry.author == "script" else f" (by {entry.author})"
 
 
 def _tidy(fields: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +85,7 @@ def _tidy(fields: dict[str, Any]) -> dict[str, Any]:
         tidy["over"] = 1
     changes = fields.get("changes", {})
     changes = changes.items() if isinstance(changes, Mapping) else ()
-    pairs = {name: change for name, change in changes if isinstance(change, tuple | list) and len(change) == 2}
+    pairs = {name: tuple(change) for name, change in changes if isinstance(change, tuple | list) and len(change) == 2}
     return tidy | {"changes": pairs}
 
 

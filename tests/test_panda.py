@@ -992,5 +992,5 @@ def test_waiting_within_the_training_is_refused_from_its_beginning_on(model):
 def test_a_note_of_any_kind_leaves_the_journal_and_the_dashboard_readable(resting):
     resting.send({"action": "note", "why": 5, "author": 7, "changes": 3})
     resting.note("after it")
-    assert repr(resting.journal).splitlines()[1:] == ["       0  note — 5", "       0  note — after it"]
+    assert repr(resting.journal).splitlines()[1:] == ["       0  note — 5 (by 7)", "       0  note — after it"]
     assert "after it" in resting.dashboard().children[-1].children[0].value
