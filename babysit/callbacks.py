@@ -107,8 +107,21 @@ class Callbacks:
 
 
 def plain(logs: Mapping[str, Any]) -> dict[str, Any]:
-    """Logs in numbers of Python's own, as Keras's callbacks get them, and lists of them where they are arrays."""
-    return {name: np.asarray(v).tolist() if hasattr(v, "shape") else v for name, v in pythonify_logs(logs).items()}
+    """Logs that JSON can hold: numbers, strings, and lists of them where they are arrays; all else is left out."""
+    found = {name: _plain(value) for name, value in pythonify_logs(logs).items() if isinstance(name, str)}
+    return {name: value for name, value in found.items() if _is_plain(value)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return np.asarray(value).tolist() if hasattr(value, "shape") else value
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _content_with_blocks(callback: Any) -> bool:

@@ -6,11 +6,13 @@ batch after batch is a stream.
 """
 
 import math
+import numbers
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from babysit.arrays import Arrays, common_length, is_on_disk, is_sparse, packed
@@ -19,7 +21,7 @@ from babysit.host import HostArrays
 from babysit.pieces import Piece, symbolic
 from babysit.streams import Stream
 
-__all__ = ["Arrays", "HostArrays", "Piece", "Stream", "source", "split", "symbolic"]
+__all__ = ["Arrays", "HostArrays", "Piece", "Stream", "checked_shuffle", "source", "split", "symbolic"]
 
 # Arrays up to this share of the device's memory lie on the device.
 DEVICE_SHARE = 0.25
@@ -54,8 +56,7 @@ def source(
         TypeError: If something is neither arrays nor a stream.
         ValueError: If the arguments do not go together, or there are no examples.
     """
-    if not isinstance(shuffle, bool) and shuffle != "batch":
-        raise ValueError(f'`shuffle` must be True, False or "batch". Received: shuffle={shuffle!r}.')
+    shuffle = checked_shuffle(shuffle)
     if is_stream(x):
         _check_alone(x, y=y, sample_weight=sample_weight)
         return Stream(feed(x, class_weight, shuffle, seed, steps_per_epoch))
@@ -67,6 +68,19 @@ def source(
         return Stream(SparseFeed(tuple(parts.values()), batch_size, shuffle, seed))
     kind = HostArrays if _stay_on_host(arrays) else Arrays
     return kind(*parts.values(), batch_size=batch_size, shuffle=shuffle, seed=seed)
+
+
+def checked_shuffle(shuffle: Any) -> bool | str:
+    """Returns `shuffle` as True, False or `"batch"`; 1 and 0, and NumPy's own, count as True and False.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    if isinstance(shuffle, str) and shuffle == "batch":
+        return shuffle
+    if isinstance(shuffle, bool | np.bool_ | numbers.Integral) and shuffle in (0, 1):
+        return bool(shuffle)
+    raise ValueError(f'`shuffle` must be True, False or "batch". Received: shuffle={shuffle!r}.')
 
 
 def _check_alone(x: Any, **others: Any) -> None:

@@ -78,12 +78,12 @@ class History(Mapping[str, np.ndarray]):
         line = [stretch.branch for stretch in self.line()]  # a branch just begun has no block of its own
         newest = f"SELECT max(seq) FROM blocks WHERE branch IN ({', '.join('?' * len(line))})"
         blocks = self._record.rows("blocks", f"seq = ({newest})", line)
-        steered = self._start_values()
+        steered = self._hyperparameters()
         measured = blocks[0]["names"] if blocks else ["loss"]
         return ["step", "epoch", *(name for name in measured if name not in steered), *steered]
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name in self._start_values():
+        if name in self._hyperparameters():
             return self._hyperparameter(name)
         if name not in self.columns:
             raise KeyError(f"`{name}` is not measured. The columns are {', '.join(self.columns)}.")
@@ -108,18 +108,26 @@ class History(Mapping[str, np.ndarray]):
     @property
     def epochs(self) -> dict[str, np.ndarray]:
         """Name -> one value an epoch, as `Model.fit` reports them."""
-        return {name: np.array(values) for name, values in self.history.items()}
+        return {name: _array(values) for name, values in self.history.items()}
 
     @property
     def history(self) -> dict[str, list[float]]:
         """The same as the dict of lists that `keras.callbacks.History` holds."""
         found: dict[str, list[float]] = {}
-        for stretch in self.line():
-            where = "branch = ? AND step > ? AND step <= ?"
-            for row in self._record.rows("epochs", where, (stretch.branch, stretch.start, stretch.end)):
-                for name, value in row["logs"].items():
-                    found.setdefault(name, []).append(value)
+        for row in self.epoch_rows():
+            for name, value in row["logs"].items():
+                found.setdefault(name, []).append(value)
         return found
+
+    def epoch_rows(self, behind: int = 0) -> list[dict[str, Any]]:
+        """What each epoch of the present line came to: `epoch`, from 1 on, its `logs`, and `seq`.
+
+        Args:
+            behind: The `seq` behind which to begin; epochs trained anew have a new one.
+        """
+        where = "branch = ? AND step > ? AND step <= ? AND seq > ?"
+        places = [(stretch.branch, stretch.start, stretch.end, behind) for stretch in self.line()]
+        return [row for place in places for row in self._record.rows("epochs", where, place)]
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` with one row a step, indexed by step."""
@@ -157,15 +165,23 @@ class History(Mapping[str, np.ndarray]):
         where = "branch = ? AND first + steps - 1 > ? AND first <= ?"
         return self._record.rows("blocks", where, (stretch.branch, stretch.start, stretch.end))
 
-    def _start_values(self) -> dict[str, float]:
-        rows = self._record.rows("branches", "name = ?", (self.branch,))
+    def _hyperparameters(self) -> list[str]:
+        """Those of the present line, in the order in which they came: another optimizer may have brought others."""
+        names: dict[str, None] = {}
+        for stretch in self.line():
+            names |= dict.fromkeys(self._start_values(stretch))
+            for row in self._changes(stretch):
+                names |= {name: None for name, (_, new) in row["changes"].items() if _is_number(new)}
+        return list(names)
+
+    def _start_values(self, stretch: Stretch) -> dict[str, float]:
+        rows = self._record.rows("branches", "name = ?", (stretch.branch,))
         return rows[0]["hyperparameters"] if rows else {}
 
     def _hyperparameter(self, name: str) -> np.ndarray:
         column = np.empty(self.steps)
         for stretch in self.line():
-            begun = self._record.rows("branches", "name = ?", (stretch.branch,))
-            column[stretch.start :] = begun[0]["hyperparameters"][name]
+            column[stretch.start :] = self._start_values(stretch).get(name, np.nan)
             # Under a schedule or a ramp each step has a value of its own, which is measured.
             steered = [block for block in self._blocks(stretch) if name in block["names"]]
             for row in sorted([*self._changes(stretch), *steered], key=lambda row: row["seq"]):
@@ -173,7 +189,7 @@ class History(Mapping[str, np.ndarray]):
                     values = _column(row, name, stretch)
                     column[row["first"] - 1 :][: len(values)] = values
                     column[row["first"] - 1 + len(values) :] = values[-1]
-                elif isinstance(value := row["changes"].get(name, (None, None))[1], int | float):
+                elif _is_number(value := row["changes"].get(name, (None, None))[1]):
                     column[row["step"] :] = value
         return column
 
@@ -181,6 +197,19 @@ class History(Mapping[str, np.ndarray]):
 def decoded(block: Mapping[str, Any]) -> np.ndarray:
     """A block's measurements: array of shape (columns, steps), in the order of its `names`."""
     return np.frombuffer(block["columns"], dtype=block["dtype"]).reshape(-1, block["steps"])
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a hyperparameter's value, rather than that of a coupling."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _array(values: list[Any]) -> np.ndarray:
+    """One value an epoch: an array of objects where they are lists of different lengths."""
+    try:
+        return np.array(values)
+    except ValueError:
+        return np.fromiter(values, dtype=object)
 
 
 def _column(block: Mapping[str, Any], name: str, stretch: Stretch) -> np.ndarray:

@@ -18,6 +18,9 @@ class Hyperparameter:
     value: float
     scale: Scale
 
+    def __repr__(self) -> str:
+        return f"{self.value} ({self.low:.10g} to {self.high:.10g}, {self.scale.kind})"
+
     @property
     def low(self) -> float:
         """The smallest value allowed."""
@@ -80,7 +83,8 @@ def scales_for(
         examples: How many examples the data has, the largest batch; None where nobody knows.
 
     Raises:
-        ValueError: If `ranges` names what is not there, or does not hold the present value.
+        ValueError: If `ranges` names what is not there, or does not hold the present value. A
+            batch larger than the data is none: its range ends there.
     """
     ranges = dict(ranges or {})
     if unknown := set(ranges) - set(values):
@@ -101,7 +105,9 @@ _LARGEST_BATCH = 2**20
 
 def _within(name: str, value: float, default: Scale, bounds: Any) -> Scale:
     try:
-        low, high = bounds
+        low, high = (_bound(bound, default.whole) for bound in bounds)
+        if default.whole:
+            high = min(high, default.high)
         scale = replace(default, low=low, high=high, zero=False)
         if scale.kind == "log" and value == 0:
             scale = replace(scale, zero=True)
@@ -111,6 +117,15 @@ def _within(name: str, value: float, default: Scale, bounds: Any) -> Scale:
         raise ValueError(
             f"`ranges[{name!r}]` must be (low, high) around the present value {value:g}. Received: {bounds!r}. {error}"
         ) from None
+
+
+def _bound(bound: Any, whole: bool) -> float:
+    if isinstance(bound, bool | np.bool_) or not isinstance(bound, numbers.Real):
+        raise TypeError("The bounds must be numbers.")
+    number = float(bound)
+    if whole and not number.is_integer():
+        raise ValueError("The bounds must be whole numbers.")
+    return int(number) if whole else number
 
 
 def _around(value: float, default: Scale) -> Scale:

@@ -1,5 +1,6 @@
 """The journal: what was done to a run, by whom, at which step, and why."""
 
+import numbers
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,9 +40,7 @@ class Entry:
 
 def entry_from_row(row: Mapping[str, Any]) -> Entry:
     """The entry that a row of the record holds."""
-    fields = {name: row[name] for name in Entry.__dataclass_fields__}
-    fields["changes"] = {name: tuple(change) for name, change in row["changes"].items()}
-    return Entry(**fields)
+    return Entry(**_tidy({name: row[name] for name in Entry.__dataclass_fields__}))
 
 
 class Journal(Sequence[Entry]):
@@ -53,7 +52,7 @@ class Journal(Sequence[Entry]):
 
     def append(self, **fields: Any) -> Entry:
         """Adds an entry; the time is now unless given."""
-        entry = Entry(**{"time": time.time(), **fields})
+        entry = Entry(**{"time": time.time(), **_tidy(fields)})
         self._record.append("entries", **vars(entry))
         return entry
 
@@ -68,10 +67,26 @@ class Journal(Sequence[Entry]):
         return self._entries()[index]
 
     def __repr__(self) -> str:
-        return "\n".join(f"{entry.step:>8,}  {describe(entry)}" for entry in self) or "nothing yet"
+        return "\n".join(f"{entry.step:>8,}  {describe(entry)}{_by(entry)}" for entry in self) or "nothing yet"
 
     def _entries(self) -> list[Entry]:
         return [entry_from_row(row) for row in self._record.rows("entries")]
+
+
+def _by(entry: Entry) -> str:
+    """Who did it, where it was not the script that reads it."""
+    return "" if entry.author == "script" else f" (by {entry.author})"
+
+
+def _tidy(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields in the types of an entry: a command may bring anything, and must not make the journal unreadable."""
+    tidy = fields | {name: str(fields[name]) for name in ("author", "why") if name in fields}
+    if not isinstance(fields.get("over", 1), int):
+        tidy["over"] = 1
+    changes = fields.get("changes", {})
+    changes = changes.items() if isinstance(changes, Mapping) else ()
+    pairs = {name: tuple(change) for name, change in changes if isinstance(change, tuple | list) and len(change) == 2}
+    return tidy | {"changes": pairs}
 
 
 def describe(entry: Entry) -> str:
@@ -87,7 +102,7 @@ def describe(entry: Entry) -> str:
     what = (
         changes if entry.action == "set" else " ".join(filter(None, (_WORDS.get(entry.action, entry.action), changes)))
     )
-    return " — ".join(filter(None, (what, entry.why)))
+    return " — ".join(filter(None, (what, str(entry.why))))
 
 
 def number(value: Any) -> str:
@@ -98,6 +113,9 @@ def number(value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, int):
         return f"{value:,}"
+    if not isinstance(value, numbers.Real):
+        return str(value)
+    value = float(value)
     return f"{value:.4g}" if value < 0.9 or value > 1 else f"{value:.7g}"
 
 

@@ -12,24 +12,26 @@ import numbers
 import re
 import secrets
 import sys
+import threading
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from babysit import architecture, progress
+from babysit import architecture
 from babysit.callbacks import Callbacks
 from babysit.checkpoints import Checkpoint, checked_name
-from babysit.data import source, split
+from babysit.data import checked_shuffle, source, split
 from babysit.driver import Driver
 from babysit.feeds import is_stream
 from babysit.history import History
 from babysit.hyperparameters import Hyperparameter, any_whole, checked
 from babysit.journal import Entry, Journal
 from babysit.own_fit import Unseen, has_own_fit
+from babysit.progress import Progress
 from babysit.record import Record
 from babysit.scales import Scale
 from babysit.trainer import Plan, Trainer
@@ -107,7 +109,7 @@ class Panda:
         self._driver = Driver(self._trainer, record, model.name)
         self._driver.owner = self  # so that a run goes on, and can be attached to, when nobody holds its panda
         self._loaded = False
-        self._verbose: Any = 0
+        self._progress = Progress(self.history)
         self._dashboard: Any = None
         _pandas.add(self)
         weakref.finalize(self, record.close).atexit = False  # at exit `_rest_all` closes it, last
@@ -131,7 +133,7 @@ class Panda:
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
-        validation_freq: int | list[int] = 1,
+        validation_freq: int | Collection[int] = 1,
         *,
         paused: bool = False,
         ranges: Mapping[str, tuple[float, float]] | None = None,
@@ -146,9 +148,9 @@ class Panda:
                 a `keras.utils.PyDataset` or a generator of batches.
             y: Targets likewise; none where `x` brings its own.
             batch_size: Examples a step, from 1 to n; 32 by default. None where `x` brings batches.
-            epochs: How many times to go through the data; with `initial_epoch`, the epoch to end at.
-            verbose: What `wait` shows: 0 nothing, 1 a progress bar, 2 a line an epoch; `"auto"` is a
-                bar in a terminal, and nothing in a notebook, where the dashboard is that.
+            epochs: How many times to go through the data, from 1 on; with `initial_epoch`, the epoch to end at.
+            verbose: What `wait` shows: 0 or False nothing, 1 or True a progress bar, 2 a line an epoch;
+                `"auto"` is a bar in a terminal, and nothing in a notebook, where the dashboard is that.
             callbacks: Keras callbacks, called as in `Model.fit`, on the training thread.
             validation_split: The share of the data, its last part, to validate on.
             validation_data: (x, y) or (x, y, sample_weight), or batches, to validate on.
@@ -158,7 +160,8 @@ class Panda:
             initial_epoch: The number of the first epoch.
             steps_per_epoch: Steps an epoch; by default an epoch is the data once.
             validation_steps: Steps of a validation; by default the validation data once.
-            validation_batch_size: Examples a validation step; `batch_size` by default.
+            validation_batch_size: Examples a validation step; by default `batch_size`, or else what makes
+                `validation_steps` steps of the data.
             validation_freq: Validate every so many epochs, or behind the epochs listed.
             paused: Whether to rest before the first step.
             ranges: Hyperparameter -> (low, high): bounds other than the default ones.
@@ -169,6 +172,8 @@ class Panda:
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "paused", "ranges")}
         _refuse_second(self.model, but=self)
+        shown = Progress(self.history, verbose)
+        shuffle = checked_shuffle(shuffle)
         if ranges is not None and not isinstance(ranges, Mapping):
             raise TypeError(f"`ranges` must map names to (low, high). Received: ranges={ranges!r}.")
         by_itself = has_own_fit(self.model)
@@ -183,7 +188,7 @@ class Panda:
             own = {name: value for name, value in given.items() if value is not _DEFAULTS[name].default}
             hooks = Callbacks(own.pop("callbacks", None))
             plan = Plan(Unseen(self.model, batch_size), epochs, callbacks=hooks, ranges=ranges, own=own)
-            return self._begin_to_train(plan, verbose, paused)
+            return self._begin_to_train(plan, shown, paused)
         if validation_split != 0 and validation_data is None:
             checked("validation_split", validation_split, Scale(0, 1))
             (x, y, sample_weight), validation_data = split((x, y, sample_weight), validation_split)
@@ -207,7 +212,9 @@ class Panda:
         plan = Plan(
             data=data,
             epochs=numbers["epochs"] or 1,
-            validation=_validation(validation_data, numbers["validation_batch_size"] or asked),
+            validation=_validation(
+                validation_data, numbers["validation_batch_size"] or asked, numbers["validation_steps"]
+            ),
             validation_steps=numbers["validation_steps"],
             validation_freq=_checked_freq(validation_freq),
             initial_epoch=int(checked("initial_epoch", initial_epoch, any_whole(0))),
@@ -218,11 +225,11 @@ class Panda:
             verbose=verbose,
             completes=self._loaded,
         )
-        return self._begin_to_train(plan, verbose, paused)
+        return self._begin_to_train(plan, shown, paused)
 
-    def _begin_to_train(self, plan: Plan, verbose: Any, paused: bool) -> "Panda":
+    def _begin_to_train(self, plan: Plan, shown: Progress, paused: bool) -> "Panda":
         self._driver.ask("fit", plan=plan, paused=paused)
-        self._verbose = verbose
+        self._progress = shown
         for sentence in self._trainer.remarks:
             warnings.warn(sentence, stacklevel=3)
         self._loaded = False
@@ -246,7 +253,7 @@ class Panda:
 
     def stop(self) -> None:
         """Ends the fit at the next step boundary, keeping everything; returns at once."""
-        if self._driver.alive:
+        if self._driver.alive or self._within:
             self._driver.not_finite = False  # who stops a run that rests there has been told
             self._driver.send({"action": "stop", "author": "script"})
 
@@ -273,9 +280,9 @@ class Panda:
             FloatingPointError: If it rests because the loss is no longer finite.
             Exception: Whatever the training raised.
         """
-        if self.state == "idle":
+        if self.state == "idle" and not self._within:
             raise ValueError("There is nothing to wait for: call `fit(...)` first.")
-        over = progress.shown(self._driver, self.history, self._verbose, timeout)
+        over = self._progress.wait(self._driver, timeout)
         if self._driver.error is not None:
             raise self._driver.error
         if self._driver.not_finite:
@@ -345,9 +352,14 @@ class Panda:
 
         Raises:
             TypeError: If the name is no string.
-            ValueError: If it is taken, or has signs in it that a name cannot have.
+            ValueError: If it is taken, or has signs in it that a name cannot have, or before the first `fit`.
             OSError: If the disk does not take it. Nothing is left behind; training goes on.
         """
+        if not self.branches:
+            raise ValueError(
+                "`save` needs a model that is ready to train. Call `fit(..., paused=True)` first: it rests before its "
+                "first step."
+            )
         if name is not None:
             checked_name(name, [saved.name for saved in self.checkpoints if saved.name])
         checkpoint: Checkpoint = self._driver.ask("save", name=name)
@@ -466,6 +478,11 @@ class Panda:
         what was appended: steps rewind, appends do not. A long record comes in pieces.
         """
         return self._record.since(cursor)
+
+    @property
+    def _within(self) -> bool:
+        """Whether the caller is code that the training calls, such as a callback."""
+        return self._driver._worker is threading.current_thread()
 
     def _found(self, to: Checkpoint | str | int) -> Checkpoint:
         if isinstance(to, bool) or not isinstance(to, Checkpoint | str | numbers.Integral):
@@ -586,12 +603,12 @@ def _text(name: str, value: Any) -> str:
 
 
 def _checked_freq(validation_freq: Any) -> int | list[int]:
-    if isinstance(validation_freq, list):
+    if isinstance(validation_freq, Collection) and not isinstance(validation_freq, str):
         return [int(checked("validation_freq", epoch, any_whole())) for epoch in validation_freq]
     return int(checked("validation_freq", validation_freq, any_whole(), "Or a list of epochs."))
 
 
-def _validation(data: Any, batch_size: int | None) -> Any:
+def _validation(data: Any, batch_size: int | None, steps: int | None) -> Any:
     """The source that validation data make, in their own order; None without any."""
     if data is None:
         return None
@@ -601,4 +618,8 @@ def _validation(data: Any, batch_size: int | None) -> Any:
             f"Received: {type(data).__name__}."
         )
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    return source(x, y, sample_weight, batch_size=batch_size, shuffle=False)
+    try:
+        return source(x, y, sample_weight, batch_size=batch_size, shuffle=False, steps_per_epoch=steps)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"`validation_data` cannot be used. {error}") from error

@@ -6,34 +6,53 @@ from typing import Any
 
 from tqdm import tqdm
 
+from babysit.history import History
+
 INTERVAL_S = 0.1
 
 
-def shown(run: Any, history: Any, verbose: Any, timeout: float | None) -> bool:
-    """Waits for a run and shows how it goes; returns whether it came to its end.
+class Progress:
+    """Shows how a fit goes, while somebody waits for it, and tells nothing twice.
 
     Args:
-        run: What has `wait(timeout) -> bool` and `status()`.
-        history: What it measures.
-        verbose: 0 for nothing, 1 for a bar, 2 for a line an epoch; `"auto"` for a bar if there is
-            a terminal to show it in.
-        timeout: Seconds to wait at most, or None.
+        history: What the run measures; epochs that it holds already are not told.
+        verbose: 0 or False for nothing, 1 or True for a bar, 2 for a line an epoch; `"auto"` for a
+            bar if there is a terminal to show it in.
+
+    Raises:
+        ValueError: If `verbose` is none of these.
     """
-    if verbose == "auto":
-        verbose = 1 if sys.stderr.isatty() else 0
-    if not verbose:
-        return bool(run.wait(timeout))
-    show = _Bar() if int(verbose) == 1 else _Lines(history)
-    deadline = None if timeout is None else time.monotonic() + timeout
-    try:
-        while True:
-            left = INTERVAL_S if deadline is None else min(INTERVAL_S, deadline - time.monotonic())
-            over = bool(run.wait(max(left, 0)))
-            show.update(run.status())
-            if over or left <= 0:
-                return over
-    finally:
-        show.close()
+
+    def __init__(self, history: History, verbose: Any = 0) -> None:
+        if verbose not in ("auto", 0, 1, 2):
+            raise ValueError(
+                '`verbose` must be "auto", 0 for nothing, 1 for a bar or 2 for a line an epoch. '
+                f"Received: verbose={verbose!r}."
+            )
+        self._verbose = verbose
+        self._lines = _Lines(history)
+
+    def wait(self, run: Any, timeout: float | None) -> bool:
+        """Waits for a run and shows how it goes; returns whether it came to its end.
+
+        Args:
+            run: What has `wait(timeout) -> bool` and `status()`.
+            timeout: Seconds to wait at most, or None.
+        """
+        verbose = int(sys.stderr.isatty()) if self._verbose == "auto" else self._verbose
+        if not verbose:
+            return bool(run.wait(timeout))
+        show = _Bar() if verbose == 1 else self._lines
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            while True:
+                left = INTERVAL_S if deadline is None else min(INTERVAL_S, deadline - time.monotonic())
+                over = bool(run.wait(max(left, 0)))
+                show.update(run.status())
+                if over or left <= 0:
+                    return over
+        finally:
+            show.close()
 
 
 class _Bar:
@@ -58,23 +77,21 @@ class _Bar:
 
 
 class _Lines:
-    """A line for each epoch that is over."""
+    """A line for each epoch that is over; one that was trained anew has another."""
 
-    def __init__(self, history: Any) -> None:
-        self._history, self._told = history, 0
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._seen: tuple[Any, ...] = ()
+        self._told = max((row["seq"] for row in history.epoch_rows()), default=0)
 
     def update(self, status: dict[str, Any]) -> None:
-        if status["epoch"] == self._told:
-            return
-        logs = self._history.history
-        for epoch in range(self._told, max(map(len, logs.values()), default=0)):
-            words = [f"{name}: {values[epoch]:.4f}" for name, values in logs.items() if _is_there(values, epoch)]
-            print(f"Epoch {epoch + 1}/{status['epochs']} - {' - '.join(words)}", flush=True)
-            self._told = epoch + 1
+        if self._seen == (seen := (status["epoch"], status["branch"])):
+            return  # nothing to look for in the record
+        self._seen = seen
+        for row in self._history.epoch_rows(behind=self._told):
+            words = [f"{name}: {value:.4f}" for name, value in row["logs"].items() if isinstance(value, float)]
+            print(" - ".join([f"Epoch {row['epoch']}/{status['epochs']}", *words]), flush=True)
+            self._told = row["seq"]
 
     def close(self) -> None:
         pass
-
-
-def _is_there(values: list[Any], epoch: int) -> bool:
-    return epoch < len(values) and isinstance(values[epoch], float)

@@ -581,3 +581,23 @@ def test_what_would_wait_for_the_training_itself_is_refused_inside_it(tmp_path, 
     assert isinstance(callback.result, RuntimeError)
     assert act in str(callback.result)
     assert_equal(state(panda.model), after(3 * STEPS))
+
+
+def test_what_callbacks_log_is_kept_as_far_as_json_can_hold_it(tmp_path):
+    def log(epoch, logs):
+        logs["confusion"] = np.arange(4).reshape(2, 2)
+        logs["list"] = [np.float32(0.5), (1, np.int64(2))]
+        logs["word"], logs["nothing"] = "good", None
+        logs["object"], logs["set"], logs["complex"] = object(), {1, 2}, np.array([1j])
+        logs["some"] = list(range(epoch))
+
+    panda = babysit.Panda(network(), tmp_path / "run", seed=7)
+    panda.fit(X, Y, epochs=2, callbacks=[callbacks.LambdaCallback(on_epoch_end=log)]).wait(60)
+    kept = panda.history.history
+    assert kept["confusion"] == [[[0, 1], [2, 3]]] * 2
+    assert kept["list"] == [[0.5, [1, 2]]] * 2
+    assert (kept["word"], kept["nothing"], kept["some"]) == (["good"] * 2, [None] * 2, [[], [0]])
+    assert not {"object", "set", "complex"} & kept.keys()
+    assert panda.history.epochs["some"].tolist() == [[], [0]]
+    panda.dashboard()
+    assert panda._dashboard._drawing_error == ""

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+import babysit.ui.dashboard
 from babysit.ui.dashboard import Dashboard
 
 TABLES = ("entries", "blocks", "epochs", "branches", "checkpoints")
@@ -252,3 +253,30 @@ def test_only_the_pump_writes_and_it_writes_nothing_when_nothing_changed(run, da
     run.values["learning_rate"] = 0.5
     eventually(lambda: written)
     assert {thread.name for _, thread in written} == {thread.name for thread in calls} == {"babysit-pump"}
+
+
+def test_whatever_stands_in_the_journal_is_shown(run, dashboard):
+    run.enter("note", why=5)
+    run.rows[-1][1]["author"] = 7
+    eventually(lambda: "note — 5" in words(dashboard.widget) and "<td>7</td>" in words(dashboard.widget))
+    run.enter("note", why="later")
+    eventually(lambda: "later" in words(dashboard.widget))
+
+
+def test_what_could_not_be_written_is_written_the_next_time(run, dashboard, monkeypatch):
+    real, failed = babysit.ui.dashboard.describe, []
+
+    def describe(entry):
+        if not failed:
+            failed.append(entry)
+            raise RuntimeError("no words")
+        return real(entry)
+
+    monkeypatch.setattr("babysit.ui.dashboard.describe", describe)
+    checkpoint = {"step": 7, "name": "good", "folder": "000001", "branch": "branch 1", "digest": "", "time": 0.0}
+    run.rows.append(("checkpoints", checkpoint))
+    run.enter("note", why="hello")
+    eventually(lambda: "hello" in words(dashboard.widget))
+    assert failed
+    assert find(dashboard.widget, _model_name="DropdownModel").options == (("good", "000001"),)
+    eventually(lambda: "could not be drawn" not in words(dashboard.widget))

@@ -266,3 +266,28 @@ def test_a_reopened_history_stands_on_the_branch_begun_last(history, tmp_path, r
     assert History(again).branch == "branch 2"
     np.testing.assert_array_equal(History(again)["loss"], loss)
     again.close()
+
+
+def test_another_optimizer_brings_other_hyperparameters_and_nan_stands_where_there_are_none(history, record):
+    Journal(record).append(step=6, action="fit", author="script", branch=ROOT, changes={"beta_1": (None, 0.9)})
+    history.append(3, 7, 2, columns([7, 8]))
+    assert history.columns[-3:] == ["learning_rate", "batch_size", "beta_1"]
+    np.testing.assert_array_equal(history["beta_1"], [np.nan] * 6 + [0.9] * 2)
+    history.leave(7, ROOT, {"learning_rate": 0.2, "beta_1": 0.8})
+    history.append(3, 8, 1, columns([8]))
+    np.testing.assert_array_equal(history["beta_1"], [np.nan] * 6 + [0.9, 0.8])
+    np.testing.assert_array_equal(history["batch_size"], [32] * 7 + [np.nan])
+    assert list(history.to_pandas().columns) == history.columns[1:]
+
+
+def test_a_coupling_is_no_column(history, record):
+    changes = {"scaling": ("off", "linear"), "momentum_correction": (False, True)}
+    Journal(record).append(step=6, action="set", author="script", branch=ROOT, changes=changes)
+    assert history.columns[-2:] == ["learning_rate", "batch_size"]
+
+
+def test_epochs_may_hold_lists_of_different_lengths(history):
+    history.append_epoch(3, 6, {"loss": 1.0, "sizes": [1, 2]})
+    history.append_epoch(4, 6, {"loss": 1.0, "sizes": [1, 2, 3]})
+    assert history.epochs["sizes"].tolist() == [[1, 2], [1, 2, 3]]
+    assert history.epochs["loss"].tolist() == [1.0, 0.5, 1.0, 1.0]

@@ -142,3 +142,22 @@ def test_the_journal_shows_itself_with_steps_and_words(journal):
     journal.append(step=1234, action="set", changes={"momentum": (0.9, 0.95)}, why="flat", **ABOUT)
     assert "1,234" in repr(journal)
     assert "momentum 0.9 → 0.95 — flat" in repr(journal)
+
+
+def test_whatever_a_command_brings_the_journal_can_be_read(journal):
+    journal.append(step=1, action="note", why=5, author=7, changes=3, over="often", branch="branch 1")
+    journal.append(step=2, action="note", changes={"momentum": 0.5, "epsilon": (None, None)}, **ABOUT)
+    assert [(e.why, e.author, e.over) for e in journal] == [("5", "7", 1), ("", "script", 1)]
+    assert [e.changes for e in journal] == [{}, {"epsilon": (None, None)}]
+    assert repr(journal).splitlines() == ["       1  note — 5 (by 7)", "       2  note epsilon None"]
+
+
+def test_a_row_of_an_older_record_is_an_entry_whatever_it_holds(journal, record):
+    journal.append(step=1, action="note", **ABOUT)
+    row = record.rows("entries")[0] | {"why": 5, "changes": 3}
+    assert (entry_from_row(row).why, entry_from_row(row).changes) == ("5", {})
+
+
+def test_what_an_older_record_holds_can_be_described():
+    assert describe(entry("note", why=5)) == "note — 5"
+    assert describe(entry(changes={"momentum": (0.9, [1])})) == "momentum 0.9 → [1]"

@@ -515,6 +515,8 @@ def test_a_second_fit_while_one_goes_on_is_refused(resting):
         ({"validation_data": (X, Y[:3])}, ValueError, ["same number"]),
         ({"callbacks": [print]}, TypeError, ["`callbacks`", "keras.callbacks.Callback"]),
         ({"shuffle": "often"}, ValueError, ["`shuffle`", "'often'"]),
+        ({"shuffle": 2}, ValueError, ["`shuffle`", "shuffle=2"]),
+        ({"shuffle": None}, ValueError, ["`shuffle`", "shuffle=None"]),
         ({"steps_per_epoch": 0}, ValueError, ["`steps_per_epoch`", "from 1 on"]),
         ({"initial_epoch": -1}, ValueError, ["`initial_epoch`", "from 0 on"]),
     ],
@@ -892,9 +894,16 @@ def test_a_failed_run_can_be_taken_up_where_it_failed(model, tmp_path):
         ({"validation_freq": 0}, ValueError, ["`validation_freq`"]),
         ({"validation_freq": 1.5}, ValueError, ["`validation_freq`"]),
         ({"validation_freq": "a"}, TypeError, ["`validation_freq`"]),
+        ({"validation_freq": (1, 0)}, ValueError, ["`validation_freq`", "from 1 on"]),
+        ({"validation_data": (X[:0], Y[:0])}, ValueError, ["`validation_data`", "at least one"]),
+        ({"validation_data": (X, Y[:3])}, ValueError, ["`validation_data`", "same number"]),
+        ({"validation_data": ("digits", Y)}, TypeError, ["`validation_data`", "str"]),
+        ({"validation_steps": 0}, ValueError, ["`validation_steps`", "from 1 on", "validation_steps=0"]),
+        ({"validation_data": (X, Y), "validation_steps": 1.5}, ValueError, ["`validation_steps`", "whole number"]),
         ({"validation_data": X}, ValueError, ["`validation_data`", "(x, y)"]),
         ({"validation_split": math.nan}, ValueError, ["`validation_split`"]),
         ({"ranges": 5}, TypeError, ["`ranges`"]),
+        ({"ranges": {"batch_size": (1.5, 40)}}, ValueError, ["`ranges['batch_size']`", "whole numbers"]),
     ],
 )
 def test_bad_arguments_about_validation_are_told_at_once(model, arguments, error, words):
@@ -913,3 +922,75 @@ def test_the_sliders_follow_new_bounds(model):
     options = [value for _, value in panda._dashboard._dials["learning_rate"]._slider.options]
     assert (min(options), max(options)) == (0.001, 0.1)
     assert dials is not panda._dashboard._dials
+
+
+@pytest.mark.parametrize("shuffle", [1, np.True_, np.False_])
+def test_shuffle_may_be_any_truth(tmp_path, shuffle):
+    def order(shuffle):
+        panda = babysit.Panda(demos.dense_network(seed=1), seed=3).fit(X, Y, shuffle=shuffle)
+        return panda.wait().history["loss"]
+
+    np.testing.assert_array_equal(order(shuffle), order(bool(shuffle)))
+
+
+@pytest.mark.parametrize("freq", [(1, 2), np.array([1, 2])], ids=str)
+def test_validation_freq_may_be_any_collection_of_epochs(model, freq):
+    panda = babysit.Panda(model).fit(X, Y, epochs=3, validation_data=VALIDATION, validation_freq=freq).wait()
+    assert ["val_loss" in row["logs"] for row in panda.history.epoch_rows()] == [True, True, False]
+
+
+def test_a_range_of_numpy_s_numbers_bounds_the_dial(model):
+    ranges = {"learning_rate": (np.float32(2**-20), 0.5), "batch_size": (1, 10**6)}
+    panda = babysit.Panda(model).fit(X, Y, paused=True, ranges=ranges)
+    found = panda.hyperparameters
+    assert (found["learning_rate"].low, found["learning_rate"].high) == (2**-20, 0.5)
+    assert found["batch_size"].high == len(X)
+
+
+def test_save_asks_for_a_fit_first_and_works_at_rest_and_from_disk(model, tmp_path):
+    panda = babysit.Panda(model, tmp_path / "run")
+    refused(lambda: panda.save("early"), ValueError, "fit(..., paused=True)")
+    assert panda.checkpoints == []
+    panda.fit(X, Y, paused=True)
+    assert panda.save("ready").step == 0
+    panda.stop()
+    panda.wait()
+    loaded = babysit.Panda.load(tmp_path / "run", model)
+    assert loaded.save("taken up").step == 0
+
+
+class AtTheBeginning(keras.callbacks.Callback):
+    """Does something with the panda when the training begins."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.act, self.raised = act, None
+
+    def on_train_begin(self, logs=None):
+        try:
+            self.act()
+        except Exception as error:
+            self.raised = error
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_callback_may_stop_the_training_when_it_begins(model, paused):
+    panda = babysit.Panda(model)
+    panda.fit(X, Y, epochs=10_000, callbacks=AtTheBeginning(lambda: panda.stop()), paused=paused).wait(30)
+    assert panda.state == "stopped"
+    assert panda.step < 1000
+    assert panda.fit(X, Y).wait().state == "finished"
+
+
+def test_waiting_within_the_training_is_refused_from_its_beginning_on(model):
+    panda = babysit.Panda(model)
+    callback = AtTheBeginning(lambda: panda.wait())
+    panda.fit(X, Y, callbacks=callback).wait()
+    refused(lambda: (_ for _ in ()).throw(callback.raised), RuntimeError, "`wait`", "within")
+
+
+def test_a_note_of_any_kind_leaves_the_journal_and_the_dashboard_readable(resting):
+    resting.send({"action": "note", "why": 5, "author": 7, "changes": 3})
+    resting.note("after it")
+    assert repr(resting.journal).splitlines()[1:] == ["       0  note — 5 (by 7)", "       0  note — after it"]
+    assert "after it" in resting.dashboard().children[-1].children[0].value

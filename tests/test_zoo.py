@@ -386,3 +386,25 @@ def test_every_example_is_seen_once_an_epoch_whatever_the_batch_sizes(tmp_path, 
             if panda.state == "paused":
                 panda.set(batch_size=next(sizes))
         np.testing.assert_array_equal(model.layers[0].get_weights()[0], np.full(150, epoch))
+
+
+def test_without_a_batch_size_the_steps_of_a_validation_share_the_data(tmp_path):
+    given = {"x": X, "y": Y, "validation_data": VALIDATION, "validation_steps": 3}
+    assert_trains_as_model_fit(tmp_path, regression, lambda: given)
+
+
+def test_a_batch_size_beside_batches_counts_for_nothing(tmp_path):
+    sizes = {"batch_size": 7, "validation_batch_size": 3, "validation_steps": 2}
+
+    def given():
+        return {"x": dataset(X, Y).batch(16), "validation_data": dataset(*VALIDATION).batch(8), **sizes}
+
+    assert_trains_as_model_fit(tmp_path, regression, given)
+
+
+@pytest.mark.parametrize("beside", ["y", "sample_weight"])
+def test_what_stands_beside_batches_is_refused_as_model_fit_does(tmp_path, beside):
+    with pytest.raises(ValueError, match="should not be passed"):
+        regression().fit(dataset(X, Y).batch(16), **{beside: Y})
+    with pytest.raises(ValueError, match=f"`{beside}` must be left out"):
+        babysit.Panda(regression(), tmp_path / "run").fit(dataset(X, Y).batch(16), **{beside: Y})

@@ -112,12 +112,14 @@ class Curves:
 
     def _epoch_values(self, name: str) -> tuple[list[int], list[float]]:
         line = self._line()
-        rows = [row for row in self._epochs if row["step"] <= line.get(row["branch"], 0) and name in row["logs"]]
+        rows = [row for row in self._epochs if row["step"] <= line.get(row["branch"], 0)]
+        rows = [row for row in rows if isinstance(row["logs"].get(name), int | float)]
         return [row["step"] for row in rows], [row["logs"][name] for row in rows]
 
     def _metric_names(self) -> list[str]:
         logs = self._epochs[-1]["logs"] if self._epochs else {}
-        return [name for name in logs if name != "loss" and not name.startswith("val_")]
+        names = [name for name, value in logs.items() if isinstance(value, int | float)]
+        return [name for name in names if name != "loss" and not name.startswith("val_")]
 
     # ------------------------------------------------------------------------- drawing
 

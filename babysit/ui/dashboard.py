@@ -52,6 +52,7 @@ class Dashboard:
         self._curves = Curves()
         self._cursor = 0
         self._entries: list[Any] = []
+        self._stale: set[str] = set()  # what is to be written anew
         self._checkpoints: list[dict[str, Any]] = []
         self._drawing_error = ""
         self._draw_later, self._next_frame = True, 0.0
@@ -140,6 +141,7 @@ class Dashboard:
         """Brings every widget up to date with the run."""
         try:
             self._catch_up()
+            self._refresh_lists()
             status = self._run.status()  # behind the entries: what they tell is in it already
             self._refresh_dials(status)
             self._refresh_head(status)
@@ -157,6 +159,13 @@ class Dashboard:
             self._cursor = cursor
             self._take_in(rows)
 
+    def _refresh_lists(self) -> None:
+        """Writes the logbook and the menu if they have grown, and again if that went wrong."""
+        for name, refresh in (("entries", self._refresh_logbook), ("checkpoints", self._refresh_menu)):
+            if name in self._stale:
+                refresh()
+                self._stale.remove(name)
+
     def _take_in(self, rows: Mapping[str, list[dict[str, Any]]]) -> None:
         for row in rows["entries"]:
             refusal = row["why"] if row["action"] == "refuse" else None
@@ -164,11 +173,8 @@ class Dashboard:
                 dial.answered(row["command"], refusal)
             self._entries.append(entry_from_row(row))
         del self._entries[:-LINES]
-        if rows["entries"]:
-            write(self._logbook, value=_logbook(self._entries))
-        if rows["checkpoints"]:
-            self._checkpoints = [*self._checkpoints, *rows["checkpoints"]][-50:]
-            self._refresh_menu()
+        self._checkpoints = [*self._checkpoints, *rows["checkpoints"]][-50:]
+        self._stale |= {table for table in ("entries", "checkpoints") if rows[table]}
         self._curves.add(rows)
         self._draw_later = True
 
@@ -223,7 +229,10 @@ class Dashboard:
 
     def _last_refusal(self) -> str:
         last = self._entries[-1] if self._entries else None
-        return last.why if last is not None and last.action == "refuse" else ""
+        return str(last.why) if last is not None and last.action == "refuse" else ""
+
+    def _refresh_logbook(self) -> None:
+        write(self._logbook, value=_logbook(self._entries))
 
     def _refresh_menu(self) -> None:
         newest = self._checkpoints[::-1]
@@ -274,7 +283,9 @@ def _logbook(entries: list[Any]) -> str:
     for entry in reversed(entries):
         hand = ' class="babysit-hand"' if entry.changes and entry.action == "set" else ""
         words = html.escape(describe(entry))
-        cells = f'<td>{entry.step:,}</td><td{hand} title="{words}">{words}</td><td>{html.escape(entry.author)}</td>'
+        cells = (
+            f'<td>{entry.step:,}</td><td{hand} title="{words}">{words}</td><td>{html.escape(str(entry.author))}</td>'
+        )
         lines.append(f"<tr>{cells}</tr>")
     return f"<table>{''.join(lines)}</table>"
 
