@@ -33,8 +33,7 @@ class Logs(NamedTuple):
 
     Attributes:
         steps: Name -> its value at each step, shape (taken,), for what is a scalar: the logs,
-            nested ones by their own names, what was measured, and `"batch_loss"`, the loss of
-            each batch alone, where it is known and no log has that name.
+            nested ones by their own names, and what was measured.
         last: What the last step returned, in its structure, as NumPy scalars and arrays.
         loss: The loss of each step, of its batch alone where that is known; None if there is none.
         taken: How many steps were run.
@@ -89,13 +88,17 @@ def unfusable(model: Any) -> str:
     """Why the model's steps cannot be run in one call, in a sentence; empty if they can."""
     if getattr(type(model), "make_train_function", None) is not keras.Model.make_train_function:
         return f"`{type(model).__name__}` overrides `make_train_function`, so it is trained one step at a time."
-    function = model.train_function
-    if function is not None and getattr(function, "__module__", "") != keras.Model.make_train_function.__module__:
+    if _is_foreign(model.train_function):
         return "The model has a `train_function` of its own, so it is trained one step at a time."
     if model._distribute_strategy is not None:
         name = type(model._distribute_strategy).__name__
         return f"The model is distributed by {name}, so it is trained one step at a time."
     return ""
+
+
+def _is_foreign(function: Any) -> bool:
+    """Whether a train function is none that Keras has made."""
+    return function is not None and getattr(function, "__module__", "") != keras.Model.make_train_function.__module__
 
 
 # ------------------------------------------------------------------------------- one step
@@ -189,7 +192,7 @@ class _Layout:
         steps = dict(zip(self.columns, values, strict=False))
         last = _filled(self.form, steps, [np.asarray(extra) for extra in extras])
         loss = values[-1] if self.has_loss else steps.get("loss")
-        return Logs({"batch_loss": loss} | steps if self.has_loss else steps, last, loss, len(table))
+        return Logs(steps, last, loss, len(table))
 
 
 class _Carried(NamedTuple):
@@ -417,10 +420,16 @@ class Block:
 
 
 class Stepwise:
-    """Steps through Keras's own train function, one call a step, for what cannot be fused."""
+    """Steps through Keras's own train function, one call a step, for what cannot be fused.
+
+    Each has a train function made for it, as the one that the model has may be traced for another structure.
+    """
+
+    remark = ""
 
     def __init__(self, model: Any, fixed: int | None = None, measured: Measured | None = None) -> None:
         self._model, self._fixed, self._measured = model, fixed, measured or dict
+        self._function: Any = None
 
     def __call__(self, data: Any, order: Any, cursor: int, batch_size: int, count: int, watch: bool = False) -> Logs:
         """Runs `count` steps: see `Block`. The loss is what the step logs by that name."""
@@ -440,11 +449,20 @@ class Stepwise:
 
     def _take(self, batch: Any) -> Any:
         model = self._model
-        model.make_train_function()
+        self._make_function()
         dataset = tf.data.Dataset.from_tensors(batch)
         if not _is_sparse(batch):  # in slices, so that Keras is told of a size only where it would be
             dataset = dataset.unbatch().batch(_length(batch, None), drop_remainder=self._fixed is not None)
         return model.train_function(iter(model.distribute_strategy.experimental_distribute_dataset(dataset)))
+
+
+    def _make_function(self) -> None:
+        model = self._model
+        if self._function is None or model.train_function is not self._function:
+            makes_own = type(model).make_train_function is not keras.Model.make_train_function
+            # One that was put there by hand nobody could make again.
+            model.make_train_function(force=makes_own or not _is_foreign(model.train_function))
+            self._function = model.train_function
 
 
 def _joined(pieces: list[Logs]) -> Logs:

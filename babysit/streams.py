@@ -133,7 +133,7 @@ class Stream:
         """Goes to a place in any pass.
 
         Raises:
-            ValueError: If the stream cannot be begun again, or has no such place.
+            ValueError: If the stream cannot be begun again, or has no such place; it stands where it stood then.
         """
         if (passes, cursor) == self.place:
             return
@@ -146,6 +146,15 @@ class Stream:
                 f"{passes}, standing at example {self._cursor} of pass {self._passes}. Give a `tf.data.Dataset` or a "
                 "`keras.utils.PyDataset` instead."
             )
+        before, waited, known = self.place, self._waits, (self._pass_size, self._pass_batches)
+        try:
+            self._go_to(passes, cursor)
+        except Exception:
+            self._go_to(*before)
+            self._waits, (self._pass_size, self._pass_batches) = waited, known
+            raise
+
+    def _go_to(self, passes: int, cursor: int) -> None:
         self._close()
         self._passes = passes
         self._open()

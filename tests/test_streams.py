@@ -543,6 +543,33 @@ def test_a_place_beyond_the_data_is_refused():
             data.restore(0, N + 1)
 
 
+@pytest.mark.parametrize("x", [dataset, Numbers, generator], ids=["dataset", "PyDataset", "generator"])
+@pytest.mark.parametrize("done", [0, 12, 24, N])
+def test_a_place_that_is_refused_leaves_the_stream_where_it_is(x, done):
+    data, twin = source(x()), source(x())
+    for one in (data, twin):
+        while one.place[1] < done:
+            size = 8 if done % 8 == 0 or one.place[1] < 8 else 4
+            one.piece(size, 1)
+            one.advance(1, size)
+    with pytest.raises(ValueError, match="no place behind 51|cannot move a generator"):
+        data.restore(0, N + 1)
+    assert (data.place, data.size, data.steps_left(8)) == (twin.place, twin.size, twin.steps_left(8))
+    assert walk(data) == walk(twin)
+
+
+def test_a_pass_that_was_not_begun_is_still_to_begin_behind_a_refusal():
+    numbers = Reshuffling()
+    data = source(numbers)
+    walk(data)
+    data.next_pass()
+    with pytest.raises(ValueError, match="no place behind 51"):
+        data.restore(0, N + 1)
+    assert numbers.heard == ["end", "begin", "end"]
+    data.piece(8, 1)
+    assert numbers.heard == ["end", "begin", "end", "begin"]
+
+
 @pytest.mark.parametrize("x", [dataset(), Numbers(), generator()], ids=["dataset", "PyDataset", "generator"])
 def test_targets_beside_a_stream_are_refused(x):
     with pytest.raises(ValueError, match="`y` must be left out"):
