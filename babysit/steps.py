@@ -9,6 +9,7 @@ A model compiled with `jit_compile=True` becomes one XLA program, loop included.
 What cannot be fused (`unfusable` says why) is stepped through Keras's own function.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -16,6 +17,14 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.backend.common import global_state
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+
+# What these operations give depends on more than what a checkpoint holds.
+_RESTLESS = re.compile(
+    "Random|StatefulRandom|StatefulStandardNormal|StatefulTruncated|StatefulUniform|TruncatedNormal|Parameterized"
+    "|Multinomial|Rng|PyFunc$|EagerPyFunc"
+)
 
 # Steps of one call into an XLA program, whose arrays have a fixed length: more are taken in several calls.
 CAPACITY = 1024
@@ -302,6 +311,7 @@ class Block:
         self._whole = self._jit and not tf.config.list_physical_devices("GPU")
         self._carried = _Carried()
         self._layout: _Layout
+        self._graph: Any = None
         self._make()
 
     def __call__(self, data: Any, order: Any, cursor: int, batch_size: int, count: int, watch: bool = False) -> Logs:
@@ -331,6 +341,11 @@ class Block:
         if not self._eager and not self._whole:
             arguments = self._arguments(data, order, 0, 1, 1, False)
             self._retracing(lambda: self._function.get_concrete_function(*arguments))
+
+    @property
+    def remark(self) -> str:
+        """Why the steps, once traced, do not come out the same each time, in a sentence; empty if they do."""
+        return "" if self._graph is None else _restlessness(self._graph)
 
     def _calls(self, size: int, cursor: int, batch_size: int, count: int) -> Iterator[tuple[int, int, int]]:
         """(cursor, batch size, steps) of each call: one, unless the size of the batches is part of the program."""
@@ -370,6 +385,7 @@ class Block:
         return data, order, tf.constant(cursor, dtype), size, tf.constant(count, dtype), tf.constant(watch)
 
     def _run(self, data: Any, order: Any, cursor: Any, batch_size: Any, count: Any, watch: Any) -> Any:
+        self._graph = tf.compat.v1.get_default_graph()
         fixed = batch_size if self._whole else self._fixed
         step = tf.function(self._step, jit_compile=True) if self._jit and not self._whole else self._step
         careless = tf.logical_not(watch)
@@ -455,7 +471,6 @@ class Stepwise:
             dataset = dataset.unbatch().batch(_length(batch, None), drop_remainder=self._fixed is not None)
         return model.train_function(iter(model.distribute_strategy.experimental_distribute_dataset(dataset)))
 
-
     def _make_function(self) -> None:
         model = self._model
         if self._function is None or model.train_function is not self._function:
@@ -480,6 +495,24 @@ def _nothing(spec: Any) -> Any:
 
 
 def _convolves(graph: Any) -> bool:
+    return any("Conv" in operation for operation in _operations(graph))
+
+
+def _operations(graph: Any) -> set[str]:
+    """The kinds of operations in a graph and in the functions that it calls."""
     definition = graph.as_graph_def()
     nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
-    return any("Conv" in node.op for node in nodes)
+    return {node.op for node in nodes}
+
+
+def _restlessness(graph: Any) -> str:
+    used = sorted(operation for operation in _operations(graph) if _RESTLESS.match(operation))
+    if used:
+        return f"Rewinding is not exact, because the model's step uses {', '.join(used)}."
+    shared = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    if shared is not None and any(shared.state.value.handle is captured for captured in graph.external_captures):
+        return (
+            "Rewinding is not exact, because the model's step draws from the seeds that all of Keras shares: "
+            "give it `seed=keras.random.SeedGenerator(…)`, kept by the layer."
+        )
+    return ""

@@ -252,6 +252,45 @@ def test_what_layers_hold_is_live(case):
     assert not [v for layer in model._flatten_layers() for v in vars(layer).values() if isinstance(v, Live)]
 
 
+RATES = ("dropout", "spatial", "alpha", "gaussian", "noise", "attention", "gru", "lstm")
+
+
+@pytest.mark.parametrize("case", RATES)
+def test_a_rate_that_was_released_at_0_can_be_turned_on_again(case):
+    make, names, first, second, x = LAYERS[case]
+    model, stock = with_layers(make, first, x), with_layers(make, second, x)
+    dials = bound(model)
+    for value in (0.0, second):
+        for name in names:
+            dials.write(name, value)
+        dials.release()
+        dials = Dials(model, {"": model.optimizer})
+        assert {name: dials.values[name] for name in names} == dict.fromkeys(names, value)
+        dials.bind()
+    np.testing.assert_array_equal(Blocks(model, dials, x).run(3), Blocks(stock, None, x).run(3))
+    assert_same(model, stock)
+
+
+RECURRENT = {
+    "LSTM": lambda p: L.LSTM(4, dropout=p, seed=3),
+    "GRU": lambda p: L.GRU(4, dropout=p, recurrent_dropout=p, implementation=1, seed=3),
+    "SimpleRNN": lambda p: L.SimpleRNN(4, dropout=p, recurrent_dropout=p, seed=3),
+}
+
+
+@pytest.mark.parametrize("case", RECURRENT)
+def test_a_recurrent_layer_made_without_dropout_can_be_given_it(case):
+    make = in_sequence(RECURRENT[case])
+    model, stock = with_layers(make, 0.0, SEQUENCE), with_layers(make, 0.4, SEQUENCE)
+    dials = bound(model)
+    names = [name for name in dials.values if "dropout" in name]
+    assert len(names) == (1 if case == "LSTM" else 2)  # an LSTM of `implementation=2` has no recurrent dropout
+    for name in names:
+        dials.write(name, 0.4)
+    np.testing.assert_array_equal(Blocks(model, dials, SEQUENCE).run(3), Blocks(stock, None, SEQUENCE).run(3))
+    assert_same(model, stock)
+
+
 def is_seed(array):
     return array.shape == (2,) and array.dtype.kind in "iu"
 

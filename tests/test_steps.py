@@ -222,6 +222,55 @@ def test_a_metric_named_as_the_loss_of_a_batch_keeps_its_name():
     assert float(logs.steps["batch_loss"][-1]) == history["batch_loss"][0]
 
 
+# ---------------------------------------------------------------- what comes out the same again
+
+
+class Noisy(keras.layers.Layer):
+    """Adds what it is told to."""
+
+    def __init__(self, noise):
+        super().__init__()
+        self.noise, self.seeds = noise, keras.random.SeedGenerator(3)
+
+    def call(self, inputs):
+        return inputs + self.noise(self)
+
+
+NOISES = {
+    "seeded": (lambda layer: keras.random.normal((10,), seed=layer.seeds), ""),
+    "a number for a seed": (lambda layer: keras.random.normal((10,), seed=3), ""),
+    "stateless": (lambda layer: tf.random.stateless_normal((10,), (1, 2)), ""),
+    "the seeds that all share": (lambda layer: keras.random.normal((10,)), "the seeds that all of Keras shares"),
+    "tf.random": (lambda layer: tf.random.normal((10,)), "uses RandomStandardNormal"),
+    "tf.random.uniform": (lambda layer: tf.random.uniform((10,)), "uses RandomUniform"),
+    "a function in Python": (
+        lambda layer: tf.ensure_shape(tf.numpy_function(np.random.rand, (10,), tf.float64), (10,)),
+        "uses PyFunc",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ["graph", "xla"])
+@pytest.mark.parametrize("noise", NOISES)
+def test_a_block_says_why_its_steps_do_not_come_out_the_same_again(noise, how):
+    if (noise, how) == ("a function in Python", "xla"):
+        return  # which XLA cannot compile
+    add, reason = NOISES[noise]
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dropout(0.1), keras.layers.Dense(10)]
+    )
+    model.add(Noisy(lambda layer: tf.cast(add(layer), tf.float32)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"], **HOW[how])
+    model.optimizer.build(model.trainable_variables)
+    keras.random.normal((1,))  # so that the shared seeds are there
+    block = training_block(model, steps.nullcontext)
+    assert block.remark == ""
+    block((tf.constant(X), tf.constant(Y)), tf.range(96), 0, 32, 2)
+    assert bool(block.remark) == bool(reason)
+    assert reason in block.remark
+
+
 # -------------------------------------------------------------------- whatever is given
 
 
