@@ -478,6 +478,28 @@ def test_names_do_not_tell_how_many_layers_this_process_made_before():
         }
 
 
+def test_each_optimizer_of_a_multi_optimizer_has_its_dials():
+    def multi(rate, momentum):
+        rest, special = keras.optimizers.SGD(0.1, momentum), {".*dense/kernel": keras.optimizers.Adam(rate)}
+        return dense(keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(rest, special)))
+
+    model, stock = multi(0.01, 0.9), multi(0.01, 0.9)
+    dials = bound(model)
+    assert {"adam.learning_rate", "adam.beta_1", "sgd.learning_rate", "sgd.momentum"} <= set(dials.values)
+    ours = Blocks(model, dials)
+    np.testing.assert_array_equal(ours.run(3), Blocks(stock).run(3))
+    assert_same(model, stock)
+    dials.write("sgd.momentum", 0.5)
+    dials.write("adam.learning_rate", 0.03)
+    changed = multi(0.03, 0.5)
+    rate = changed.optimizer.optimizers[0].learning_rate
+    put(state(model), changed)
+    assert float(rate) == np.float32(0.03)
+    ours.run(3)
+    Blocks(changed).run(3)
+    assert_same(model, changed)
+
+
 def test_several_optimizers_have_their_names_before_the_dials():
     model = compiled(lambda: [L.Dropout(0.1)], loss=keras.losses.CategoricalCrossentropy())
     ours = {"discriminator": keras.optimizers.SGD(0.1), "generator": keras.optimizers.Adam(0.2)}

@@ -329,7 +329,7 @@ def test_what_cannot_be_fused_is_stepped_through_keras_and_says_why(make, reason
 
 
 def test_each_structure_has_a_train_function_of_its_own():
-    """Frozen, thawed and gone back to: a block trains by the model as it is now, as `Model.fit` would after `compile`."""
+    """Frozen, thawed and gone back to: a block trains by the model as it is now."""
     model, _ = built(own)
     data, order = (tf.constant(X), tf.constant(Y)), tf.range(96)
     thawed, frozen = Stepwise(model), Stepwise(model)
