@@ -20,6 +20,8 @@ from babysit.pieces import Piece, any_length, described, is_nothing
 
 # What is fetched at once for the next steps takes about this much memory.
 FETCH_BYTES = 64 * 2**20
+# And at most so many batches are made ready for the fetch after.
+AHEAD = 32
 
 
 class Stream:
@@ -51,6 +53,7 @@ class Stream:
         first = _components(self._ahead.get_value())
         self.batch_size = _size_of(first)
         self._fetch_limit = max(1, FETCH_BYTES // max(1, sum(map(_size_bytes, first))))
+        feed.ahead = min(AHEAD, self._fetch_limit)
         self._fingerprint = _hash(feed.spec, first if feed.rewindable else [])
 
     # ------------------------------------------------------------------- what it is

@@ -480,7 +480,7 @@ def test_names_do_not_tell_how_many_layers_this_process_made_before():
 
 def test_each_optimizer_of_a_multi_optimizer_has_its_dials():
     def multi(rate, momentum):
-        rest, special = keras.optimizers.SGD(0.1, momentum), {".*dense/kernel": keras.optimizers.Adam(rate)}
+        rest, special = keras.optimizers.SGD(0.1, momentum), {".*/kernel": keras.optimizers.Adam(rate)}
         return dense(keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(rest, special)))
 
     model, stock = multi(0.01, 0.9), multi(0.01, 0.9)
