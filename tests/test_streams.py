@@ -3,6 +3,7 @@
 import gc
 import random
 import threading
+import time
 from contextlib import nullcontext
 
 import keras
@@ -501,6 +502,24 @@ def test_what_is_fetched_at_once_is_bounded(monkeypatch):
         piece = data.piece(8, 100)
         assert len(piece.data[0]) <= 16
         data.advance(piece.count, 8)
+
+
+def test_what_runs_the_users_python_is_not_made_ready_before_it_is_asked_for():
+    made = []
+
+    def batches():
+        for i in range(60):
+            made.append(i)
+            yield Numbers()[i % 6]
+
+    spec = (tf.TensorSpec((None, 3)), tf.TensorSpec((None,), tf.int64))
+    data = source(tf.data.Dataset.from_generator(batches, output_signature=spec))
+    walk(data)
+    data.next_pass()
+    made.clear()
+    data.piece(8, 2)
+    time.sleep(0.1)
+    assert len(made) < 20  # TensorFlow itself makes a few
 
 
 def test_iterators_and_threads_do_not_pile_up():
