@@ -313,12 +313,16 @@ def _unique(places: list[Place]) -> list[Place]:
 
 
 def _rates(name: str, layer: Any) -> Iterator[Place]:
-    """Rates that are not 0: at 0 a layer is made without what it needs to draw."""
+    """Its rates, if it can draw: made with 0, a layer of dropout has no seeds to draw from."""
     for attribute, further in _rate_attributes(layer):
-        if _is_number(getattr(layer, attribute, None)) and getattr(layer, attribute) > 0:
+        if _is_number(getattr(layer, attribute, None)) and _draws(further[0].owner if further else layer):
             spots = (Spot(layer, attribute), *further)
             gate: Gate = "rate" if is_stock(layer) else "baked"
             yield Place(f"{name}.{attribute.strip('_')}", spots, _DEVIATION if attribute == "stddev" else _RATE, gate)
+
+
+def _draws(layer: Any) -> bool:
+    return any(isinstance(held, keras.random.SeedGenerator) for held in vars(layer).values())
 
 
 def _rate_attributes(layer: Any) -> Iterator[tuple[str, tuple[Spot, ...]]]:
@@ -333,7 +337,8 @@ def _rate_attributes(layer: Any) -> Iterator[tuple[str, tuple[Spot, ...]]]:
         yield "dropout", ()
     elif hasattr(layer, "get_recurrent_dropout_mask"):  # the cell of a recurrent layer
         yield "dropout", ()
-        yield "recurrent_dropout", ()
+        if getattr(layer, "implementation", 1) == 1:  # the other computes without it
+            yield "recurrent_dropout", ()
 
 
 def _regularisers(name: str, layer: Any) -> Iterator[tuple[list[Place], Substitute]]:

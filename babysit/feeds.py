@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 
 from babysit.sampler import Sampler
 
@@ -42,9 +43,11 @@ class Feed:
     Attributes:
         spec: TensorFlow's specs of a batch, in the structure handed to a step.
         reopens: Whether it can be begun again at all.
+        ahead: Batches that are made ready beside the training, from the next pass on.
     """
 
     reopens = True
+    ahead = 0
 
     def __init__(self, adapter: Any, remark: str = "", whole_epochs: bool = False) -> None:
         self._adapter, self.remark, self._whole_epochs = adapter, remark, whole_epochs
@@ -68,7 +71,9 @@ class Feed:
 
     def open(self, number: int) -> Any:
         """A new iterator over the batches of pass `number`."""
-        return iter(self._dataset)
+        # Only of what nobody sees being made.
+        pure = self.rewindable and isinstance(self._adapter, TFDatasetAdapter)
+        return iter(self._dataset.prefetch(self.ahead) if self.ahead and pure else self._dataset)
 
     def close(self) -> None:
         """Leaves the present iterator, at its end or before."""

@@ -9,6 +9,7 @@ A model compiled with `jit_compile=True` becomes one XLA program, loop included.
 What cannot be fused (`unfusable` says why) is stepped through Keras's own function.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -16,6 +17,14 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.backend.common import global_state
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+
+# What these operations give depends on more than what a checkpoint holds.
+_RESTLESS = re.compile(
+    "Random|StatefulRandom|StatefulStandardNormal|StatefulTruncated|StatefulUniform|TruncatedNormal|Parameterized"
+    "|Multinomial|Rng|PyFunc$|EagerPyFunc"
+)
 
 # Steps of one call into an XLA program, whose arrays have a fixed length: more are taken in several calls.
 CAPACITY = 1024
@@ -33,8 +42,7 @@ class Logs(NamedTuple):
 
     Attributes:
         steps: Name -> its value at each step, shape (taken,), for what is a scalar: the logs,
-            nested ones by their own names, what was measured, and `"batch_loss"`, the loss of
-            each batch alone, where it is known and no log has that name.
+            nested ones by their own names, and what was measured.
         last: What the last step returned, in its structure, as NumPy scalars and arrays.
         loss: The loss of each step, of its batch alone where that is known; None if there is none.
         taken: How many steps were run.
@@ -89,13 +97,17 @@ def unfusable(model: Any) -> str:
     """Why the model's steps cannot be run in one call, in a sentence; empty if they can."""
     if getattr(type(model), "make_train_function", None) is not keras.Model.make_train_function:
         return f"`{type(model).__name__}` overrides `make_train_function`, so it is trained one step at a time."
-    function = model.train_function
-    if function is not None and getattr(function, "__module__", "") != keras.Model.make_train_function.__module__:
+    if _is_foreign(model.train_function):
         return "The model has a `train_function` of its own, so it is trained one step at a time."
     if model._distribute_strategy is not None:
         name = type(model._distribute_strategy).__name__
         return f"The model is distributed by {name}, so it is trained one step at a time."
     return ""
+
+
+def _is_foreign(function: Any) -> bool:
+    """Whether a train function is none that Keras has made."""
+    return function is not None and getattr(function, "__module__", "") != keras.Model.make_train_function.__module__
 
 
 # ------------------------------------------------------------------------------- one step
@@ -189,7 +201,7 @@ class _Layout:
         steps = dict(zip(self.columns, values, strict=False))
         last = _filled(self.form, steps, [np.asarray(extra) for extra in extras])
         loss = values[-1] if self.has_loss else steps.get("loss")
-        return Logs({"batch_loss": loss} | steps if self.has_loss else steps, last, loss, len(table))
+        return Logs(steps, last, loss, len(table))
 
 
 class _Carried(NamedTuple):
@@ -299,6 +311,7 @@ class Block:
         self._whole = self._jit and not tf.config.list_physical_devices("GPU")
         self._carried = _Carried()
         self._layout: _Layout
+        self._graph: Any = None
         self._make()
 
     def __call__(self, data: Any, order: Any, cursor: int, batch_size: int, count: int, watch: bool = False) -> Logs:
@@ -328,6 +341,11 @@ class Block:
         if not self._eager and not self._whole:
             arguments = self._arguments(data, order, 0, 1, 1, False)
             self._retracing(lambda: self._function.get_concrete_function(*arguments))
+
+    @property
+    def remark(self) -> str:
+        """Why the steps, once traced, do not come out the same each time, in a sentence; empty if they do."""
+        return "" if self._graph is None else _restlessness(self._graph)
 
     def _calls(self, size: int, cursor: int, batch_size: int, count: int) -> Iterator[tuple[int, int, int]]:
         """(cursor, batch size, steps) of each call: one, unless the size of the batches is part of the program."""
@@ -367,6 +385,7 @@ class Block:
         return data, order, tf.constant(cursor, dtype), size, tf.constant(count, dtype), tf.constant(watch)
 
     def _run(self, data: Any, order: Any, cursor: Any, batch_size: Any, count: Any, watch: Any) -> Any:
+        self._graph = tf.compat.v1.get_default_graph()
         fixed = batch_size if self._whole else self._fixed
         step = tf.function(self._step, jit_compile=True) if self._jit and not self._whole else self._step
         careless = tf.logical_not(watch)
@@ -417,10 +436,16 @@ class Block:
 
 
 class Stepwise:
-    """Steps through Keras's own train function, one call a step, for what cannot be fused."""
+    """Steps through Keras's own train function, one call a step, for what cannot be fused.
+
+    Each has a train function made for it, as the one that the model has may be traced for another structure.
+    """
+
+    remark = ""
 
     def __init__(self, model: Any, fixed: int | None = None, measured: Measured | None = None) -> None:
         self._model, self._fixed, self._measured = model, fixed, measured or dict
+        self._function: Any = None
 
     def __call__(self, data: Any, order: Any, cursor: int, batch_size: int, count: int, watch: bool = False) -> Logs:
         """Runs `count` steps: see `Block`. The loss is what the step logs by that name."""
@@ -440,11 +465,19 @@ class Stepwise:
 
     def _take(self, batch: Any) -> Any:
         model = self._model
-        model.make_train_function()
+        self._make_function()
         dataset = tf.data.Dataset.from_tensors(batch)
         if not _is_sparse(batch):  # in slices, so that Keras is told of a size only where it would be
             dataset = dataset.unbatch().batch(_length(batch, None), drop_remainder=self._fixed is not None)
         return model.train_function(iter(model.distribute_strategy.experimental_distribute_dataset(dataset)))
+
+    def _make_function(self) -> None:
+        model = self._model
+        if self._function is None or model.train_function is not self._function:
+            makes_own = type(model).make_train_function is not keras.Model.make_train_function
+            # One that was put there by hand nobody could make again.
+            model.make_train_function(force=makes_own or not _is_foreign(model.train_function))
+            self._function = model.train_function
 
 
 def _joined(pieces: list[Logs]) -> Logs:
@@ -462,6 +495,24 @@ def _nothing(spec: Any) -> Any:
 
 
 def _convolves(graph: Any) -> bool:
+    return any("Conv" in operation for operation in _operations(graph))
+
+
+def _operations(graph: Any) -> set[str]:
+    """The kinds of operations in a graph and in the functions that it calls."""
     definition = graph.as_graph_def()
     nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
-    return any("Conv" in node.op for node in nodes)
+    return {node.op for node in nodes}
+
+
+def _restlessness(graph: Any) -> str:
+    used = sorted(operation for operation in _operations(graph) if _RESTLESS.match(operation))
+    if used:
+        return f"Rewinding is not exact, because the model's step uses {', '.join(used)}."
+    shared = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    if shared is not None and any(shared.state.value.handle is captured for captured in graph.external_captures):
+        return (
+            "Rewinding is not exact, because the model's step draws from the seeds that all of Keras shares: "
+            "give it `seed=keras.random.SeedGenerator(…)`, kept by the layer."
+        )
+    return ""

@@ -20,6 +20,8 @@ from babysit.pieces import Piece, any_length, described, is_nothing
 
 # What is fetched at once for the next steps takes about this much memory.
 FETCH_BYTES = 64 * 2**20
+# And at most so many batches are made ready for the fetch after.
+AHEAD = 32
 
 
 class Stream:
@@ -48,9 +50,11 @@ class Stream:
         self._open()
         if self._ahead is None:
             raise ValueError("`x` must hold at least one batch. Received: a stream without any.")
-        self.batch_size = _size_of(self._ahead)
-        self._fetch_limit = max(1, FETCH_BYTES // max(1, sum(map(_size_bytes, self._ahead))))
-        self._fingerprint = _hash(feed.spec, self._ahead if feed.rewindable else [])
+        first = _components(self._ahead.get_value())
+        self.batch_size = _size_of(first)
+        self._fetch_limit = max(1, FETCH_BYTES // max(1, sum(map(_size_bytes, first))))
+        feed.ahead = min(AHEAD, self._fetch_limit)
+        self._fingerprint = _hash(feed.spec, first if feed.rewindable else [])
 
     # ------------------------------------------------------------------- what it is
 
@@ -133,7 +137,7 @@ class Stream:
         """Goes to a place in any pass.
 
         Raises:
-            ValueError: If the stream cannot be begun again, or has no such place.
+            ValueError: If the stream cannot be begun again, or has no such place; it stands where it stood then.
         """
         if (passes, cursor) == self.place:
             return
@@ -146,6 +150,15 @@ class Stream:
                 f"{passes}, standing at example {self._cursor} of pass {self._passes}. Give a `tf.data.Dataset` or a "
                 "`keras.utils.PyDataset` instead."
             )
+        before, waited, known = self.place, self._waits, (self._pass_size, self._pass_batches)
+        try:
+            self._go_to(passes, cursor)
+        except Exception:
+            self._go_to(*before)
+            self._waits, (self._pass_size, self._pass_batches) = waited, known
+            raise
+
+    def _go_to(self, passes: int, cursor: int) -> None:
         self._close()
         self._passes = passes
         self._open()
@@ -213,8 +226,10 @@ class Stream:
         self._iterator = self._feed.open(self._passes)
         self._clear()
         self._cursor = self._batches_done = 0
-        optional = self._iterator.get_next_as_optional()
-        self._ahead: list[Any] | None = _components(optional.get_value()) if optional.has_value() else None
+        self._look_ahead(self._iterator.get_next_as_optional())
+
+    def _look_ahead(self, optional: Any) -> None:
+        self._ahead: Any = optional if optional.has_value() else None
 
     def _close(self) -> None:
         self._clear()
@@ -231,58 +246,56 @@ class Stream:
         """Appends up to `count` batches, at least one, to those not yet visited."""
         count = min(count, self._fetch_limit)
         fetch = self._fetch_together if self._dense else self._fetch_one_by_one
-        data, sizes, ahead, more = fetch(self._iterator, self._ahead, count)
+        data, sizes, ahead = fetch(self._iterator, self._ahead, count)
         if self._sizes:
             data = [tf.concat([old[self._offset :], new], 0) for old, new in zip(self._data, data, strict=True)]
         self._data, self._offset = data, 0
         self._sizes.extend(sizes)
-        self._ahead = ahead if more else None
-        if not more:
+        self._look_ahead(ahead)
+        if self._ahead is None:
             self._pass_size = self._cursor + sum(self._sizes)
             self._pass_batches = self._batches_done + len(self._sizes)
             # Its own threads take milliseconds to stop; nothing waits for them.
             spent, self._iterator = [self._iterator], None
             threading.Thread(target=spent.clear, daemon=True).start()
 
-    def _fetch_together(self, iterator: Any, ahead: Any, count: int) -> tuple[list[Any], list[int], Any, bool]:
-        data, sizes, ahead, more = self._fetch_many(iterator, ahead, tf.constant(count))
-        return data, sizes.numpy().tolist(), ahead, bool(more)
+    def _fetch_together(self, iterator: Any, ahead: Any, count: int) -> tuple[list[Any], list[int], Any]:
+        data, sizes, ahead = self._fetch_many(iterator, ahead, tf.constant(count))
+        return data, sizes.numpy().tolist(), ahead
 
-    def _fetch_one_by_one(self, iterator: Any, ahead: Any, count: int) -> tuple[list[Any], list[int], Any, bool]:
-        batches = [ahead]
-        optional = iterator.get_next_as_optional()
-        while self.steerable and len(batches) < count and optional.has_value():
-            batches.append(_components(optional.get_value()))
-            optional = iterator.get_next_as_optional()
-        more = bool(optional.has_value())
-        data = [tf.concat(parts, 0) for parts in zip(*batches, strict=True)] if len(batches) > 1 else ahead
-        return data, [_rows(batch[0]) for batch in batches], _components(optional.get_value()) if more else None, more
+    def _fetch_one_by_one(self, iterator: Any, ahead: Any, count: int) -> tuple[list[Any], list[int], Any]:
+        batches: list[Any] = []
+        while not batches or (self.steerable and len(batches) < count and ahead.has_value()):
+            batches.append(_components(ahead.get_value()))
+            ahead = iterator.get_next_as_optional()
+        data = [tf.concat(parts, 0) for parts in zip(*batches, strict=True)] if len(batches) > 1 else batches[0]
+        return data, [_rows(batch[0]) for batch in batches], ahead
 
     def _compiled(self) -> Any:
-        """A function of (iterator, batch ahead, count) -> (data, sizes, batch ahead, whether there is one)."""
-        specs = self._specs
+        """A function of (iterator, batch ahead, count) -> (data, sizes, batch ahead), batches ahead as optionals."""
 
-        def fetch(iterator: Any, ahead: list[Any], count: Any) -> tuple[list[Any], Any, list[Any], Any]:
-            def proceed(i: Any, more: Any, batch: list[Any], *_: Any) -> Any:
-                alike = [tf.reduce_all(tf.shape(a)[1:] == tf.shape(b)[1:]) for a, b in zip(batch, ahead, strict=True)]
-                return tf.reduce_all([more, i < count, *alike])
+        def fetch(iterator: Any, ahead: Any, count: Any) -> tuple[list[Any], Any, Any]:
+            def proceed(i: Any, more: Any, *_: Any) -> Any:
+                return tf.logical_and(more, i < count)
 
-            def take(i: Any, more: Any, batch: list[Any], arrays: list[Any], sizes: Any) -> tuple[Any, ...]:
+            def take(i: Any, more: Any, ahead: Any, arrays: list[Any], sizes: Any) -> tuple[Any, ...]:
+                batch = _components(ahead.get_value())
                 arrays = [array.write(i, part) for array, part in zip(arrays, batch, strict=True)]
                 sizes = sizes.write(i, tf.shape(batch[0])[0])
-                optional = iterator.get_next_as_optional()
-                more = optional.has_value()
-                batch = tf.cond(more, lambda: _components(optional.get_value()), lambda: batch)
-                return i + 1, more, batch, arrays, sizes
+                following = iterator.get_next_as_optional()
+                more = following.has_value()
+                if not self.steerable:
+                    more = tf.cond(more, lambda: _are_alike(batch, following), lambda: tf.constant(False))
+                return i + 1, more, following, arrays, sizes
 
             arrays = [
                 tf.TensorArray(spec.dtype, 1, dynamic_size=True, infer_shape=False, element_shape=spec.shape)
-                for spec in specs
+                for spec in self._specs
             ]
             sizes = tf.TensorArray(tf.int32, 1, dynamic_size=True)
             start = (tf.constant(0), tf.constant(True), ahead, arrays, sizes)
-            _, more, batch, arrays, sizes = tf.while_loop(proceed, take, start, parallel_iterations=1)
-            return [array.concat() for array in arrays], sizes.stack(), batch, more
+            _, _, ahead, arrays, sizes = tf.while_loop(proceed, take, start, parallel_iterations=1)
+            return [array.concat() for array in arrays], sizes.stack(), ahead
 
         def on_host(*arguments: Any) -> Any:
             with tf.device("CPU:0"):  # where the batches are; a block takes them to the device in one go
@@ -290,7 +303,11 @@ class Stream:
 
         if not self._dense:
             return None
-        signature = [tf.data.IteratorSpec(self._feed.spec), specs, tf.TensorSpec([], tf.int32)]
+        signature = [
+            tf.data.IteratorSpec(self._feed.spec),
+            tf.OptionalSpec(self._feed.spec),
+            tf.TensorSpec([], tf.int32),
+        ]
         return tf.function(tf.autograph.experimental.do_not_convert(on_host), input_signature=signature)
 
     def _drop(self, rows: int) -> None:
@@ -330,6 +347,12 @@ def _batched(spec: Any) -> list[Any]:
 
 def _components(batch: Any) -> list[Any]:
     return [part for part in tf.nest.flatten(batch) if not (part is None or isinstance(part, tf.experimental.Optional))]
+
+
+def _are_alike(batch: list[Any], following: Any) -> Any:
+    """Whether the batch in an optional has examples of the same shapes."""
+    parts = zip(batch, _components(following.get_value()), strict=True)
+    return tf.reduce_all([tf.reduce_all(tf.shape(a)[1:] == tf.shape(b)[1:]) for a, b in parts])
 
 
 def _packed(spec: Any, components: list[Any]) -> Any:

@@ -252,6 +252,45 @@ def test_what_layers_hold_is_live(case):
     assert not [v for layer in model._flatten_layers() for v in vars(layer).values() if isinstance(v, Live)]
 
 
+RATES = ("dropout", "spatial", "alpha", "gaussian", "noise", "attention", "gru", "lstm")
+
+
+@pytest.mark.parametrize("case", RATES)
+def test_a_rate_that_was_released_at_0_can_be_turned_on_again(case):
+    make, names, first, second, x = LAYERS[case]
+    model, stock = with_layers(make, first, x), with_layers(make, second, x)
+    dials = bound(model)
+    for value in (0.0, second):
+        for name in names:
+            dials.write(name, value)
+        dials.release()
+        dials = Dials(model, {"": model.optimizer})
+        assert {name: dials.values[name] for name in names} == dict.fromkeys(names, value)
+        dials.bind()
+    np.testing.assert_array_equal(Blocks(model, dials, x).run(3), Blocks(stock, None, x).run(3))
+    assert_same(model, stock)
+
+
+RECURRENT = {
+    "LSTM": lambda p: L.LSTM(4, dropout=p, seed=3),
+    "GRU": lambda p: L.GRU(4, dropout=p, recurrent_dropout=p, implementation=1, seed=3),
+    "SimpleRNN": lambda p: L.SimpleRNN(4, dropout=p, recurrent_dropout=p, seed=3),
+}
+
+
+@pytest.mark.parametrize("case", RECURRENT)
+def test_a_recurrent_layer_made_without_dropout_can_be_given_it(case):
+    make = in_sequence(RECURRENT[case])
+    model, stock = with_layers(make, 0.0, SEQUENCE), with_layers(make, 0.4, SEQUENCE)
+    dials = bound(model)
+    names = [name for name in dials.values if "dropout" in name]
+    assert len(names) == (1 if case == "LSTM" else 2)  # an LSTM of `implementation=2` has no recurrent dropout
+    for name in names:
+        dials.write(name, 0.4)
+    np.testing.assert_array_equal(Blocks(model, dials, SEQUENCE).run(3), Blocks(stock, None, SEQUENCE).run(3))
+    assert_same(model, stock)
+
+
 def is_seed(array):
     return array.shape == (2,) and array.dtype.kind in "iu"
 
@@ -437,6 +476,28 @@ def test_names_do_not_tell_how_many_layers_this_process_made_before():
             "head.kernel_l2": 0.01,
             "dropout_3.rate": 0.3,
         }
+
+
+def test_each_optimizer_of_a_multi_optimizer_has_its_dials():
+    def multi(rate, momentum):
+        rest, special = keras.optimizers.SGD(0.1, momentum), {".*/kernel": keras.optimizers.Adam(rate)}
+        return dense(keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(rest, special)))
+
+    model, stock = multi(0.01, 0.9), multi(0.01, 0.9)
+    dials = bound(model)
+    assert {"adam.learning_rate", "adam.beta_1", "sgd.learning_rate", "sgd.momentum"} <= set(dials.values)
+    ours = Blocks(model, dials)
+    np.testing.assert_array_equal(ours.run(3), Blocks(stock).run(3))
+    assert_same(model, stock)
+    dials.write("sgd.momentum", 0.5)
+    dials.write("adam.learning_rate", 0.03)
+    changed = multi(0.03, 0.5)
+    rate = changed.optimizer.optimizers[0].learning_rate
+    put(state(model), changed)
+    assert float(rate) == np.float32(0.03)
+    ours.run(3)
+    Blocks(changed).run(3)
+    assert_same(model, changed)
 
 
 def test_several_optimizers_have_their_names_before_the_dials():

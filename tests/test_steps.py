@@ -200,6 +200,14 @@ def test_what_is_measured_is_what_was_before_the_update(how):
     assert "done" not in logs.last
 
 
+@pytest.mark.parametrize("how", HOW)
+def test_the_loss_of_each_batch_is_no_column_of_the_logs(how):
+    model, _ = built(**HOW[how])
+    logs = run(model)[0]
+    assert set(logs.steps) == {"loss", "accuracy"}
+    assert logs.loss.shape == (3,)
+
+
 def test_a_metric_named_as_the_loss_of_a_batch_keeps_its_name():
     def make(seed):
         model = demos.dense_network(seed=seed)
@@ -210,8 +218,57 @@ def test_a_metric_named_as_the_loss_of_a_batch_keeps_its_name():
     (plain, _), (model, twin) = built(lambda seed: demos.dense_network("sgd", seed)), built(make)
     logs = run(model)[0]
     history = twin.fit(X, Y, shuffle=False, verbose=0).history
-    np.testing.assert_array_equal(logs.loss, run(plain)[0].steps["batch_loss"])
+    np.testing.assert_array_equal(logs.loss, run(plain)[0].loss)
     assert float(logs.steps["batch_loss"][-1]) == history["batch_loss"][0]
+
+
+# ---------------------------------------------------------------- what comes out the same again
+
+
+class Noisy(keras.layers.Layer):
+    """Adds what it is told to."""
+
+    def __init__(self, noise):
+        super().__init__()
+        self.noise, self.seeds = noise, keras.random.SeedGenerator(3)
+
+    def call(self, inputs):
+        return inputs + self.noise(self)
+
+
+NOISES = {
+    "seeded": (lambda layer: keras.random.normal((10,), seed=layer.seeds), ""),
+    "a number for a seed": (lambda layer: keras.random.normal((10,), seed=3), ""),
+    "stateless": (lambda layer: tf.random.stateless_normal((10,), (1, 2)), ""),
+    "the seeds that all share": (lambda layer: keras.random.normal((10,)), "the seeds that all of Keras shares"),
+    "tf.random": (lambda layer: tf.random.normal((10,)), "uses RandomStandardNormal"),
+    "tf.random.uniform": (lambda layer: tf.random.uniform((10,)), "uses RandomUniform"),
+    "a function in Python": (
+        lambda layer: tf.ensure_shape(tf.numpy_function(np.random.rand, (10,), tf.float64), (10,)),
+        "uses PyFunc",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ["graph", "xla"])
+@pytest.mark.parametrize("noise", NOISES)
+def test_a_block_says_why_its_steps_do_not_come_out_the_same_again(noise, how):
+    if (noise, how) == ("a function in Python", "xla"):
+        return  # which XLA cannot compile
+    add, reason = NOISES[noise]
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dropout(0.1), keras.layers.Dense(10)]
+    )
+    model.add(Noisy(lambda layer: tf.cast(add(layer), tf.float32)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"], **HOW[how])
+    model.optimizer.build(model.trainable_variables)
+    keras.random.normal((1,))  # so that the shared seeds are there
+    block = training_block(model, steps.nullcontext)
+    assert block.remark == ""
+    block((tf.constant(X), tf.constant(Y)), tf.range(96), 0, 32, 2)
+    assert bool(block.remark) == bool(reason)
+    assert reason in block.remark
 
 
 # -------------------------------------------------------------------- whatever is given
@@ -269,6 +326,35 @@ def test_what_cannot_be_fused_is_stepped_through_keras_and_says_why(make, reason
     assert_same(model, twin)
     assert logs.steps["accuracy"].shape == (3,)
     assert pythonify_logs(logs.last) == {name: values[0] for name, values in fit.history.items()}
+
+
+def test_each_structure_has_a_train_function_of_its_own():
+    """Frozen, thawed and gone back to: a block trains by the model as it is now."""
+    model, _ = built(own)
+    data, order = (tf.constant(X), tf.constant(Y)), tf.range(96)
+    thawed, frozen = Stepwise(model), Stepwise(model)
+    dense, *_, last = [layer for layer in model.layers if layer.trainable_variables]
+
+    def moved(block):
+        before = [dense.kernel.numpy(), last.kernel.numpy()]
+        block(data, order, 0, 32, 1)
+        return [bool((old != new.numpy()).any()) for old, new in zip(before, (dense.kernel, last.kernel), strict=True)]
+
+    assert moved(thawed) == [True, True]
+    dense.trainable = False
+    assert moved(frozen) == [False, True]
+    dense.trainable = True
+    assert moved(thawed) == [True, True]
+
+
+def test_a_train_function_of_the_users_own_is_kept():
+    model, _ = built()
+    calls = []
+    model.train_function = lambda iterator: calls.append(next(iterator)) or {"loss": 1.0}
+    assert "of its own" in steps.unfusable(model)
+    run(model)
+    run(model)
+    assert len(calls) == 6
 
 
 def test_a_stock_model_can_be_fused_before_and_after_model_fit():

@@ -3,6 +3,7 @@
 import gc
 import random
 import threading
+import time
 from contextlib import nullcontext
 
 import keras
@@ -503,6 +504,24 @@ def test_what_is_fetched_at_once_is_bounded(monkeypatch):
         data.advance(piece.count, 8)
 
 
+def test_what_runs_the_users_python_is_not_made_ready_before_it_is_asked_for():
+    made = []
+
+    def batches():
+        for i in range(60):
+            made.append(i)
+            yield Numbers()[i % 6]
+
+    spec = (tf.TensorSpec((None, 3)), tf.TensorSpec((None,), tf.int64))
+    data = source(tf.data.Dataset.from_generator(batches, output_signature=spec))
+    walk(data)
+    data.next_pass()
+    made.clear()
+    data.piece(8, 2)
+    time.sleep(0.1)
+    assert len(made) < 20  # TensorFlow itself makes a few
+
+
 def test_iterators_and_threads_do_not_pile_up():
     data = source(Numbers(workers=2))
     passes = []
@@ -541,6 +560,33 @@ def test_a_place_beyond_the_data_is_refused():
     for data in (source(dataset()), source(NUMBERS)):
         with pytest.raises(ValueError, match="no place behind 51 examples"):
             data.restore(0, N + 1)
+
+
+@pytest.mark.parametrize("x", [dataset, Numbers, generator], ids=["dataset", "PyDataset", "generator"])
+@pytest.mark.parametrize("done", [0, 12, 24, N])
+def test_a_place_that_is_refused_leaves_the_stream_where_it_is(x, done):
+    data, twin = source(x()), source(x())
+    for one in (data, twin):
+        while one.place[1] < done:
+            size = 8 if done % 8 == 0 or one.place[1] < 8 else 4
+            one.piece(size, 1)
+            one.advance(1, size)
+    with pytest.raises(ValueError, match="no place behind 51|cannot move a generator"):
+        data.restore(0, N + 1)
+    assert (data.place, data.size, data.steps_left(8)) == (twin.place, twin.size, twin.steps_left(8))
+    assert walk(data) == walk(twin)
+
+
+def test_a_pass_that_was_not_begun_is_still_to_begin_behind_a_refusal():
+    numbers = Reshuffling()
+    data = source(numbers)
+    walk(data)
+    data.next_pass()
+    with pytest.raises(ValueError, match="no place behind 51"):
+        data.restore(0, N + 1)
+    assert numbers.heard == ["end", "begin", "end"]
+    data.piece(8, 1)
+    assert numbers.heard == ["end", "begin", "end", "begin"]
 
 
 @pytest.mark.parametrize("x", [dataset(), Numbers(), generator()], ids=["dataset", "PyDataset", "generator"])
