@@ -92,17 +92,19 @@ def _tidy(fields: dict[str, Any]) -> dict[str, Any]:
 def describe(entry: Entry) -> str:
     """An entry in a line of words: `learning rate 0.02 → 0.004 — let it settle`."""
     changes = ", ".join(
-        f"{name.replace('_', ' ')} {number(old)} → {number(new)}"
-        if old is not None
-        else f"{name.replace('_', ' ')} {number(new)}"
+        f"{_words(name)} {number(old)} → {number(new)}" if old is not None else f"{_words(name)} {number(new)}"
         for name, (old, new) in entry.changes.items()
     )
     if entry.over > 1:
         changes += f" in {entry.over:,} steps"
     what = (
-        changes if entry.action == "set" else " ".join(filter(None, (_WORDS.get(entry.action, entry.action), changes)))
+        changes if entry.action == "set" else " ".join(filter(None, (_DEEDS.get(entry.action, entry.action), changes)))
     )
     return " — ".join(filter(None, (what, str(entry.why))))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace(".", " ")
 
 
 def number(value: Any) -> str:
@@ -119,7 +121,7 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if value < 0.9 or value > 1 else f"{value:.7g}"
 
 
-_WORDS = {
+_DEEDS = {
     "fit": "training begins:",
     "pause": "paused",
     "resume": "resumed",

@@ -95,6 +95,7 @@ class Trainer:
         self._known: tuple[list[np.ndarray], tuple[bool, ...]] | None = None  # what nobody has edited yet
         self._frozen: tuple[bool, ...] = ()
         self._edited = False
+        self._restless = ""  # why steps taken again may differ, once that is seen
         self._logs: Mapping[str, Any] = {}
 
     # ------------------------------------------------------------------ the loop
@@ -211,6 +212,7 @@ class Trainer:
             measured = self._dials.measured if self._dials.schedules else None
             self._blocks[key] = training_block(self.model, self._dials.held, fixed, measured)
             self._blocks[key].trace(*self._fit.data.signature)  # for data of any length, so that once is enough
+            self._restless = self._restless or self._blocks[key].remark
         return self._blocks[key]
 
     def _block_key(self, fixed: int | None) -> Any:
@@ -490,7 +492,7 @@ class Trainer:
         plan = self._plan
         if plan is None:
             return []
-        found = [unfusable(self.model) if plan.own is None else "", plan.data.remark]
+        found = [unfusable(self.model) if plan.own is None else "", plan.data.remark, self._restless]
         return [sentence for sentence in found if sentence]
 
     def finish(self, action: str, **about: Any) -> Entry:
