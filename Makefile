@@ -18,7 +18,7 @@ lab: $(READY) ## open the first notebook in JupyterLab
 		$(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: $(READY) chromium ## run the tests, those in the browser included
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 bench: $(READY) ## measure the speed beside Model.fit
 	$(BIN)/python -m tests.benchmarks

@@ -194,9 +194,7 @@ class Trainer:
         return logs
 
     def _take_down(self, logs: Logs, boundary: int, moving: tuple[str, ...]) -> None:
-        columns = {
-            name: values for name, values in logs.steps.items() if name != "batch_loss" or values is not logs.loss
-        }
+        columns = dict(logs.steps)
         if logs.loss is not None:  # a train_step of the user's own may tell none
             columns["loss"] = logs.loss
             self.loss = float(logs.loss[-1])
@@ -674,9 +672,13 @@ class Trainer:
         """Saves the whole state under a new name, made from the step if none is given.
 
         Raises:
-            ValueError: If the name is taken, or none.
+            ValueError: If the name is taken, or none, or nothing has begun yet.
             OSError: If the disk does not take it; nothing is left behind.
         """
+        if not self.history.branches:
+            raise ValueError(
+                "`save` needs a run that has begun. Received: an idle one. Call `fit(…, paused=True)` first."
+            )
         name = self._shelf.free_name(self.step) if name is None else self._shelf.checked_name(name)
         checkpoint = self._shelf.keep(self.state(), name, self.history.branch)
         self.enter("save", why=name, **about)

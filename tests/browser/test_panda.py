@@ -215,6 +215,7 @@ def test_no_word_is_cut_off_and_nothing_jumps(panda, width):
             .map((word) => word.innerText)"""
     )
     assert cut == []
+    until(lambda: panda.dashboard.locator(".babysit-chart img").bounding_box()["width"] >= 420)  # it has been drawn
     height = panda.dashboard.bounding_box()["height"]
     panda.press("momentum", "ArrowRight", times=4)
     until(lambda: panda.value("momentum") == 0.8)
