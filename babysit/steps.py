@@ -62,6 +62,8 @@ class Pace:
 
     def took(self, steps: int, elapsed_s: float) -> None:
         """Takes note of how long some steps took."""
+        if steps < self.steps and elapsed_s < BLOCK_S:
+            return  # the end of an epoch cut it short: that says nothing
         # Growth is bounded, for the first block includes the tracing and tells little.
         wanted = steps * BLOCK_S / max(elapsed_s, 1e-6)
         self.steps = max(1, min(int(wanted), 4 * steps))

@@ -92,7 +92,7 @@ class Trainer:
         self._last_growth: dict[str, tuple[Any, Any]] = {}
         self._snapshot: State | None = None
         self._snapshot_time = self._snapshot_cost = 0.0
-        self._known: tuple[list[np.ndarray], tuple[bool, ...]] | None = None  # what nobody has edited yet
+        self._known: tuple[list[Any], tuple[bool, ...]] | None = None  # what nobody has edited yet
         self._frozen: tuple[bool, ...] = ()
         self._edited = False
         self._restless = ""  # why steps taken again may differ, once that is seen

@@ -44,14 +44,19 @@ class Variables:
             for variable, array in zip(self.groups()[group], arrays, strict=True):
                 variable.assign(array)
 
-    def watched(self) -> list[np.ndarray]:
-        """A copy of what nobody but a step should change: all but metrics, learning rates and seeds."""
+    def watched(self) -> list[Any]:
+        """What nobody but a step should change, as it is now: all but metrics, learning rates and seeds.
+
+        Tensors, not copies: they share their memory with the variables until somebody assigns
+        to one of these, which then takes memory of its own.
+        """
         groups = self.groups()
         left_out = {id(getattr(_inner(optimizer), "_learning_rate", None)) for optimizer in self._optimizers}
         left_out |= set(map(id, self._seeds))
-        return [_value(variable) for variable in groups["model"] + groups["optimizer"] if id(variable) not in left_out]
+        watched = [variable for variable in groups["model"] + groups["optimizer"] if id(variable) not in left_out]
+        return [tf.convert_to_tensor(variable.value) for variable in watched]
 
-    def edited(self, before: Sequence[np.ndarray]) -> bool:
+    def edited(self, before: Sequence[Any]) -> bool:
         """Whether anything is another than when `watched` gave this."""
         now = self.watched()
         return len(now) != len(before) or not all(map(_same, now, before))
@@ -122,7 +127,7 @@ class Variables:
 
 
 def _value(variable: Any) -> np.ndarray:
-    value: np.ndarray = variable.value.numpy().copy()
+    value: np.ndarray = variable.value.numpy()  # a copy already, as tensors are immutable
     return value
 
 
@@ -130,8 +135,11 @@ def _inner(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+def _same(one: Any, other: Any) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    a, b = (np.ascontiguousarray(tensor._numpy()) for tensor in (one, other))  # `numpy()` would copy
+    return bool(a.ctypes.data == b.ctypes.data) or np.array_equal(a.reshape(-1).view("u1"), b.reshape(-1).view("u1"))
 
 
 def _short(shapes: Sequence[tuple[int, ...]]) -> str:
