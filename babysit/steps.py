@@ -90,11 +90,6 @@ def evaluation_block(model: Any, fixed: int | None = None) -> "Block":
     return Block(model, lambda data: _Seen(model.test_step(data)), nullcontext, fixed)
 
 
-def fixed_size(examples: int, batch_size: int) -> int | None:
-    """The batch size if all the batches of an epoch have it, as Keras's adapters then declare; else None."""
-    return None if examples % batch_size else batch_size
-
-
 def unfusable(model: Any) -> str:
     """Why the model's steps cannot be run in one call, in a sentence; empty if they can."""
     if getattr(type(model), "make_train_function", None) is not keras.Model.make_train_function:

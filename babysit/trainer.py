@@ -406,12 +406,13 @@ class Trainer:
                 "fingerprint": plan.data.fingerprint(),
                 "batch_size": plan.data.batch_size,
                 "shuffle": plan.shuffle,
+                "data": _identity(plan),
             }
         )
 
     def _take_optimizers(self) -> None:
         """Takes the optimizers and dials of the model as it is compiled now; every `compile` makes a loss tracker."""
-        self._compiled = self.model._loss_tracker, self.model.optimizer
+        self._compiled, self._chosen = (self.model._loss_tracker, self.model.optimizer), False
         self._use({"": self.model.optimizer, **attribute_optimizers(self.model)} if _is_custom(self.model) else {})
 
     @property
@@ -431,10 +432,11 @@ class Trainer:
 
     def _choose_optimizers(self, data: Any, order: Any) -> None:
         """Where a model has several optimizers, finds those that its step applies: by tracing it on such data."""
-        if len(self._optimizers) < 2 or all(optimizer.built for optimizer in self._optimizers.values()):
+        if len(self._optimizers) < 2 or self._chosen:
             return
         with applied_in(self._optimizers) as applied:
             training_block(self.model, self._dials.held).trace(data, order)
+        self._chosen = True
         if applied:
             self._use({name: optimizer for name, optimizer in self._optimizers.items() if name in applied})
 
@@ -442,9 +444,7 @@ class Trainer:
         """Goes to where training stood in the data; returns whether an epoch begins anew, for they are others."""
         data = plan.data
         passes, cursor = self._plan.data.place if self._plan is not None else self._place
-        now = [data.fingerprint(), data.size, plan.shuffle, plan.steps_per_epoch]
-        same = self._record.meta("data") == now
-        self._record.set_meta({"data": now})
+        same = self._record.meta("data") == _identity(plan)
         if same and (cursor > 0 or self._epoch_step > 0):
             try:
                 data.restore(passes, cursor)
@@ -873,6 +873,11 @@ def _tensor_spec(tensor: Any) -> Any:
 def _has_one_size(model: Any) -> bool:
     """Whether the model was made for batches of one size, as a stateful recurrent one is."""
     return any(tensor.shape[0] is not None for tensor in keras.tree.flatten(getattr(model, "inputs", None) or ()))
+
+
+def _identity(plan: Plan) -> list[Any]:
+    """What must be the same for a fit to go on in the middle of an epoch."""
+    return [plan.data.fingerprint(), plan.data.size, plan.shuffle, plan.steps_per_epoch]
 
 
 def _is_custom(model: Any) -> bool:

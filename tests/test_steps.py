@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras.src.utils.python_utils import pythonify_logs
 
 from babysit import demos, steps
-from babysit.steps import Block, Stepwise, fixed_size, training_block
+from babysit.steps import Block, Stepwise, training_block
 
 (X, Y), _ = demos.digits()
 X, Y = X[:96], Y[:96]
@@ -29,7 +29,7 @@ def built(make=demos.dense_network, **how):
 
 def run(model, batch_size=32, examples=96, blocks=None, held=None, measured=None, order=True, watch=False):
     """An epoch in order, in blocks of so many steps; the logs of each."""
-    block = training_block(model, held or steps.nullcontext, fixed_size(examples, batch_size), measured)
+    block = training_block(model, held or steps.nullcontext, None if examples % batch_size else batch_size, measured)
     data = tf.constant(X[:examples]), tf.constant(Y[:examples])
     indices = tf.range(examples, dtype=tf.int64) if order else None
     logs, cursor = [], 0
