@@ -433,3 +433,15 @@ def test_what_makes_a_rewind_inexact_is_named_once_it_is_seen(tmp_path):
         one.run(1)
     assert "RandomStandardNormal" in " ".join(panda.status()["remarks"])
     assert calm.status()["remarks"] == []
+
+
+def test_a_refused_fit_on_other_data_does_not_make_the_next_begin_its_epoch_anew(tmp_path):
+    panda = resting(tmp_path)
+    panda.run(2)
+    panda.stop()
+    panda.wait(60)
+    with pytest.raises(ValueError, match="`ranges`"):
+        panda.fit(X[:80], Y[:80], ranges={"depth": (1, 2)})
+    panda.fit(X, Y, paused=True)
+    panda.run(3)  # 160 examples are five steps
+    assert (panda.step, panda.epoch) == (5, 1)
