@@ -6,10 +6,10 @@ READY := .venv/.ready
 EVERYWHERE := (sys_platform == 'darwin' or sys_platform == 'linux')
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test bench check lock clean chromium
+.PHONY: help lab app test test-matrix faults bench check lock clean chromium
 
 help: ## say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 lab: $(READY) ## open the first notebook in JupyterLab
 	@$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=. --log-level=WARN \
@@ -17,8 +17,36 @@ lab: $(READY) ## open the first notebook in JupyterLab
 		--MappingKernelManager.buffer_offline_messages=False \
 		$(if $(filter 0,$(shell id -u)),--allow-root)
 
+# Who opens the page must have the token that it prints; THEME=dark for the dark one.
+app: $(READY) ## serve the first notebook as an app, its code hidden
+	@$(BIN)/python -m voila notebooks/01_panda.ipynb --Voila.ip=127.0.0.1 --Voila.auto_token=True \
+		--MappingKernelManager.buffer_offline_messages=False $(if $(THEME),--theme=$(THEME))
+
 test: $(READY) chromium ## run the tests, those in the browser included
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
+
+# An environment each, which has all but ipykernel from .venv; only kernels run in it.
+test-matrix: $(READY) chromium ## try the sliders on older ipykernels too
+	@status=0; for version in 6 7.3 locked; do \
+		export BABYSIT_KERNEL="$$PWD/$(BIN)/python"; \
+		if [ $$version != locked ]; then \
+			there=.matrix/ipykernel-$$version; export BABYSIT_KERNEL="$$PWD/$$there/bin/python"; \
+			$(BIN)/python -m venv --clear $$there && \
+			$(BIN)/python -c "import sysconfig; path = sysconfig.get_path('purelib'); \
+				print(f'import site; site.addsitedir({path!r})')" \
+				> $$($$BABYSIT_KERNEL -c "import sysconfig; print(sysconfig.get_path('purelib'))")/locked.pth && \
+			grep -v '^ipykernel==' requirements.lock > $$there/constraints.txt && \
+			$$BABYSIT_KERNEL -m pip install --quiet --disable-pip-version-check \
+				--constraint $$there/constraints.txt "ipykernel==$$version.*" 2>$$there/pip.log || \
+			{ cat $$there/pip.log; status=1; continue; }; \
+		fi; \
+		$$BABYSIT_KERNEL -c "import ipykernel; print('ipykernel', ipykernel.__version__)"; \
+		$(BIN)/python -m pytest --quiet tests/browser \
+			-k "while_another_cell_runs or (keyboard and momentum) or interpreter" || status=1; \
+	done; exit $$status
+
+faults: $(READY) ## run all crashes and bad disks, of which the tests run a sample
+	BABYSIT_FAULTS=all $(BIN)/python -m pytest tests/faults --numprocesses 2
 
 bench: $(READY) ## measure the speed beside Model.fit
 	$(BIN)/python -m tests.benchmarks
@@ -40,7 +68,7 @@ lock: $(READY) ## pin what pyproject.toml asks for in requirements.lock
 	cp "$$tools/lock" requirements.lock
 
 clean: ## remove .venv and all that can be made again; runs stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info \
+	rm -rf .venv .matrix .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info \
 		tests/browser/screenshots
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -prune -exec rm -rf {} +

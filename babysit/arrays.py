@@ -4,6 +4,7 @@ They lie on the device and are gathered by index in the graph.
 """
 
 import hashlib
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -55,7 +56,7 @@ class Arrays:
     def _keep(self, data: Any) -> None:
         self.tensors = data
 
-    @property
+    @cached_property
     def signature(self) -> Any:
         """TensorFlow's specs of a piece's `data` and `order`, of any length: to trace a block for."""
         spec = keras.tree.map_structure(tf.type_spec_from_value, self._rows(np.arange(1)))
@@ -104,10 +105,11 @@ class Arrays:
         """Whether the order is shuffled anew each pass, or `"batch"`."""
         return self._sampler.shuffle  # type: ignore[no-any-return]
 
-    @shuffle.setter
-    def shuffle(self, shuffle: bool | str) -> None:
-        if shuffle != self._sampler.shuffle:
-            self._sampler.shuffle, self._order = shuffle, None
+    def declare(self, shuffle: bool | str, batch_size: int) -> None:
+        """Takes the order, and the size of the batches that are all alike, of another fit."""
+        if (shuffle, batch_size) != (self._sampler.shuffle, self.batch_size):
+            self._sampler.shuffle, self._sampler.batch_size, self._order = shuffle, batch_size, None
+            self.batch_size = batch_size
 
     @property
     def finished(self) -> bool:

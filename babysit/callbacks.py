@@ -4,7 +4,7 @@ Separation of concerns: a callback sees what `Model.fit` would show it; what it 
 found out by the trainer, which is told after each one whose turn it was.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -25,6 +25,10 @@ _READ_ONLY = (
     keras.callbacks.TerminateOnNaN,
 )
 
+# What they count and compare with from epoch to epoch; the rest of them is as it was made.
+_REMEMBERING = (keras.callbacks.EarlyStopping, keras.callbacks.ModelCheckpoint, keras.callbacks.ReduceLROnPlateau)
+_REMEMBERED = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
+
 
 class Callbacks:
     """The callbacks of one fit, called one by one.
@@ -32,11 +36,15 @@ class Callbacks:
     Args:
         callbacks: A callback, a list of them, a `keras.callbacks.CallbackList`, or None.
 
+    Attributes:
+        stopped_by: The class of the one that told the training to stop; empty if none has.
+
     Raises:
         TypeError: If one of them is no callback.
     """
 
     def __init__(self, callbacks: Any = None) -> None:
+        self.stopped_by = ""
         if isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = callbacks.callbacks
         self._callbacks = [one for one in keras.tree.flatten(callbacks) if one is not None]
@@ -75,9 +83,49 @@ class Callbacks:
         return self._wanted("on_test_batch_begin", "on_test_batch_end")
 
     @property
+    def monitored(self) -> tuple[str, int]:
+        """What tells a good state: the first callback's `monitor`, or the validation loss; and 1 if less is better."""
+        for one in self._callbacks:
+            if isinstance(name := getattr(one, "monitor", None), str):
+                return name, -1 if getattr(getattr(one, "monitor_op", None), "__name__", "") == "greater" else 1
+        return "val_loss", 1
+
+    @property
     def may_edit(self) -> bool:
         """Whether some callback may change weights."""
         return any(type(one) not in _READ_ONLY for one in self._callbacks)
+
+    @property
+    def memory(self) -> list[tuple[str, dict[str, Any]]]:
+        """What the stock callbacks with a patience remember, in plain data: the class of each one, and its numbers."""
+        return [
+            (type(one).__name__, {name: _plain(vars(one)[name]) for name in _REMEMBERED if name in vars(one)})
+            for one in self._callbacks
+            if isinstance(one, _REMEMBERING)
+        ]
+
+    def remember(
+        self, memory: Sequence[Sequence[Any]], weights_behind: Callable[[int], list[np.ndarray] | None]
+    ) -> None:
+        """Puts back what `memory` told at another time, matched by class and order.
+
+        Args:
+            memory: That.
+            weights_behind: The weights at the end of an epoch, counted as Keras does. Of an `EarlyStopping` that is
+                to restore its best weights, nothing is put back where they are gone.
+        """
+        left = list(memory)
+        for one in self._callbacks:
+            kept = next((kept for kept in left if kept[0] == type(one).__name__), None)
+            if kept is None:
+                continue
+            left.remove(kept)
+            if getattr(one, "restore_best_weights", False):
+                weights = None if kept[1]["best"] is None else weights_behind(kept[1]["best_epoch"])
+                if weights is None and kept[1]["best"] is not None:
+                    continue
+                one.best_weights = weights
+            vars(one).update(kept[1])
 
     def __call__(self, hook: str, *place: int, logs: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Calls a hook of every callback, `self.after` behind each one that has it.
@@ -88,15 +136,21 @@ class Callbacks:
             logs: What was measured.
 
         Returns:
-            The logs in Python's own numbers, with what the callbacks have added to them.
+            The logs in Python's own numbers, with what the callbacks have added to them; none of a batch that no
+            callback wants to hear of.
         """
+        if "batch" in hook and not any(_is_own(one, hook) for one in self._callbacks):
+            return {}
         shared: dict[str, Any] = pythonify_logs(logs)
         for one in list(self._callbacks):
             if _is_own(one, hook):
+                told = bool(one.model.stop_training)
                 if "batch" in hook:  # as Keras does: some functions of users name their arguments otherwise
                     getattr(one, hook)(*place, logs=shared)
                 else:
                     getattr(one, hook)(*place, shared)
+                if one.model.stop_training and not told:
+                    self.stopped_by = type(one).__name__
                 if type(one) is not keras.callbacks.History:
                     may_edit = hook == "on_train_begin" or type(one) not in _READ_ONLY
                     self.after(hook, type(one).__name__, may_edit)

@@ -72,6 +72,13 @@ class Dials:
         return tuple(name for name, dial in self._dials.items() if isinstance(dial, ScheduledRate))
 
     @property
+    def rates(self) -> dict[str, Any]:
+        """Learning rate -> Keras's schedule that it follows unless a hand has taken it, or None."""
+        return {
+            name: getattr(dial, "schedule", None) for name, dial in self._dials.items() if not isinstance(dial, Number)
+        }
+
+    @property
     def following(self) -> tuple[str, ...]:
         """The names that follow their schedule now."""
         return tuple(name for name in self.schedules if not self._dials[name].taken)

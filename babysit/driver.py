@@ -6,22 +6,30 @@ thread wait in a queue and act at step boundaries; who asked is told what came o
 
 import math
 import queue
+import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+from babysit.export import fit_facts
+from babysit.fits import Plan
 from babysit.hyperparameters import any_whole, checked
 from babysit.journal import Entry
 from babysit.record import Record
-from babysit.trainer import Plan, Trainer
+from babysit.timeline import Timeline
+from babysit.trainer import Trainer
 
-_FIELDS = {"author", "changes", "command", "folder", "function", "hyperparameters", "name", "over", "paused"}
-_FIELDS |= {"plan", "steps", "why"}
+_FIELDS = {"author", "branch", "changes", "command", "content", "folder", "function", "hyperparameters", "name", "over"}
+_FIELDS |= {"epochs", "kind", "on", "paused", "plan", "skip", "step", "steps", "why", "written"}
+# What is exported without TensorFlow, and so beside the training.
+_BESIDE = ("logbook", "history", "chart.png", "chart.svg")
 # What code that runs within the training, such as a callback, may ask for: at once, or as soon as it has returned.
-_AT_ONCE, _SOON = {"call", "digest", "note", "save", "set"}, {"pause", "stop"}
+_AT_ONCE, _SOON = {"call", "digest", "note", "save", "set", "vitals"}, {"pause", "stop"}
 
 
 class _Order(NamedTuple):
@@ -39,21 +47,24 @@ class Driver:
         error: What the training raised, if it failed.
         not_finite: Whether it rests because the loss turned NaN or infinite.
         owner: Kept alive as long as the thread.
+        export: Writes what leaves a run, of a kind and with a content if it brings one, and returns where it lies.
     """
 
-    def __init__(self, trainer: Trainer, record: Record, name: str) -> None:
-        """Takes over a trainer; no thread is started yet."""
+    def __init__(self, trainer: Trainer, timeline: Timeline, record: Record, name: str) -> None:
+        """Takes over a trainer and its past; no thread is started yet."""
         self.state = "idle"
         self.error: BaseException | None = None
         self.not_finite = False
         self.owner: Any = None
-        self._trainer, self._record, self._name = trainer, record, name
+        self.export: Callable[[str, bytes], Any] | None = None
+        self._trainer, self._timeline, self._record, self._name = trainer, timeline, record, name
         trainer.between = self._obey_between
         trainer.between_steps = self._obey_within
         # Of a fit of the model's own: whether it waits for us, was told to stop, and its loss was finite.
         self._within, self._healthy = False, True
         self._stopping: dict[str, Any] | None = None
         self._budget: float = 0  # steps it may take before it rests
+        self._last_epoch = math.inf  # the one behind which it rests
         self._done = 0  # steps taken by this driver
         self._runs: list[tuple[int, Future[None]]] = []  # done when so many have been taken
         self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
@@ -62,6 +73,7 @@ class Driver:
         self._changed = threading.Condition()
         self._worker: threading.Thread | None = None
         self._rate = _Rate()
+        record.teller = weakref.WeakMethod(self.status)
 
     @property
     def alive(self) -> bool:
@@ -119,11 +131,13 @@ class Driver:
                 for name, found in trainer.hyperparameters.items()
             },
             "couplings": trainer.settings,
-            "remarks": trainer.remarks,
+            "checkpoints": trainer.shelf.folders,
+            "remarks": [*trainer.remarks, *filter(None, [trainer.vitals.remark])],
+            "vitals": trainer.vitals.told,
             "examples_a_second": self._rate.examples_a_second,
             "seconds_left": self._rate.seconds_left(trainer),
             "error": "".join(traceback.format_exception(self.error)) if self.error else None,
-            "warning": self._record.error,
+            "warning": self._record.error or self._trainer.shelf.error or self._unsound,
         }
 
     def _refuse_within(self, action: str) -> None:
@@ -137,20 +151,38 @@ class Driver:
         with self._changed:
             self._commands += 1
             command["command"] = str(self._commands)
-            self._orders.put(_Order(command, outcome))
+            if command.get("action") == "export" and command.get("kind") in _BESIDE and self.export is not None:
+                threading.Thread(target=self._export_beside, args=(command, outcome), daemon=True).start()
+            else:
+                self._put(_Order(command, outcome))
+        return str(command["command"])
+
+    def _put(self, order: _Order) -> None:
+        with self._changed:
+            self._orders.put(order)
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name=f"babysit-{self._name}", daemon=True)
                 self._worker.start()
-        return str(command["command"])
+
+    def _export_beside(self, command: dict[str, Any], outcome: "Future[Any] | None") -> None:
+        """Writes a file on a thread of its own; the training thread then tells of it."""
+        assert self.export is not None
+        written: Any
+        try:
+            written = self.export(command["kind"], command.get("content", b""))
+        except Exception as error:
+            written = error
+        self._put(_Order(command | {"written": written}, outcome))
 
     # -------------------------------------------------------------- on the training thread
 
     def _work(self) -> None:
-        while (order := self._next_order()) is not None or self.state == "running":
-            if order is not None:
-                self._answer(order)
-            else:
-                self._advance()
+        with _switching:
+            while (order := self._next_order()) is not None or self.state == "running":
+                if order is not None:
+                    self._answer(order)
+                else:
+                    self._advance()
 
     def _next_order(self) -> _Order | None:
         """The next order, without waiting while it runs; none, and the thread ends, when all is over."""
@@ -182,7 +214,7 @@ class Driver:
         was, self._healthy = self._healthy, self._trainer.healthy
         if was and not self._healthy:
             self._tell_of_the_loss()
-        if self.not_finite or self._budget <= 0:
+        if self.not_finite or self._spent:
             self._move_to("paused")
         self._within = True
         while self._stopping is None and (self.state == "paused" or not self._orders.empty()):
@@ -220,14 +252,20 @@ class Driver:
             "pause": self._pause,
             "resume": self._resume,
             "run": self._run,
+            "finish_epoch": self._finish_epoch,
+            "more_epochs": self._more_epochs,
             "stop": self._stop,
             "set": self._trainer.set,
             "call": lambda function, **about: self._trainer.call(function),
             "note": self._note,
             "save": self._trainer.save,
-            "save_automatically": lambda **about: self._trainer.save_automatically(),
+            "keep_last": lambda **about: self._trainer.keeper.keep_last(),
             "rewind": self._rewind,
+            "rename": self._rename,
+            "delete": self._delete,
+            "export": self._export,
             "digest": lambda **about: self._trainer.state().digest(),
+            "vitals": lambda on, **about: self._trainer.vitals.switch(on),
         }
         about = {key: value for key, value in command.items() if key != "action"}
         if unknown := about.keys() - _FIELDS:
@@ -258,9 +296,14 @@ class Driver:
             self._move_to("paused")
         elif trainer.finished:
             self._end("finish", "finished")
-        elif self._budget <= 0:
+        elif self._spent:
             self._move_to("paused")
         self._answer_runs()
+
+    @property
+    def _spent(self) -> bool:
+        """Whether it has gone as far as it was asked to."""
+        return self._budget <= 0 or self._trainer.epoch >= self._last_epoch
 
     def _count(self, steps: int) -> None:
         self._budget -= steps
@@ -271,6 +314,13 @@ class Driver:
         for run in [run for run in self._runs if run[0] <= self._done]:
             self._runs.remove(run)
             run[1].set_result(None)
+
+    @property
+    def _unsound(self) -> str:
+        """That the loss is not finite, to who lets it run on."""
+        if self.state != "running" or self._trainer.healthy:
+            return ""
+        return "The loss is not a finite number. Rewind to a step before that, and lower the learning rate."
 
     def _tell_of_the_loss(self) -> None:
         trainer = self._trainer
@@ -284,15 +334,20 @@ class Driver:
                 f"This panda is training already ({self.state} at step {trainer.step:,}). Steer it with `set`, or "
                 "`stop()` it before you `fit` again."
             )
-        trainer.prepare(plan)
-        self.error, self.not_finite, self._budget, self._healthy = None, False, float("inf"), True
+        changes = trainer.prepare(plan)
+        self._timeline.catch_up()
+        trainer.announce(changes)
+        if plan.own is None:
+            given = self._record.meta("given") or []
+            self._record.set_meta({"given": [*given, fit_facts(plan.data, plan.steps_per_epoch)]})
+        self.error, self.not_finite, self._healthy = None, False, True
+        self._budget = self._last_epoch = math.inf
         try:
             trainer.begin()
         except BaseException as error:  # a callback's
             self._fail(error)
             return
-        if begins:
-            trainer.save_automatically()
+        trainer.keeper.keep("start" if begins else "fit")
         self._move_to("paused" if paused else "running")
 
     def _pause(self, **about: Any) -> None:
@@ -318,6 +373,24 @@ class Driver:
         self._go(longest)
         return outcome
 
+    def _finish_epoch(self, **about: Any) -> None:
+        if not self.alive:
+            raise ValueError(f"There is no epoch to finish: the run is {self.state}. Call `fit(...)` first.")
+        self._go(float("inf"), self._trainer.epoch + 1)
+
+    def _more_epochs(self, epochs: int, **about: Any) -> Entry:
+        epochs, trainer = int(checked("epochs", epochs, any_whole())), self._trainer
+        if trainer.plan is None or trainer.by_itself:
+            raise ValueError(
+                "Only a fit of this session, other than a model's own, can be made longer. Call `fit(..., epochs=...)`."
+            )
+        if self.alive:
+            trainer.epochs += epochs
+        else:
+            again = replace(trainer.plan, epochs=epochs, initial_epoch=0, completes=False, keeps_size=True)
+            self._fit(again, False)
+        return trainer.enter("note", why=f"{epochs:,} epochs more, up to {trainer.epochs:,}", **about)
+
     def _stop(self, **about: Any) -> None:
         if not self.alive:
             return
@@ -330,20 +403,35 @@ class Driver:
     def _note(self, why: str, **about: Any) -> Entry:
         return self._trainer.enter("note", why=why, **about)
 
-    def _rewind(self, folder: str, hyperparameters: str = "checkpoint", **about: Any) -> Entry:
+    def _rename(self, folder: str, name: str, **about: Any) -> Entry:
+        step = self._trainer.shelf.rename(folder, name).step
+        return self._trainer.enter("note", why=f"the checkpoint of step {step:,} is named “{name}”", **about)
+
+    def _delete(self, folder: str, **about: Any) -> Entry:
+        gone = self._trainer.shelf.delete(folder)
+        return self._trainer.enter("note", why=f"the checkpoint of step {gone.step:,} is deleted", **about)
+
+    def _export(self, kind: str, content: bytes = b"", written: Any = None, **about: Any) -> Entry:
+        if isinstance(written, Exception):
+            raise written
+        if self.export is None:
+            raise ValueError("This run cannot be exported from here. Call `Panda.export_logbook` or `export_script`.")
+        return self._trainer.enter("note", why=f"{kind} written to {written or self.export(kind, content)}", **about)
+
+    def _rewind(self, **about: Any) -> Entry:
         if self._within:
             raise ValueError(
                 "`rewind` cannot act within a fit of the model's own, which would go on with its data. `stop()` first."
             )
-        entry = self._trainer.rewind(folder, hyperparameters, **about)
+        entry = self._timeline.rewind(**about)
         self.error, self.not_finite = None, False
         self._rate.reset()
         if self.state != "running":
             self._move_to("paused" if self._trainer.prepared else self.state)
         return entry
 
-    def _go(self, steps: float) -> None:
-        self.not_finite, self._budget = False, steps
+    def _go(self, steps: float, last_epoch: float = math.inf) -> None:
+        self.not_finite, self._budget, self._last_epoch = False, steps, last_epoch
         self._rate.reset()
         self._move_to("running")
 
@@ -364,7 +452,7 @@ class Driver:
 
     def _save_last(self) -> None:
         try:
-            self._trainer.save_automatically()
+            self._trainer.keeper.keep_last()
         except OSError as error:
             self._trainer.enter("refuse", why=f"the last state could not be saved: {error}")
 
@@ -377,12 +465,42 @@ class Driver:
         if state == "running":
             return
         self._rate.reset()
+        if not self.alive:
+            self._record.tell()
         for _, run in self._runs:
             if state == "failed":
                 run.set_exception(self.error)
             else:
                 run.set_result(None)
         self._runs = []
+
+
+class _Switching:
+    """Has Python change threads more often while any run is alive.
+
+    A block of steps and a command from a slider need Python's lock dozens of times. Beside a cell that computes
+    each of them waits for the interpreter's switch interval, which is 5 ms as a rule.
+    """
+
+    def __init__(self, interval_s: float = 0.0002) -> None:
+        self._interval_s = interval_s
+        self._lock, self._runs, self._usual_s = threading.Lock(), 0, 0.0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._runs == 0:
+                self._usual_s = sys.getswitchinterval()
+                sys.setswitchinterval(min(self._interval_s, self._usual_s))
+            self._runs += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._runs -= 1
+            if self._runs == 0:
+                sys.setswitchinterval(self._usual_s)
+
+
+_switching = _Switching()
 
 
 class _Rate:

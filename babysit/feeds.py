@@ -5,7 +5,9 @@ can be begun again, and whether it gives the same batches then. It hands on what
 `Model.fit` would hand to a step, and changes nothing.
 """
 
+import contextlib
 import itertools
+import threading
 import types
 from collections.abc import Iterator
 from typing import Any, cast
@@ -51,7 +53,8 @@ class Feed:
 
     def __init__(self, adapter: Any, remark: str = "", whole_epochs: bool = False) -> None:
         self._adapter, self.remark, self._whole_epochs = adapter, remark, whole_epochs
-        self._dataset = adapter.get_tf_dataset()
+        self._dataset = _prompt(adapter.get_tf_dataset())
+        self._kept: _Kept | None = None
         self.spec = self._dataset.element_spec
         adapter.on_epoch_end()  # `Model.fit` begins with it, so that a PyDataset counts on it
 
@@ -71,9 +74,23 @@ class Feed:
 
     def open(self, number: int) -> Any:
         """A new iterator over the batches of pass `number`."""
-        # Only of what nobody sees being made.
-        pure = self.rewindable and isinstance(self._adapter, TFDatasetAdapter)
-        return iter(self._dataset.prefetch(self.ahead) if self.ahead and pure else self._dataset)
+        if not self.reuses:
+            return iter(self._dataset)
+        if self._kept is None or self._kept.ahead != self.ahead:
+            self._kept = _Kept(self._dataset.prefetch(self.ahead), self.ahead)
+        return self._kept.begun()
+
+    def spent(self, iterator: Any) -> None:
+        """Takes an iterator back at its end. To stop its threads takes milliseconds, for which nothing waits."""
+        if self._kept is not None:
+            self._kept.begin()
+        else:
+            threading.Thread(target=[iterator].clear, daemon=True).start()
+
+    @property
+    def reuses(self) -> bool:
+        """Whether one iterator serves every pass, with batches made ready: only of what nobody sees being made."""
+        return bool(self.ahead) and self.rewindable and isinstance(self._adapter, TFDatasetAdapter)
 
     def close(self) -> None:
         """Leaves the present iterator, at its end or before."""
@@ -84,6 +101,36 @@ class Feed:
             # `Model.fit` makes an iterator here that it never uses; a shuffled dataset counts it.
             iter(self._dataset)
         self._adapter.on_epoch_end()
+
+
+class _Kept:
+    """An iterator that is begun anew for every pass, beside the training as soon as one is over."""
+
+    def __init__(self, dataset: Any, ahead: int) -> None:
+        self.ahead, self._dataset, self._iterator = ahead, dataset, iter(dataset)
+        self._fresh, self._thread = True, threading.Thread()
+
+    def begin(self) -> None:
+        """Begins the next pass, in a thread."""
+        self._thread = threading.Thread(target=self._begin, name="babysit-feed", daemon=True)
+        self._thread.start()
+
+    def _begin(self) -> None:
+        with contextlib.suppress(Exception):  # which `begun` comes upon as well
+            self._make()
+
+    def _make(self) -> None:
+        tf.raw_ops.MakeIterator(dataset=self._dataset._variant_tensor, iterator=self._iterator._iterator_resource)
+        self._fresh = True
+
+    def begun(self) -> Any:
+        """The iterator, at the start of a pass."""
+        if self._thread.ident is not None:
+            self._thread.join()
+        if not self._fresh:
+            self._make()
+        self._fresh = False
+        return self._iterator
 
 
 class GeneratorFeed(Feed):
@@ -173,7 +220,18 @@ class SparseFeed(Feed):
         self._sampler.restore(number, 0)
         order = self._sampler.order
         rows = keras.tree.map_structure(lambda part: None if part is None else part[order], self._rows)
-        return iter(ArrayDataAdapter(*rows, batch_size=self._batch_size).get_tf_dataset())
+        return iter(_prompt(ArrayDataAdapter(*rows, batch_size=self._batch_size).get_tf_dataset()))
+
+
+def _prompt(dataset: Any) -> Any:
+    """The same dataset, whose iterators end at once.
+
+    One that TensorFlow tunes has a thread for that, and may wait for it at its end: up to a minute,
+    in which no Python code runs at all. Untuned, `AUTOTUNE` means as many threads as there are cores.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = bool(dataset.options().autotune.enabled)  # only where it was asked for
+    return dataset.with_options(options)
 
 
 def _sliceable(array: Any) -> Any:

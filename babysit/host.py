@@ -37,6 +37,12 @@ class HostArrays(Arrays):
         self._ahead: Future[_Window] | None = None
         self._window: _Window | None = None
 
+    def declare(self, shuffle: bool | str, batch_size: int) -> None:
+        """See `Arrays.declare`; what was gathered is of the order before."""
+        super().declare(shuffle, batch_size)
+        if self._order is None:
+            self._window = self._ahead = None
+
     def _rows(self, rows: np.ndarray) -> Any:
         return keras.tree.map_structure(lambda array: tf.convert_to_tensor(array[rows]), self._arrays)
 

@@ -1,9 +1,12 @@
 """The journal: what was done to a run, by whom, at which step, and why."""
 
+import csv
+import datetime
 import numbers
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, overload
 
 from babysit.record import Record
@@ -49,12 +52,20 @@ class Journal(Sequence[Entry]):
     def __init__(self, record: Record) -> None:
         """Reads from and appends to `record`."""
         self._record = record
+        newest = record.rows("entries", "seq = (SELECT max(seq) FROM entries)")
+        self.mark: int = newest[0]["seq"] if newest else 0  # the sequence number of the newest entry
 
     def append(self, **fields: Any) -> Entry:
         """Adds an entry; the time is now unless given."""
         entry = Entry(**{"time": time.time(), **_tidy(fields)})
-        self._record.append("entries", **vars(entry))
+        self.mark = self._record.append("entries", **vars(entry))
         return entry
+
+    def between(self, branch: str, after: int, mark: float, step: float) -> list[tuple[int, Entry]]:
+        """The entries of a branch behind one mark and up to another, up to a step, each with its own mark."""
+        where = "branch = ? AND seq > ? AND seq <= ? AND step <= ?"
+        rows = self._record.rows("entries", where, (branch, after, mark, step))
+        return [(row["seq"], entry_from_row(row)) for row in rows]
 
     def __len__(self) -> int:
         return len(self._entries())
@@ -66,11 +77,49 @@ class Journal(Sequence[Entry]):
     def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
         return self._entries()[index]
 
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries())  # read once
+
+    def __reversed__(self) -> Iterator[Entry]:
+        return reversed(self._entries())
+
     def __repr__(self) -> str:
         return "\n".join(f"{entry.step:>8,}  {describe(entry)}{_by(entry)}" for entry in self) or "nothing yet"
 
+    def to_csv(self, path: str | Path) -> None:
+        """Writes a file with a row for each hyperparameter that was changed, and for each entry without such."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(_COLUMNS)
+            for entry in self:
+                table.writerows(_table_rows(entry))
+
     def _entries(self) -> list[Entry]:
         return [entry_from_row(row) for row in self._record.rows("entries")]
+
+
+def is_turn(action: str, author: str) -> bool:
+    """Whether somebody changed by hand how training goes on."""
+    return action in ("set", "edit", "rewind") and author in ("dashboard", "script")
+
+
+def about(what: str, step: int) -> str:
+    """How a note begins that gives the reason of what was done, told in these words, at a step."""
+    return f"on {what} at step {step:,}: "
+
+
+_COLUMNS = ("step", "time", "branch", "author", "action", "hyperparameter", "old", "new", "over", "why")
+
+
+def _table_rows(entry: Entry) -> list[tuple[Any, ...]]:
+    who = entry.step, utc(entry.time), entry.branch, entry.author, entry.action
+    changes = [(name, old, new) for name, (old, new) in entry.changes.items()] or [("", "", "")]
+    return [(*who, *change, entry.over, entry.why) for change in changes]
+
+
+def utc(time_s: float) -> str:
+    """A time as `2031-05-04 12:30:00Z`."""
+    return f"{datetime.datetime.fromtimestamp(time_s, datetime.UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
 def _by(entry: Entry) -> str:
@@ -97,9 +146,9 @@ def describe(entry: Entry) -> str:
     )
     if entry.over > 1:
         changes += f" in {entry.over:,} steps"
-    what = (
-        changes if entry.action == "set" else " ".join(filter(None, (_DEEDS.get(entry.action, entry.action), changes)))
-    )
+    between = ": " if entry.action == "fit" else " "
+    deed = _DEEDS.get(entry.action, entry.action)
+    what = changes if entry.action == "set" else between.join(filter(None, (deed, changes)))
     return " — ".join(filter(None, (what, str(entry.why))))
 
 
@@ -122,10 +171,11 @@ def number(value: Any) -> str:
 
 
 _DEEDS = {
-    "fit": "training begins:",
+    "fit": "training begins",
     "pause": "paused",
     "resume": "resumed",
     "save": "checkpoint saved",
+    "edit": "edited",
     "rewind": "rewound",
     "refuse": "refused",
     "nan": "loss is not finite",

@@ -39,6 +39,9 @@ class Unseen:
     def restore(self, passes: int, cursor: int) -> None:
         """Does nothing: its own `fit` begins with its own data."""
 
+    def declare(self, shuffle: bool | str, batch_size: int) -> None:
+        """Does nothing."""
+
     def next_pass(self) -> None:
         """Does nothing."""
 

@@ -5,6 +5,7 @@ to the driver, and gives back what came of it.
 """
 
 import atexit
+import contextlib
 import datetime
 import inspect
 import itertools
@@ -15,28 +16,34 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from babysit import architecture
+from babysit import architecture, export, script
 from babysit.callbacks import Callbacks
-from babysit.checkpoints import Checkpoint, checked_name
+from babysit.checkpoints import Checkpoint, parameters
 from babysit.data import checked_shuffle, source, split
 from babysit.driver import Driver
+from babysit.export import Run
 from babysit.feeds import is_stream
+from babysit.fits import Plan
 from babysit.history import History
 from babysit.hyperparameters import Hyperparameter, any_whole, checked
 from babysit.journal import Entry, Journal
+from babysit.lock import Lock
 from babysit.own_fit import Unseen, has_own_fit
 from babysit.progress import Progress
-from babysit.record import Record
+from babysit.record import RECORD, Record
 from babysit.scales import Scale
-from babysit.trainer import Plan, Trainer
+from babysit.shelf import Shelf
+from babysit.timeline import Timeline
+from babysit.trainer import Trainer
+from babysit.viewer import Viewer
 
-RECORD = "run.sqlite"
+CHECKPOINTS = "checkpoints"
 
 
 class Panda:
@@ -65,9 +72,9 @@ class Panda:
         _check_model(model)
         seed = secrets.randbits(31) if seed is None else int(checked("seed", seed, any_whole(0)))
         path = _new_directory(model.name) if directory is None else _own_directory(Path(directory))
-        record = Record(path / RECORD)
-        record.set_meta({"model": model.name, "seed": seed, "architecture": architecture.describe(model)})
-        self._start(model, path, record, seed)
+        with _opened(path) as (lock, record):
+            record.set_meta({"model": model.name, "seed": seed, "architecture": architecture.describe(model)})
+            self._start(model, path, lock, record, seed)
 
     @classmethod
     def load(cls, directory: str | Path, model: keras.Model | None = None) -> "Panda":
@@ -81,38 +88,44 @@ class Panda:
             model: The model that was trained, compiled; needed if it has parts of your own.
 
         Raises:
-            ValueError: If there is no run, if it is alive in this kernel, or if `model` is
-                needed or another one.
+            ValueError: If there is no run, if it is alive in this kernel or another process, or
+                if `model` is needed or another one.
         """
         directory = Path(directory)
         if not (directory / RECORD).is_file():
             raise ValueError(f"`directory` must hold a run. Received: {directory}, which holds none.")
         _take_over(directory)
-        record = Record(directory / RECORD)
-        try:
-            model = architecture.build(record.meta("architecture")) if model is None else model
+        with _opened(directory) as (lock, record):
+            if record.meta("seed") is None:
+                raise ValueError(
+                    f"The run at {directory} was ended before it began. Begin a new one in another folder."
+                )
+            if model is None:
+                model = architecture.build(record.meta("architecture"), parameters(directory / CHECKPOINTS))
             _check_model(model)
             self = cls.__new__(cls)
-            self._start(model, directory, record, record.meta("seed"))
+            self._start(model, directory, lock, record, record.meta("seed"))
             if self.checkpoints:
-                self._trainer.resume_from_disk()
+                self._timeline.take_up()
                 self._loaded = True
-        except BaseException:
-            record.close()
-            raise
         return self
 
-    def _start(self, model: keras.Model, directory: Path, record: Record, seed: int) -> None:
+    def _start(self, model: keras.Model, directory: Path, lock: Lock, record: Record, seed: int) -> None:
         self.directory = directory.absolute()  # a later change of folder does not move the run
         self._record = record
         self._trainer = Trainer(model, record, self.directory, seed)
-        self._driver = Driver(self._trainer, record, model.name)
+        self._timeline = Timeline(self._trainer)
+        self._driver = Driver(self._trainer, self._timeline, record, model.name)
         self._driver.owner = self  # so that a run goes on, and can be attached to, when nobody holds its panda
+        self._driver.export = self._export
         self._loaded = False
         self._progress = Progress(self.history)
         self._dashboard: Any = None
+        self._picture: Any = None
         _pandas.add(self)
-        weakref.finalize(self, record.close).atexit = False  # at exit `_rest_all` closes it, last
+        self._trainer.shelf.owner = weakref.ref(self)
+        self._close = weakref.finalize(self, _close, self._trainer.shelf, record, lock)
+        self._close.atexit = False  # at exit `_rest_all` closes it, last
 
     # ----------------------------------------------------------------- training
 
@@ -195,6 +208,7 @@ class Panda:
         asked = numbers["batch_size"]
         if self._loaded:  # the order of examples is the recorded one
             numbers["batch_size"], shuffle = self._record.meta("batch_size"), self._record.meta("shuffle")
+            numbers["steps_per_epoch"] = _recorded_steps(self._record, numbers["steps_per_epoch"])
         elif numbers["batch_size"] is None:
             numbers["batch_size"] = self._trainer.batch_size or None
         data = source(
@@ -205,7 +219,7 @@ class Panda:
             shuffle=shuffle,
             class_weight=class_weight,
             seed=self._trainer.seed,
-            steps_per_epoch=steps_per_epoch,
+            steps_per_epoch=numbers["steps_per_epoch"],
         )
         if self._loaded and data.fingerprint() != self._record.meta("fingerprint"):
             raise ValueError("`x` and `y` must be the data that the run was trained on. Received: others.")
@@ -224,6 +238,7 @@ class Panda:
             ranges=ranges,
             verbose=verbose,
             completes=self._loaded,
+            keeps_size=asked is None,
         )
         return self._begin_to_train(plan, shown, paused)
 
@@ -339,6 +354,17 @@ class Panda:
             raise TypeError(f"`function` must be callable with the model. Received: {function!r}.")
         return self._driver.ask("call", function=function)
 
+    def vitals(self, on: bool = True) -> None:
+        """Begins to measure the vital signs every few seconds, or ends it; the training's bits stay the same.
+
+        Gradient norm, update ÷ weight of each layer, dead ReLUs, noise scale, memory and processors:
+        `status()["vitals"]["latest"]`, the table `vitals` of `since`, and the dashboard show them.
+
+        Raises:
+            TypeError: If `on` is neither True nor False.
+        """
+        self._driver.ask("vitals", on=on)
+
     def note(self, why: str) -> Entry:
         """Writes a line into the journal."""
         entry: Entry = self._driver.ask("note", why=_text("why", why))
@@ -361,26 +387,31 @@ class Panda:
                 "first step."
             )
         if name is not None:
-            checked_name(name, [saved.name for saved in self.checkpoints if saved.name])
+            self._trainer.shelf.checked_name(name)
         checkpoint: Checkpoint = self._driver.ask("save", name=name)
         return checkpoint
 
     def rewind(self, to: Checkpoint | str | int, hyperparameters: str = "checkpoint", skip: int = 0) -> Entry:
-        """Returns to a checkpoint, on a new branch; goes on running if it was running.
+        """Returns to a checkpoint or a step, on a new branch; goes on running if it was running.
+
+        The state at a step is that in which the next one was taken: it is reached from the
+        nearest earlier checkpoint by the same steps again, under the journal. A checkpoint
+        restores the instant at which it was saved.
 
         Args:
-            to: A checkpoint, its name, or a step at which there is one.
+            to: A checkpoint or its name; a branch, for its tip; or a step of the present branch, 0 included.
             hyperparameters: `"checkpoint"` for the values of then, `"keep"` for the present ones.
-            skip: Not yet.
+            skip: Batches to leave out then, of the present size: for a loss spike that a stretch of
+                data caused (Chowdhery et al. 2022, section 5.1).
 
         Raises:
-            ValueError: If there is no such checkpoint, or it is damaged. Nothing was changed then.
+            TypeError: If `to` is none of these.
+            ValueError: If there is no such place, it cannot be reached, or the epoch has fewer
+                batches left than `skip`. Nothing was changed then.
         """
-        if skip:
-            raise ValueError(f"`skip` is not supported yet. Received: skip={skip!r}. Leave it out.")
         _refuse_second(self.model, but=self)
-        folder = self._found(to).path.name
-        entry: Entry = self._driver.ask("rewind", folder=folder, hyperparameters=hyperparameters)
+        place = self._found(to)
+        entry: Entry = self._driver.ask("rewind", **place, hyperparameters=hyperparameters, skip=skip)
         return entry
 
     # ------------------------------------------------------------------ reading
@@ -435,6 +466,79 @@ class Panda:
         digest: str = self._driver.ask("digest")
         return digest
 
+    # ------------------------------------------------------------------ what leaves it
+
+    def schedules(self) -> dict[str, Any]:
+        """The hyperparameters along the present branch, for another program to follow.
+
+        Returns:
+            Name -> for a learning rate a Keras `LearningRateSchedule` of the steps done; otherwise a
+            list of (step, value): from that many steps done on the value acts.
+
+        Raises:
+            ValueError: Before the first `fit`.
+        """
+        found: dict[str, Any] = self.call(lambda model: export.schedules(self._run()))
+        return found
+
+    def export_script(self, path: str | Path) -> None:
+        """Writes a plain Keras program that trains the present branch again, to the same weights.
+
+        It builds a Sequential or functional model itself, and leaves a place, `load_data`, for the
+        examples. The weights to begin with lie in a file beside it.
+
+        Args:
+            path: The file, `….py`; beside it `….npz` is written. Both are overwritten.
+
+        Raises:
+            ValueError: Before the first `fit`, or for what a program cannot tell.
+            OSError: If it cannot be written.
+        """
+        if Path(path).suffix != ".py":
+            raise ValueError(f"`path` must end in `.py`. Received: path={str(path)!r}.")
+        self.call(lambda model: script.write(self._run(), Path(path)))
+
+    def export_logbook(self, path: str | Path) -> None:
+        """Writes the journal in Markdown: what was changed and why, with the loss before and after."""
+        Path(path).write_text(export.logbook(self.model.name, self.history, self.journal), encoding="utf-8")
+
+    def _export(self, kind: str, content: bytes = b"") -> Path:
+        """Writes the logbook, history, script, model, or a picture of the chart into the run's folder."""
+        writers: dict[str, tuple[str, Callable[[Path], Any]]] = {
+            "logbook": ("logbook.md", self.export_logbook),
+            "history": ("history.csv", self.history.to_csv),
+            "script": ("train.py", self.export_script),
+            "model": ("model.keras", lambda path: self.call(lambda model: model.save(path))),
+            **{name: (name, lambda path: path.write_bytes(content)) for name in ("chart.png", "chart.svg")},
+        }
+        if kind not in writers:
+            raise ValueError(f"`kind` must be one of {', '.join(writers)}. Received: kind={kind!r}.")
+        name, write = writers[kind]
+        write(self.directory / name)
+        return self.directory / name
+
+    def _run(self) -> Run:
+        trainer = self._trainer
+        if not self.branches or trainer.by_itself:
+            raise ValueError(
+                "Only what was trained step by step can be exported. Received: a run that has not begun, or a model "
+                "with a `fit` of its own. Call `fit` first, or `export_logbook`."
+            )
+        if len(given := self._record.meta("given") or []) == 0:
+            raise ValueError("There is nothing to export: the run was made by an older babysit, or has not begun.")
+        return Run(
+            model=self.model,
+            optimizers=trainer.subject.optimizers,
+            schedules=trainer.subject.dials.rates,
+            history=self.history,
+            journal=self.journal,
+            kept=trainer.shelf.candidates(),
+            seed=trainer.seed,
+            architecture=self._record.meta("architecture"),
+            fits=given,
+            remarks=trainer.remarks,
+        )
+
     def dashboard(self) -> Any:
         """The dashboard, an ipywidgets widget; the same one each time."""
         from babysit.ui.dashboard import Dashboard
@@ -442,6 +546,40 @@ class Panda:
         if self._dashboard is None:
             self._dashboard = Dashboard(self)
         return self._dashboard.widget
+
+    def picture(
+        self,
+        sample: Callable[[keras.Model], Any],
+        draw: Callable[[Any, Any], Any],
+        size: tuple[float, float] = (9, 3.4),
+    ) -> Any:
+        """A picture of your own, an ipywidgets widget that is drawn anew as the run moves.
+
+        ```python
+        panda.picture(lambda model: model.get_weights()[0], lambda figure, w: figure.add_subplot().hist(w.ravel()))
+        ```
+
+        Called again, the one before stands still. What `sample` or `draw` raises is shown below
+        the picture, and the training goes on.
+
+        Args:
+            sample: `sample(model)`, called as by `call`: returns what is to be drawn, copied into NumPy.
+            draw: `draw(figure, data)`: draws that on an empty `matplotlib.figure.Figure`, on a thread
+                of its own, which pyplot does not allow. Both together take 5 % of a core at most.
+            size: Width and height in inches, as in matplotlib.
+
+        Raises:
+            TypeError: If `sample` or `draw` cannot be called.
+        """
+        from babysit.ui.picture import Picture
+
+        for name, function in {"sample": sample, "draw": draw}.items():
+            if not callable(function):
+                raise TypeError(f"`{name}` must be callable. Received: {name}={function!r}.")
+        if self._picture is not None:
+            self._picture.close()
+        self._picture = Picture(self, sample, draw, size)
+        return self._picture.widget
 
     def __repr__(self) -> str:
         return f"<Panda {self.model.name}: {self.state}, step {self.step:,}, epoch {self.epoch}, {self.directory}>"
@@ -462,8 +600,12 @@ class Panda:
 
         Args:
             command: `action` and what it needs: `set` (`changes`, `over`), `note` (`why`), `run`
-                (`steps`), `save` (`name` or None), `rewind` (`folder`, `hyperparameters`), `pause`,
-                `resume`, `stop`; for each also `author` and `why`.
+                (`steps`), `finish_epoch`, `more_epochs` (`epochs`), `save` (`name` or None),
+                `rename` (`folder`, `name`), `delete` (`folder`), `rewind` (`folder`, or `step` and
+                `branch`; `hyperparameters`, `skip`), `export` (`kind`: `logbook`, `history`,
+                `script`, `model`, or `chart.png` or `chart.svg` with its `content`), `vitals` (`on`),
+                `pause`, `resume`, `stop`; for each also `author` and, but for those that say it
+                themselves, `why`.
         """
         return self._driver.send(command)
 
@@ -474,7 +616,7 @@ class Panda:
     def since(self, cursor: int) -> tuple[dict[str, list[dict[str, Any]]], int]:
         """What was recorded behind a cursor (0 for all), in plain data, and the next cursor.
 
-        Tables `entries`, `blocks`, `epochs`, `branches` and `checkpoints`. The cursor counts
+        Tables `entries`, `blocks`, `epochs`, `branches`, `checkpoints` and `vitals`. The cursor counts
         what was appended: steps rewind, appends do not. A long record comes in pieces.
         """
         return self._record.since(cursor)
@@ -484,22 +626,29 @@ class Panda:
         """Whether the caller is code that the training calls, such as a callback."""
         return self._driver._worker is threading.current_thread()
 
-    def _found(self, to: Checkpoint | str | int) -> Checkpoint:
+    def _found(self, to: Checkpoint | str | int) -> dict[str, Any]:
         if isinstance(to, bool) or not isinstance(to, Checkpoint | str | numbers.Integral):
-            raise TypeError(f"`to` must be a checkpoint, its name, or a step. Received: to={to!r}.")
+            raise TypeError(
+                f"`to` must be a step, a checkpoint, or the name of one or of a branch. Received: to={to!r}."
+            )
+        if isinstance(to, numbers.Integral):
+            return {"step": int(to)}
         for checkpoint in reversed(self.checkpoints):
-            if to == checkpoint or to == (checkpoint.name if isinstance(to, str) else checkpoint.step):
-                return checkpoint
-        names = ", ".join(f"{c.name or 'automatic'!r} (step {c.step:,})" for c in self.checkpoints)
+            if to in (checkpoint, checkpoint.name):
+                return {"folder": checkpoint.path.name}
+        if to in self.branches:
+            return {"branch": to}
+        names = [repr(checkpoint.name) for checkpoint in self.checkpoints if checkpoint.name]
         raise ValueError(
-            f"`to` must be a checkpoint of this run. Received: to={to!r}. There are: {names or 'none yet'}."
+            f"`to` must be a checkpoint or branch of this run. Received: to={to!r}. There are: "
+            f"{', '.join([*names, *map(repr, self.branches)]) or 'none yet'}."
         )
 
     def _leave(self) -> None:
         """Rests and saves because the interpreter exits, and says how to go on."""
         try:
             self.pause()
-            self._driver.ask("save_automatically")
+            self._driver.ask("keep_last")
             said = f"is saved. To go on: babysit.Panda.load({str(self.directory)!r}).fit(...)"
         except OSError as error:
             said = f"could not be saved: {error}"
@@ -514,17 +663,34 @@ def attach(directory: str | Path | None = None) -> Any:
     """The run alive in this kernel; a list of them if there are several.
 
     Args:
-        directory: The folder of the run meant, where there are several.
+        directory: The folder of the run meant. One that lives in another process, or in none, is only
+            watched: the `Viewer` follows it by its record, and refuses every command.
 
     Raises:
-        ValueError: If none is alive.
+        ValueError: If there is none.
+        sqlite3.Error: If its record cannot be read.
     """
-    alive = [panda for panda in _pandas if panda._driver.alive]
     if directory is not None:
-        alive = [panda for panda in alive if panda.directory.resolve() == Path(directory).resolve()]
+        return _attached(Path(directory))
+    alive = [panda for panda in _pandas if panda._driver.alive]
     if not alive:
-        raise ValueError("No such run is alive in this kernel. `babysit.Panda.load(directory)` takes up one from disk.")
+        raise ValueError(
+            "No run is alive in this kernel. `babysit.attach(directory)` watches one of another process, "
+            "`babysit.Panda.load(directory)` takes up one from disk."
+        )
     return alive[0] if len(alive) == 1 else sorted(alive, key=lambda panda: str(panda.directory))
+
+
+def _attached(directory: Path) -> Panda | Viewer:
+    here = [panda for panda in pandas_in(directory) if panda._close.alive]
+    if here:
+        return here[0]
+    if not (directory / RECORD).is_file():
+        raise ValueError(
+            f"`directory` must hold a run. Received: {directory}, which holds none. It is the folder that "
+            "`panda.directory` names, and `babysit.Panda.load` takes."
+        )
+    return Viewer(directory)
 
 
 @atexit.register
@@ -532,16 +698,42 @@ def _rest_all() -> None:
     for panda in list(_pandas):
         if panda._driver.alive:
             panda._leave()
-        panda._record.close()
+        panda._close()
 
 
 def _take_over(directory: Path) -> None:
     """Makes sure that no other panda of this kernel writes a run; one at rest lets go of it."""
-    for panda in list(_pandas):
-        if panda.directory.resolve() == directory.resolve():
-            if panda._driver.alive:
-                raise ValueError(f"The run at {directory} is alive in this kernel: `babysit.attach()` gives it back.")
-            panda._record.close()
+    for panda in pandas_in(directory):
+        if panda._driver.alive:
+            raise ValueError(f"The run at {directory} is alive in this kernel: `babysit.attach()` gives it back.")
+        panda._close()
+
+
+def pandas_in(directory: Path) -> list[Panda]:
+    """The pandas of this kernel whose run lies there."""
+    return [panda for panda in list(_pandas) if panda.directory.resolve() == directory.resolve()]
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[tuple[Lock, Record]]:
+    """The record of a run, with the right to write it; given back if what is done with it fails."""
+    lock = Lock(directory)
+    try:
+        record = Record(directory / RECORD)
+        try:
+            yield lock, record
+        except BaseException:
+            record.close()
+            raise
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _close(shelf: Shelf, record: Record, lock: Lock) -> None:
+    shelf.close()
+    record.close()
+    lock.release()
 
 
 def _check_model(model: Any) -> None:
@@ -606,6 +798,18 @@ def _checked_freq(validation_freq: Any) -> int | list[int]:
     if isinstance(validation_freq, Collection) and not isinstance(validation_freq, str):
         return [int(checked("validation_freq", epoch, any_whole())) for epoch in validation_freq]
     return int(checked("validation_freq", validation_freq, any_whole(), "Or a list of epochs."))
+
+
+def _recorded_steps(record: Record, asked: int | None) -> int | None:
+    """The steps an epoch of the fit that is to be completed."""
+    recorded: int | None = (record.meta("data") or [None] * 4)[3]
+    if asked not in (None, recorded):
+        rule = f"stay {recorded:,}" if recorded else "be left out"
+        raise ValueError(
+            f"`steps_per_epoch` must {rule} where an interrupted fit is completed. Received: steps_per_epoch={asked}. "
+            "Call `fit` again when that is done, or has been stopped."
+        )
+    return recorded
 
 
 def _validation(data: Any, batch_size: int | None, steps: int | None) -> Any:

@@ -70,6 +70,11 @@ class ScheduledRate:
         self._take(None)
 
     @property
+    def schedule(self) -> Any:
+        """The user's own, as it was compiled."""
+        return self._schedule
+
+    @property
     def taken(self) -> bool:
         """Whether a hand has it."""
         return bool(self._readings.numbers[self._switch])

@@ -1,31 +1,35 @@
 """The record of a run: one SQLite file, one owner, appended to and never rewritten.
 
 Everything a run tells of itself is a row here: what was done (`entries`), what was
-measured (`blocks`, one row for all the steps of a block, and `epochs`), the branches and
-the index of checkpoints. All rows share one sequence of numbers, so that "what is new
+measured (`blocks`, one row for all the steps of a block, and `epochs`), the branches,
+the index of checkpoints, and now and then the vital signs. All rows share one sequence of numbers, so that "what is new
 since n" is a question with one answer. Rows wait in memory until the record's own thread
 writes them, a batch at a time: the training never waits for a disk.
 """
 
+import contextlib
 import itertools
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+RECORD, SCHEMA = "run.sqlite", 2
+# How long a write, and a read, waits while another program locks the file: rows to be written can wait in memory.
+WRITE_MS, READ_MS = 100, 5000
 
 TABLES: dict[str, tuple[str, ...]] = {
     "entries": ("command", "step", "time", "author", "action", "changes", "over", "why", "branch"),
     "blocks": ("branch", "epoch", "first", "steps", "time", "names", "dtype", "columns"),
-    "epochs": ("branch", "epoch", "step", "logs"),
-    "branches": ("name", "parent", "step", "hyperparameters"),
-    "checkpoints": ("step", "name", "folder", "branch", "digest", "time"),
+    "epochs": ("branch", "epoch", "step", "logs", "after"),
+    "branches": ("name", "parent", "step", "mark", "hyperparameters", "turn"),
+    "checkpoints": ("step", "name", "folder", "branch", "digest", "time", "mark", "anchor"),
+    "vitals": ("branch", "step", "time", "signs"),
 }
 # Columns that hold a mapping or a list: written as JSON.
-_JSON = {"changes", "names", "logs", "hyperparameters"}
+_JSON = {"after", "changes", "names", "logs", "hyperparameters", "turn", "signs"}
 
 
 class Record:
@@ -49,7 +53,12 @@ class Record:
         self._lock = threading.RLock()  # for the database
         self._gathering = threading.Lock()  # for what waits: held for no longer than an append
         self._pending: list[tuple[str, tuple[Any, ...]]] = []
-        self._database = sqlite3.connect(path, check_same_thread=False)
+        self._unwritten: dict[str, str] = {}  # of `meta`, what could not be written yet
+        # Gives what says how the run stands, or None once nobody does; the record keeps nobody alive.
+        self.teller: Callable[[], Callable[[], Any] | None] = lambda: None
+        self._status: Any = None
+        self._laid_open = 0  # of the rows that could not be written, how many lie where reads find them
+        self._database = sqlite3.connect(path, READ_MS / 1000, check_same_thread=False)
         try:
             self._create()
         except BaseException:
@@ -76,7 +85,21 @@ class Record:
             for table, columns in TABLES.items():
                 declared = ", ".join(("seq INTEGER PRIMARY KEY", *columns))
                 self._database.execute(f"CREATE TABLE IF NOT EXISTS {table} ({declared})")
+                self._add_columns(table, columns)
+            self._database.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (json.dumps(SCHEMA),))
             self._database.execute("CREATE INDEX IF NOT EXISTS blocks_of_a_branch ON blocks (branch, first)")
+        self._database.execute("PRAGMA temp_store = MEMORY")
+        for table, columns in TABLES.items():
+            self._database.execute(
+                f"CREATE TEMP TABLE {_waiting(table)} (seq INTEGER PRIMARY KEY, {', '.join(columns)})"
+            )
+
+    def _add_columns(self, table: str, columns: Iterable[str]) -> None:
+        """Adds those that an older version of babysit did not know; empty in its rows."""
+        present = [row[1] for row in self._database.execute(f"PRAGMA table_info({table})")]
+        for column in columns:
+            if column not in present:
+                self._database.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
 
     @property
     def last(self) -> int:
@@ -110,30 +133,55 @@ class Record:
             with self._gathering:
                 pending = self._pending[:]
             try:
+                self._database.execute(f"PRAGMA busy_timeout = {WRITE_MS}")
                 with self._database:
                     self._insert(pending)
+                    self._database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", self._unwritten.items())
+                    self._clear_waiting()
             except sqlite3.Error as error:
                 self.error = f"The run's record cannot be written ({error}). It is kept in memory and tried again."
+                with contextlib.suppress(sqlite3.Error):  # closed already
+                    self._lay_open(pending)
                 return
+            finally:
+                with contextlib.suppress(sqlite3.Error):
+                    self._database.execute(f"PRAGMA busy_timeout = {READ_MS}")
+            self._laid_open = 0
             with self._gathering:
                 del self._pending[: len(pending)]
+            self._unwritten = {}
             self.error = None
 
-    def _insert(self, pending: list[tuple[str, tuple[Any, ...]]]) -> None:
+    def _insert(self, pending: list[tuple[str, tuple[Any, ...]]], place: Callable[[str], str] = str) -> None:
         for table, rows in itertools.groupby(pending, key=lambda waiting: waiting[0]):
             marks = ", ".join("?" * (1 + len(TABLES[table])))
-            self._database.executemany(f"INSERT INTO {table} VALUES ({marks})", [row for _, row in rows])
+            insert = f"INSERT INTO {place(table)} ({_columns(table)}) VALUES ({marks})"
+            self._database.executemany(insert, [row for _, row in rows])
+
+    def _lay_open(self, pending: list[tuple[str, tuple[Any, ...]]]) -> None:
+        """Lets reads find what could not be written: in tables of this connection alone."""
+        with self._database:
+            self._insert(pending[self._laid_open :], _waiting)
+        self._laid_open = len(pending)
+
+    def _clear_waiting(self) -> None:
+        if self._laid_open:
+            for table in TABLES:
+                self._database.execute(f"DELETE FROM {_waiting(table)}")
 
     def rows(self, table: str, where: str = "", values: Iterable[Any] = ()) -> list[dict[str, Any]]:
         """The rows of a table, oldest first, as dicts with `seq`; those that satisfy `where`."""
         with self._lock:
             self.flush()
-            cursor = self._database.execute(
-                f"SELECT * FROM {table} {'WHERE ' + where if where else ''} ORDER BY seq", tuple(values)
-            )
+            columns, both = _columns(table), ""
+            if self._laid_open:  # under the table's name, so that `where` means both too
+                both = f"SELECT {columns} FROM main.{table} UNION ALL SELECT {columns} FROM {_waiting(table)}"
+                both = f"WITH {table} AS ({both})"
+            query = f"{both} SELECT {columns} FROM {table} {'WHERE ' + where if where else ''} ORDER BY seq"
+            cursor = self._database.execute(query, tuple(values))
             found = [dict(zip(("seq", *TABLES[table]), row, strict=True)) for row in cursor]
         for row in found:
-            row.update({name: json.loads(row[name]) for name in _JSON & row.keys()})
+            row.update({name: json.loads(row[name] or "null") for name in _JSON & row.keys()})
         return found
 
     def since(self, cursor: int, most: int = 1000) -> tuple[dict[str, list[dict[str, Any]]], int]:
@@ -151,21 +199,40 @@ class Record:
         """What was kept under a key, or None."""
         with self._lock:
             found = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return json.loads(found[0]) if found else None
+            value = self._unwritten.get(key, found[0] if found else "null")
+        return json.loads(value)
 
     def set_meta(self, values: Mapping[str, Any]) -> None:
-        """Keeps values, such as the model's architecture, under their keys, at once."""
-        with self._lock, self._database:
-            pairs = [(key, json.dumps(value)) for key, value in values.items()]
-            self._database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", pairs)
+        """Keeps values, such as the model's architecture, under their keys, at once; `flush` tells where it cannot."""
+        with self._lock:
+            self._unwritten |= {key: json.dumps(value) for key, value in values.items()}
+            self.flush()
+
+    def tell(self) -> None:
+        """Keeps how the run stands, if it has changed, for those who watch from another process."""
+        with contextlib.suppress(Exception):  # it may just be changing: the writer asks again
+            if (ask := self.teller()) is not None and (status := ask()) != self._status:
+                self.set_meta({"status": status})
+                self._status = status
 
     def close(self) -> None:
         """Writes what is left and stops the writer; reading goes on to work."""
         self._closing.set()
         if threading.current_thread() is not self._writer:  # which may be collecting the garbage that closes us
             self._writer.join()
+        self.tell()
         self.flush()
 
     def _write_often(self, interval_s: float) -> None:
         while not self._closing.wait(interval_s):
+            self.tell()
             self.flush()
+
+
+def _waiting(table: str) -> str:
+    return f"temp.waiting_{table}"
+
+
+def _columns(table: str) -> str:
+    """By name, for a file of an older version has them in another order."""
+    return ", ".join(f'"{name}"' for name in ("seq", *TABLES[table]))

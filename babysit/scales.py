@@ -97,6 +97,20 @@ class Scale:
         """`n` values evenly spaced along the scale, both ends among them."""
         return np.asarray(self.at(np.linspace(0, 1, n)))
 
+    def suggest(self, trial: Any, name: str) -> Any:
+        """A value that a trial of Optuna's tries, asked for along the scale.
+
+        On the scale of 1 − β it is 1 − β that the study knows, as `1 - name`, on a log scale.
+
+        Args:
+            trial: An `optuna.Trial`, or whatever has its `suggest_float` and `suggest_int`.
+            name: What the study calls it.
+        """
+        if self.kind == "log of 1−β":
+            return 1 - trial.suggest_float(f"1 - {name}", 1 - self.high, 1 - self.low, log=True)
+        suggest = trial.suggest_int if self.whole else trial.suggest_float
+        return suggest(name, self.low, self.high, log=self.kind == "log")
+
     def zoom(self, around: float, factor: float) -> "Scale":
         """The part of this scale around a value, `factor` times narrower.
 

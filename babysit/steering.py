@@ -22,25 +22,6 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
 SCHEDULE = "schedule"
 
 
-@dataclass(frozen=True)
-class Waiting:
-    """A change that waits for a step: its values, in how many steps it is made, and what its entry says."""
-
-    step: int
-    values: Mapping[str, Any]
-    over: int
-    about: Mapping[str, Any]
-
-    def plain(self) -> dict[str, Any]:
-        """The same in plain data."""
-        return {**vars(self), "values": dict(self.values), "about": dict(self.about)}
-
-    @classmethod
-    def again(cls, plain: Mapping[str, Any]) -> "Waiting":
-        """From plain data."""
-        return cls(**plain)
-
-
 class Helm:
     """The hyperparameters of a run: their values and bounds, ramps under way, couplings.
 
@@ -104,6 +85,14 @@ class Helm:
         cure = "" if name == "batch_size" else f"Other bounds: `fit(..., ranges={{{name!r}: (low, high)}})`."
         return checked(name, value, self.scales[name], cure)
 
+    def awaited(self, changes: Mapping[str, Any], over: int, alone: bool) -> dict[str, Any]:
+        """Returns changes that have waited as `turn` would apply them now; alone, nothing follows from them."""
+        values = self.checked(changes, over)
+        if not alone or self.settings["scaling"] == SETTINGS["scaling"][0]:
+            return values
+        present = {name: self.values[name] for name in self.scales if name not in self.dials.following}
+        return present | values  # what is named stays as it is
+
     def turn(self, changes: Mapping[str, Any], over: int, step: int) -> dict[str, tuple[Any, Any]]:
         """Applies changes from the next step on, or begins ramps to them; returns name -> (old, new)."""
         told = self.planned(changes)
@@ -142,6 +131,12 @@ class Helm:
             self._put(name, value)
             self.since[name] = step
 
+    def take_back(self, values: Mapping[str, Any], step: int) -> None:
+        """Puts values in effect that a fit brought: velocities are not corrected for those."""
+        settings, self.settings = self.settings, {name: choices[0] for name, choices in SETTINGS.items()}
+        self.write(values, step)
+        self.settings = settings
+
     def _put(self, name: str, value: Any) -> None:
         old = self.values[name]
         if name == "batch_size":
@@ -149,9 +144,12 @@ class Helm:
             return
         self.dials.write(name, value)
         self.values[name] = self.dials.values[name]
-        jumped = name.rpartition(".")[2] == "learning_rate" and value != SCHEDULE and old > 0
+        self._correct(name, old, value)
+
+    def _correct(self, name: str, old: Any, new: Any) -> None:
+        jumped = name.rpartition(".")[2] == "learning_rate" and SCHEDULE not in (old, new) and old > 0
         if jumped and self.settings["momentum_correction"]:
-            self.dials.rescale_velocities(name, value / old)
+            self.dials.rescale_velocities(name, new / old)
 
     def advance(self, step: int, any_size: bool) -> tuple[str, ...]:
         """Moves what is under way to its value for the coming step; returns the names of that.
@@ -180,10 +178,11 @@ class Helm:
     def adopt(self, step: int) -> dict[str, tuple[Any, Any]]:
         """Takes up what somebody else changed on the optimizer itself; returns name -> (old, new)."""
         changes = {name: change for name, change in self.dials.taken_up().items() if name in self.values}
-        for name, (_, new) in changes.items():
+        for name, (old, new) in changes.items():
             self.ramps.pop(name, None)
             self.values[name] = new
             self.since[name] = step
+            self._correct(name, old, new)
         return changes
 
     def plain(self) -> dict[str, Any]:

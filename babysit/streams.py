@@ -8,8 +8,8 @@ example is lost, none comes twice, and the order stays.
 
 import hashlib
 import math
-import threading
 from collections import deque
+from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
@@ -70,7 +70,7 @@ class Stream:
         """The shape and type of a batch in plain data."""
         return described(self._feed.spec)
 
-    @property
+    @cached_property
     def signature(self) -> Any:
         """TensorFlow's specs of a piece's `data`, of any length, and no order: to trace a block for."""
         return any_length(self._feed.spec), None
@@ -95,6 +95,10 @@ class Stream:
             "cannot be put into other batches."
         )  # fmt: skip
         return " ".join(filter(None, [fixed, self._feed.remark]))
+
+    def declare(self, shuffle: bool | str, batch_size: int) -> None:
+        """Takes down the order of another fit; it is the feed's business, and so are the sizes of batches."""
+        self.shuffle = shuffle
 
     def fingerprint(self) -> str:
         """sha256 of shapes and types, and of the first batch where it is the same every time, hexadecimal."""
@@ -255,9 +259,8 @@ class Stream:
         if self._ahead is None:
             self._pass_size = self._cursor + sum(self._sizes)
             self._pass_batches = self._batches_done + len(self._sizes)
-            # Its own threads take milliseconds to stop; nothing waits for them.
-            spent, self._iterator = [self._iterator], None
-            threading.Thread(target=spent.clear, daemon=True).start()
+            self._feed.spent(self._iterator)
+            self._iterator = None
 
     def _fetch_together(self, iterator: Any, ahead: Any, count: int) -> tuple[list[Any], list[int], Any]:
         data, sizes, ahead = self._fetch_many(iterator, ahead, tf.constant(count))

@@ -18,12 +18,20 @@ class Validation:
         steps: Steps of a validation; None for the data once.
         every: Epochs from one to the next, or the epochs behind which to validate, from 1 on.
         callbacks: Those of the fit.
+        reset_metrics: Does what `model.reset_metrics()` does.
     """
 
     def __init__(
-        self, model: Any, source: Any, steps: int | None, every: int | list[int], callbacks: Callbacks
+        self,
+        model: Any,
+        source: Any,
+        steps: int | None,
+        every: int | list[int],
+        callbacks: Callbacks,
+        reset_metrics: Callable[[], None],
     ) -> None:
         self._model, self._source, self._callbacks = model, source, callbacks
+        self._reset_metrics = reset_metrics
         self._limit, self._every = steps or math.inf, every
         self._pace = Pace()
         self._blocks: dict[int | None, Block] = {}
@@ -39,7 +47,7 @@ class Validation:
             source.next_pass()
         model.stop_evaluating = False
         call("on_test_begin")
-        model.reset_metrics()
+        self._reset_metrics()
         done, last = 0, {}
         while done < self._limit and not source.finished and not model.stop_evaluating:
             piece = source.piece(source.batch_size, int(min(self._most, self._limit - done)))

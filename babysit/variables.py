@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
 Tensors = dict[str, list[np.ndarray]]
 
@@ -61,6 +62,11 @@ class Variables:
         now = self.watched()
         return len(now) != len(before) or not all(map(_same, now, before))
 
+    def places(self, variables: Sequence[Any]) -> list[int]:
+        """Where some of the model's variables stand among them all."""
+        place = {id(variable): i for i, variable in enumerate(self._model.variables)}
+        return [place[id(variable)] for variable in variables]
+
     @property
     def built_on(self) -> tuple[tuple[int, ...], ...]:
         """For each optimizer, the model's variables that it was built for, by position."""
@@ -105,20 +111,34 @@ class Variables:
                 )
 
     def reset_metrics(self) -> None:
-        """`model.reset_metrics()`, in a single call into TensorFlow where every metric is Keras's own."""
-        model = self._model
-        metrics = [inner for metric in model.metrics for inner in (metric, *getattr(metric, "metrics", ()))]
-        if model.run_eagerly or not all(type(metric).__module__.startswith("keras.") for metric in metrics):
-            model.reset_metrics()
+        """`model.reset_metrics()`; where every metric is Keras's own, by what that came to the first time."""
+        model, variables = self._model, self._model.metrics_variables
+        known = tuple(map(id, variables))
+        if self._reset is not None and self._reset[0] == known:
+            for variable, value in zip(variables, self._reset[1], strict=True):
+                if type(variable.value) is ResourceVariable:  # without what `assign` looks at each time
+                    tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=value)
+                else:
+                    variable.value.assign(value, read_value=False)
             return
-        known = tuple(map(id, model.metrics_variables))
-        if self._reset is None or self._reset[0] != known:
-            self._reset = known, tf.function(tf.autograph.experimental.do_not_convert(model.reset_metrics))
-        self._reset[1]()
+        model.reset_metrics()
+        metrics = [inner for metric in model.metrics for inner in (metric, *getattr(metric, "metrics", ()))]
+        if all(type(metric).__module__.startswith("keras.") for metric in metrics):
+            self._reset = known, [tf.convert_to_tensor(_value(variable)) for variable in variables]
 
     def guarded(self) -> list[tuple[Any, np.ndarray]]:
         """Metrics and seeds with their values: what looking at a model changes and must not."""
         return [(variable, _value(variable)) for variable in [*self._model.metrics_variables, *self._seeds]]
+
+    @property
+    def seeds(self) -> list[list[int]]:
+        """How far each generator of random numbers has been drawn on."""
+        return [seed.numpy().tolist() for seed in self._seeds]
+
+    @seeds.setter
+    def seeds(self, seeds: Sequence[Sequence[int]]) -> None:
+        for variable, seed in zip(self._seeds, seeds, strict=True):
+            variable.assign(seed)
 
     @property
     def _seeds(self) -> list[Any]:
@@ -193,7 +213,7 @@ def applied_in(optimizers: Mapping[str, Any]) -> Iterator[set[str]]:
 
 def _rebuild(optimizer: Any, variables: Sequence[Any]) -> None:
     """Builds an optimizer for other variables than before; what it holds for those it knows stays."""
-    old = _by_occurrence(optimizer)
+    old = by_occurrence(optimizer)
     kept = {id(optimizer._iterations), id(optimizer._learning_rate)}
     for variable in list(optimizer.variables):
         if id(variable) not in kept:
@@ -201,12 +221,12 @@ def _rebuild(optimizer: Any, variables: Sequence[Any]) -> None:
     optimizer.built = False
     optimizer._trainable_variables_indices.clear()
     optimizer.build(list(variables))
-    for key, variable in _by_occurrence(optimizer).items():
+    for key, variable in by_occurrence(optimizer).items():
         if key in old:
             variable.assign(old[key].value)
 
 
-def _by_occurrence(optimizer: Any) -> dict[tuple[str, int], Any]:
+def by_occurrence(optimizer: Any) -> dict[tuple[str, int], Any]:
     """An optimizer's variables by name, and by their order where a name comes twice."""
     found: dict[tuple[str, int], Any] = {}
     for variable in optimizer.variables:

@@ -1,5 +1,6 @@
 """What every test stands on: fixed seeds, a folder of its own, quiet TensorFlow."""
 
+import gc
 import os
 import sys
 
@@ -19,6 +20,14 @@ settings.load_profile("babysit")
 def fixed_seeds():
     if keras := sys.modules.get("keras"):  # where a test imports no Keras, neither do we
         keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over(no_run_left_alive):
+    """Collect a test's garbage: iterators of `Model.fit`'s data that have grown old may take a minute to end."""
+    yield
+    gc.collect()
+    gc.freeze()  # what is left, imports above all, is there for good: the next time need not look at it
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,10 @@ import os
 import shutil
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -38,6 +40,10 @@ def with_model(*arrays):
     return replace(STATE, tensors={**STATE.tensors, "model": list(arrays)})
 
 
+def save_path(folder, state):
+    return save(folder, state, {}) / "state.safetensors"
+
+
 def assert_equal(one, other):
     assert replace(one, tensors={}) == replace(other, tensors={})
     assert one.tensors.keys() == other.tensors.keys()
@@ -63,6 +69,33 @@ def test_a_state_comes_back_whole(tmp_path):
 def test_every_type_and_shape_comes_back_as_itself(tmp_path, dtype, shape):
     state = with_model((np.arange(np.prod(shape, dtype=int)) % 2).reshape(shape).astype(dtype))
     assert_equal(load(save(tmp_path, state, {}))[0], state)
+
+
+def test_the_short_float_of_accelerators_comes_back(tmp_path):
+    state = with_model(np.arange(6).astype(ml_dtypes.bfloat16).reshape(2, 3))
+    assert_equal(load(save(tmp_path, state, {}))[0], state)
+
+
+@pytest.mark.parametrize("dtype", ["complex128", "<U3", "datetime64[s]"])
+def test_a_type_that_the_format_does_not_know_is_said_and_leaves_nothing(tmp_path, dtype):
+    with pytest.raises(TypeError, match="cannot hold numbers of type"):
+        save(tmp_path, with_model(np.zeros(3, dtype)), {})
+    assert files(tmp_path) == []
+
+
+def test_the_tensors_are_safetensors_as_its_own_reader_and_writer_have_them(tmp_path):
+    arrays = [np.arange(3).astype(dtype) for dtype in (*DTYPES, "complex64")]
+    path = save(tmp_path, with_model(*arrays), {}) / "state.safetensors"
+    read = safetensors.numpy.load_file(path)
+    for i, array in enumerate(arrays):
+        np.testing.assert_array_equal(read[f"model/{i:05d}"], array)
+        assert read[f"model/{i:05d}"].dtype == array.dtype
+    assert path.stat().st_size == len(safetensors.numpy.save(read))
+
+
+def test_bytes_in_the_other_order_are_turned(tmp_path):
+    state = with_model(np.arange(3, dtype=">f4"))
+    np.testing.assert_array_equal(safetensors.numpy.load_file(save_path(tmp_path, state))["model/00000"], [0, 1, 2])
 
 
 @pytest.mark.parametrize("empty", ["model", "optimizer", "metrics"])
@@ -295,7 +328,7 @@ def test_a_manifest_edited_by_hand_is_refused(tmp_path, key, value):
         value.pop("tensors", None)
     edited = {**manifest, key: value}
     del edited["seal"]
-    path.write_text(json.dumps({**edited, "seal": checkpoints._seal(edited)}))
+    path.write_bytes(checkpoints._text({**edited, "seal": checkpoints._seal(edited)}))
     with pytest.raises(ValueError, match="cannot be used"):
         load(path.parent)
 
@@ -380,7 +413,7 @@ def test_checkpoints_are_listed_oldest_first_and_never_overwritten(tmp_path):
 
 
 def test_the_millionth_checkpoint_is_listed_last(tmp_path):
-    os.rename(save(tmp_path, STATE, {}), tmp_path / "999999")
+    save(tmp_path, STATE, {}, number=999_999)
     save(tmp_path, STATE, {})
     assert [folder.name for folder in complete(tmp_path)] == ["999999", "1000000"]
 

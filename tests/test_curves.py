@@ -1,65 +1,20 @@
 import io
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from babysit.ui.curves import Curves, _clusters
-from babysit.ui.trace import COLUMNS, Trace
+from babysit.record import Record
+from babysit.ui import theme
+from babysit.ui.course import Course
+from babysit.ui.curves import Curves
+from babysit.ui.marks import clusters, label, mark_of
+from babysit.ui.trace import HIGH, LOW, MEAN, SMOOTHED, STEP
+from babysit.ui.view import View
 
-
-def smoothed(losses, weight=0.97):
-    """Kingma & Ba 2015, section 3, word for word."""
-    average, result = 0.0, []
-    for t, loss in enumerate(losses, start=1):
-        average = weight * average + (1 - weight) * loss
-        result.append(average / (1 - weight**t))
-    return np.array(result)
-
-
-@pytest.mark.parametrize("pieces", [[100], [1] * 100, [7, 43, 50]])
-def test_a_short_trace_holds_every_step_and_its_corrected_average(pieces):
-    losses = np.random.default_rng(0).exponential(size=100)
-    trace = Trace(0)
-    for piece in np.split(losses, np.cumsum(pieces)[:-1]):
-        trace.append(piece)
-    steps, low, high, average = trace.points()
-    assert steps.tolist() == list(range(1, 101))
-    np.testing.assert_array_equal(low, losses)
-    np.testing.assert_array_equal(high, losses)
-    np.testing.assert_allclose(average, smoothed(losses), rtol=1e-9)
-
-
-def test_a_long_trace_stays_bounded_and_hides_no_spike():
-    rng = np.random.default_rng(1)
-    losses = rng.exponential(size=30_011)
-    losses[20_000] = 99.0
-    losses[10_001] = -5.0
-    trace = Trace(0)
-    for piece in np.array_split(losses, 613):
-        trace.append(piece)
-        assert trace.points().shape[1] <= COLUMNS + 1
-    steps, low, high, average = trace.points()
-    assert (trace.end, steps[-1]) == (30_011, 30_011)
-    assert (low.min(), high.max()) == (-5.0, 99.0)
-    assert abs(steps[high.argmax()] - 20_000) <= trace.width
-    np.testing.assert_allclose(average, smoothed(losses)[steps.astype(int) - 1], rtol=1e-9)
-
-
-def test_a_trace_can_be_cut_at_a_step_and_goes_on_from_its_average():
-    losses = np.linspace(3, 1, 40)
-    parent = Trace(0)
-    parent.append(losses)
-    child = Trace(20, average=parent.average_at(20))
-    child.append(losses[20:])
-    assert parent.points(20)[0][-1] == 20
-    np.testing.assert_allclose(child.points()[3], parent.points()[3][20:], rtol=1e-9)
-
-
-def test_a_loss_that_is_not_finite_leaves_the_average_alone():
-    trace = Trace(0)
-    trace.append(np.array([1.0, np.nan, np.inf, 1.0]))
-    np.testing.assert_allclose(trace.points()[3], 1.0)
+START = {"learning_rate": 0.1, "batch_size": 32}
 
 
 class Rows:
@@ -72,23 +27,32 @@ class Rows:
         self.seq += 1
         return {"seq": self.seq, **fields}
 
-    def block(self, branch, first, losses):
-        table = np.stack([losses, losses]).astype("float32")
-        columns = {"names": ["loss", "accuracy"], "dtype": "float32", "columns": table.tobytes()}
-        return self.row(branch=branch, epoch=1, first=first, steps=len(losses), time=0, **columns)
+    def block(self, branch, first, losses, epoch=1, time=0.0, **columns):
+        columns = {"loss": losses, **columns}
+        table = np.stack([np.asarray(values, "float32") for values in columns.values()])
+        packed = {"names": list(columns), "dtype": "float32", "columns": table.tobytes()}
+        return self.row(branch=branch, epoch=epoch, first=first, steps=len(losses), time=time, **packed)
 
-    def branch(self, name, parent, step):
-        return self.row(name=name, parent=parent, step=step, hyperparameters={})
+    def branch(self, name, parent, step, **hyperparameters):
+        return self.row(name=name, parent=parent, step=step, mark=self.seq, hyperparameters=hyperparameters, turn={})
 
-    def entry(self, branch, step, action="set", **changes):
-        return self.row(branch=branch, step=step, action=action, changes=changes)
+    def entry(self, branch, step, action="set", author="script", why="", time=0.0, over=1, **changes):
+        about = {"time": time, "author": author, "why": why, "over": over, "command": None}
+        return self.row(branch=branch, step=step, action=action, changes=changes, **about)
 
     def epoch(self, branch, epoch, step, **logs):
         return self.row(branch=branch, epoch=epoch, step=step, logs=logs)
 
 
-def picture(curves):
-    return np.asarray(Image.open(io.BytesIO(curves.png())).convert("RGB")).astype(int)
+def begun(**hyperparameters):
+    rows, curves = Rows(), Curves()
+    curves.add({"branches": [rows.branch("branch 1", None, 0, **(hyperparameters or START))]})
+    return rows, curves
+
+
+def picture(curves, width=740, height=460, ratio=1.6):
+    png = curves.draw(width, height, ratio)
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
 def share(image, colour):
@@ -97,62 +61,450 @@ def share(image, colour):
     return (np.abs(image - wanted).sum(axis=2) < 40).mean()
 
 
+# ------------------------------------------------------------------------- what is drawn
+
+
 def test_what_was_measured_and_done_is_to_be_seen():
-    rows, curves = Rows(), Curves()
-    assert share(picture(curves), "#1976d2") == 0
-    losses = np.exp(-np.arange(200) / 80)
-    curves.add({"branches": [rows.branch("branch 1", None, 0)], "blocks": [rows.block("branch 1", 1, losses)]})
-    assert share(picture(curves), "#1976d2") > 0.0005
-    assert share(picture(curves), "#e65100") == share(picture(curves), "#7b1fa2") == 0
-    curves.add({"epochs": [rows.epoch("branch 1", i, 20 * i, loss=1.0, val_loss=0.5, accuracy=0.5) for i in (1, 2, 3)]})
-    assert share(picture(curves), "#e65100") > 0.0003
+    rows, curves = begun()
+    assert share(picture(curves), theme.TRAIN) == 0
+    curves.add({"blocks": [rows.block("branch 1", 1, np.exp(-np.arange(200) / 80))]})
+    assert share(picture(curves), theme.TRAIN) > 0.0005
+    curves.add({"epochs": [rows.epoch("branch 1", i, 20 * i, loss=1.0, val_loss=0.5) for i in (1, 2, 3)]})
+    image = picture(curves)
+    assert share(image, theme.VALID) > 0.0003
+    assert share(image, theme.HAND) == 0
     curves.add({"entries": [rows.entry("branch 1", 100, learning_rate=[0.1, 0.02])]})
-    assert share(picture(curves), "#7b1fa2") > 0.0001
+    assert share(picture(curves), theme.HAND) > 0.0001
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "ratio"), [(320, 300, 3.0), (740, 460, 1.0), (740, 460, 1.5), (2000, 900, 1)]
+)
+def test_a_picture_has_the_size_that_was_asked_for_and_its_edges_are_free(width, height, ratio):
+    rows, curves = begun(learning_rate=1e-5)
+    losses = np.exp(-np.arange(4321) / 400) / 1000
+    curves.add({"blocks": [rows.block("branch 1", 1, losses, accuracy=losses)]})
+    curves.add({"epochs": [rows.epoch("branch 1", 1, 4000, val_loss=0.00123, accuracy=0.5, val_accuracy=0.4)]})
+    changes = {"learning_rate": [1e-5, 2.34e-5], "momentum": [0.9, 0.999]}
+    curves.add({"entries": [rows.entry("branch 1", step, **changes) for step in (100, 150, 2000, 4321)]})
+    image = picture(curves, width, height, ratio)
+    assert image.shape == (round(height * ratio), round(width * ratio), 3)
+    paper = image[0, 0]
+    for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
+        np.testing.assert_array_equal(edge, np.broadcast_to(paper, edge.shape))
+
+
+def test_the_page_is_seen_through_the_paper_and_a_mark_is_pointed_out():
+    rows, curves = begun()
+    curves.add({"blocks": [rows.block("branch 1", 1, [1.0] * 200)]})
+    curves.add({"entries": [rows.entry("branch 1", step, learning_rate=[0.1, 0.02]) for step in (50, 150)]})
+    picture = Image.open(io.BytesIO(curves.draw(740, 460)))
+    assert np.asarray(picture.convert("RGBA"))[0, 0, 3] == 0
+    plain = np.asarray(picture.convert("RGB")).astype(int)
+    curves.view = replace(curves.view, mark=curves.marks[1])
+    [places] = np.nonzero((np.asarray(Image.open(io.BytesIO(curves.draw(740, 460)))) != plain).any(axis=(0, 2)))
+    assert curves.value_at(places.min()) == pytest.approx(150, abs=3)
+    assert curves.value_at(places.max()) == pytest.approx(150, abs=3)
+
+
+def test_nothing_is_drawn_where_nothing_has_changed():
+    rows, curves = begun()
+    assert curves.draw(740, 460) is not None
+    assert curves.draw(740, 460) is None
+    curves.add({"blocks": [], "entries": []})
+    assert curves.draw(740, 460) is None
+    curves.add({"blocks": [rows.block("branch 1", 1, [1.0])]})
+    assert curves.draw(740, 460) is not None
+    assert curves.draw(740, 460, 2.0) is not None
+    curves.view = replace(curves.view, log=False)
+    assert curves.draw(740, 460, 2.0) is not None
+    curves.view = replace(curves.view, log=False)
+    assert curves.draw(740, 460, 2.0) is None
 
 
 def test_a_frame_is_the_same_whether_drawn_upon_the_last_or_afresh():
     rows, upon, afresh = Rows(), Curves(), Curves()
-    everything = [{"branches": [rows.branch("branch 1", None, 0)]}]
+    everything = [{"branches": [rows.branch("branch 1", None, 0, **START)]}]
     for i in range(9):
         losses = np.exp(-np.arange(20 * i, 20 * i + 20) / 80)
         everything.append({"blocks": [rows.block("branch 1", 20 * i + 1, losses)]})
+        everything[-1]["epochs"] = [rows.epoch("branch 1", i + 1, 20 * i + 20, val_loss=1 / (i + 1))]
         upon.add(everything[-2])
-        upon.png()
+        picture(upon)
     upon.add(everything[-1])
     for new in everything:
         afresh.add(new)
     np.testing.assert_array_equal(picture(upon), picture(afresh))
 
 
-def test_what_was_abandoned_stays_as_a_ghost():
-    rows, curves = Rows(), Curves()
-    curves.add({"branches": [rows.branch("branch 1", None, 0)]})
-    curves.add({"blocks": [rows.block("branch 1", 1, np.full(100, 2.0))]})
-    curves.add({"branches": [rows.branch("branch 2", "branch 1", 50)]})
-    curves.add({"blocks": [rows.block("branch 2", 51, np.full(50, 1.0))]})
-    steps, low, _, _ = curves._points()
-    assert steps.tolist() == list(range(1, 101))
-    assert low.tolist() == [2.0] * 50 + [1.0] * 50
-    assert share(picture(curves), "#9e9e9e") > 0.0001
-
-
+@pytest.mark.parametrize("log", [True, False])
 @pytest.mark.parametrize(
     "losses",
-    [[np.nan, np.nan], [0.0, 0.0], [-3.0, 2.0], [1e-30, 1e30], [np.inf, 1.0], [5.0], [7.0, 7.0]],
+    [[np.nan, np.nan], [0.0, 0.0], [-3.0, 2.0], [1e-30, 1e30], [np.inf, 1.0], [5.0], [7.0, 7.0], [0.0, 1.0]],
     ids=str,
 )
-def test_it_draws_whatever_the_losses_are(losses):
-    rows, curves = Rows(), Curves()
-    curves.add(
-        {"branches": [rows.branch("branch 1", None, 0)], "blocks": [rows.block("branch 1", 1, np.array(losses))]}
-    )
-    curves.add({"epochs": [rows.epoch("branch 1", 1, 1, loss=losses[0], val_loss=losses[-1], accuracy=losses[0])]})
+def test_it_draws_whatever_the_losses_are(losses, log):
+    rows, curves = begun()
+    curves.view = View(log=log, gap=True)
+    curves.add({"blocks": [rows.block("branch 1", 1, losses)]})
+    logs = {"loss": losses[0], "val_loss": losses[-1], "accuracy": losses[0]}
+    curves.add({"epochs": [rows.epoch("branch 1", 1, 1, **logs)]})
+    curves.add({"entries": [rows.entry("branch 1", 1, "note", why="it cost $5_^ to $6")]})
     assert picture(curves).shape[2] == 3
+    assert curves.summary()
 
 
-def test_changes_close_to_one_another_share_a_label():
-    marks = [(10, {"lr": (1, 2)}), (11, {"lr": (2, 3)}), (13, {"momentum": (0.0, 0.9)}), (90, {"lr": (3, 4)})]
-    assert _clusters(marks, within=5) == [(10, {"lr": (1, 3), "momentum": (0.0, 0.9)}), (90, {"lr": (3, 4)})]
-    assert marks[0] == (10, {"lr": (1, 2)})
-    undone = [(50, {"lr": (0.01, 0.2)}), (50, {"lr": (0.2, 0.01)})]  # a leap, and the rewind to before it
-    assert _clusters(undone, within=5) == [(50, {})]
+@pytest.mark.parametrize("kind", ["svg", "pdf", "png"])
+def test_a_chart_is_exported_with_its_curves(kind):
+    rows, curves = begun()
+    empty = len(curves.export(kind))
+    curves.add({"blocks": [rows.block("branch 1", 1, np.random.default_rng(0).random(500))]})
+    found = curves.export(kind)
+    assert found.startswith({"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[kind])
+    assert len(found) > empty + 2000
+
+
+# ------------------------------------------------------------------------- what is chosen
+
+
+def curves_of_a_thousand():
+    rows, curves = begun()
+    for i in range(10):
+        losses = np.linspace(2 - i / 10, 1.9 - i / 10, 100)
+        curves.add({"blocks": [rows.block("branch 1", 100 * i + 1, losses, epoch=i + 1, time=10.0 * (i + 1))]})
+        curves.add({"epochs": [rows.epoch("branch 1", i + 1, 100 * i + 100, val_loss=2.0)]})
+    return rows, curves
+
+
+def limits(curves):
+    curves.draw(740, 460)
+    panel = curves._frame.panels[0].axes
+    return panel.get_xlim(), panel.get_ylim()
+
+
+def test_the_axis_shows_all_the_last_steps_a_chosen_range_and_stands_still():
+    rows, curves = curves_of_a_thousand()
+    assert limits(curves)[0] == (0, 1000)
+    curves.view = View(last=200)
+    assert limits(curves)[0] == (800, 1000)
+    curves.view = View(chosen=(250, 260))
+    (left, right), (low, high) = limits(curves)
+    assert (left, right) == (250, 260)
+    assert 1.5 < low < high < 2.1
+    curves.view = View(follow=False, chosen=None)
+    held = limits(curves)[0]
+    curves.add({"blocks": [rows.block("branch 1", 1001, np.ones(500))]})
+    assert limits(curves)[0] == held
+    curves.view = View()
+    assert limits(curves)[0] == (0, 1500)
+    assert curves.value_at(0) is None
+    left, width = curves._frame.left_px, curves._frame.plot_px
+    np.testing.assert_allclose([curves.value_at(left), curves.value_at(left + width)], [0, 1500])
+
+
+def test_the_axis_counts_epochs_or_the_time_of_training():
+    _, curves = curves_of_a_thousand()
+    curves.view = View(x="epoch")
+    assert limits(curves)[0] == (0, 10)
+    curves.view = View(x="time")
+    assert limits(curves)[0] == (0, 90)  # of the first block nobody knows when it began
+
+
+def test_a_view_that_cannot_be_is_refused():
+    for wrong in ({"smoothing": 1.0}, {"x": "steps"}, {"last": 0}, {"chosen": (2, 2)}):
+        with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be .* Received"):
+            View(**wrong)
+
+
+def test_what_can_be_shown_is_named_and_shown():
+    rows, curves = begun(learning_rate=0.1, momentum=0.9)
+    curves.add({"blocks": [rows.block("branch 1", 1, [1.0, 1.0], accuracy=[0.5, 0.6], gradient_norm=[3.0, 4.0])]})
+    curves.add({"epochs": [rows.epoch("branch 1", 1, 2, loss=1.0, accuracy=0.6, val_accuracy=0.5, learning_rate=0.1)]})
+    names = {"metrics": ["accuracy", "gradient_norm"], "hyperparameters": ["learning_rate", "momentum"]}
+    assert curves.columns == names
+    curves.view = View(metrics=("gradient_norm", "nothing"), hyperparameters=("momentum",))
+    curves.draw(740, 460)
+    assert [panel.name for panel in curves._frame.panels] == ["loss", "gradient_norm", "momentum"]
+
+
+def test_no_more_points_than_pixels():
+    rows, curves = begun()
+    curves.add({"blocks": [rows.block("branch 1", 1, np.random.default_rng(0).random(50_000))]})
+    curves.draw(740, 460, 2.0)
+    line = curves._frame.panels[0]._lines["train"]
+    assert 300 < len(line.get_xdata()) <= curves._frame.plot_px + 2
+
+
+# ------------------------------------------------------------------------- marks
+
+
+def steered():
+    rows, curves = begun()
+    curves.add({"blocks": [rows.block("branch 1", 1, np.full(300, 2.0))]})
+    change = rows.entry("branch 1", 300, author="dashboard", why="flat", learning_rate=[0.1, 0.02])
+    curves.add({"entries": [change]})
+    curves.add({"blocks": [rows.block("branch 1", 301, np.r_[np.full(100, 1.0), np.full(300, 0.5)])]})
+    return rows, curves, change["seq"]
+
+
+def test_a_mark_tells_what_who_why_and_the_losses_around_it():
+    _, curves, mark = steered()
+    told = curves.told(mark)
+    assert (told["what"], told["author"], told["why"]) == ("learning rate 0.1 → 0.02", "dashboard", "flat")
+    assert (told["step"], told["branch"], told["changes"]) == (300, "branch 1", {"learning_rate": [0.1, 0.02]})
+    assert (told["loss_before"], told["loss_after"], told["steps_after"]) == (2.0, 0.75, 200)
+    with pytest.raises(KeyError):
+        curves.told(10**6)
+
+
+def test_a_mark_remembers_the_losses_around_it_when_the_run_is_long():
+    rows, curves, mark = steered()
+    for first in range(701, 200_001, 20_000):
+        curves.add({"blocks": [rows.block("branch 1", first, np.full(20_000, 9.0))]})
+    assert (curves.told(mark)["loss_before"], curves.told(mark)["loss_after"]) == (2.0, 0.75)
+
+
+def test_the_losses_around_a_mark_reach_up_to_other_changes_by_hand():
+    rows, curves = begun()
+    losses = np.r_[np.full(100, 1.0), np.full(44, 2.0), np.full(60, 3.0)]
+    curves.add({"blocks": [rows.block("branch 1", 1, losses[:100])]})
+    raised = rows.entry("branch 1", 100, author="dashboard", learning_rate=[0.1, 0.2])
+    curves.add({"entries": [raised, also := rows.entry("branch 1", 100, momentum=[0.9, 0.8])]})
+    curves.add({"blocks": [rows.block("branch 1", 101, losses[100:120])]})
+    curves.add({"entries": [rows.entry("branch 1", 120, author="schedule", learning_rate=[0.2, 0.19])]})
+    curves.add({"blocks": [rows.block("branch 1", 121, losses[120:144])]})
+    curves.add({"entries": [back := rows.entry("branch 1", 144, learning_rate=[0.19, 0.1])]})
+    curves.add({"blocks": [rows.block("branch 1", 145, losses[144:])]})
+    curves.add({"branches": [rows.branch("branch 2", "branch 1", 154)]})
+    curves.add({"entries": [rewound := rows.entry("branch 2", 154, "rewind")]})
+    curves.add({"blocks": [rows.block("branch 2", 155, np.full(9, 4.0))]})
+    names = ("loss_before", "steps_before", "loss_after", "steps_after")
+    found = [tuple(curves.told(mark["seq"])[name] for name in names) for mark in (raised, also, back, rewound)]
+    assert found == [(1, 100, 2, 44), (1, 100, 2, 44), (2, 44, 3, 60), (3, 10, 4, 9)]
+
+
+def test_a_mark_without_steps_tells_so():
+    rows, curves = begun()
+    curves.add({"entries": [note := rows.entry("branch 1", 0, "note", why="let us see")]})
+    told = curves.told(note["seq"])
+    assert (told["loss_before"], told["loss_after"], told["steps_after"]) == (None, None, 0)
+
+
+def test_a_mark_is_found_where_it_is_drawn():
+    _, curves, mark = steered()
+    curves.draw(740, 460)
+    x = curves._frame.left_px + 300 / limits(curves)[0][1] * curves._frame.plot_px
+    assert curves.mark_at(x + 2, 300) == mark
+    assert curves.mark_at(x + 40, 30) == mark  # its label
+    assert curves.mark_at(x + 40, 300) is None
+    curves.view = View(marks=False)
+    curves.draw(740, 460)
+    assert curves.mark_at(x, 300) is None
+
+
+def test_what_a_schedule_does_is_told_but_does_not_fill_the_chart():
+    rows, curves = begun()
+    curves.add({"blocks": [rows.block("branch 1", 1, np.ones(400))]})
+    plain = share(picture(curves), theme.HAND)
+    found = [rows.entry("branch 1", i, author="schedule", learning_rate=[0.1, 0.2]) for i in range(1, 400)]
+    curves.add({"entries": found})
+    assert share(picture(curves), theme.HAND) == plain
+    assert len(curves.marks) == 399
+    assert curves.told(curves.marks[0])["author"] == "schedule"
+
+
+@pytest.mark.parametrize("action", ["pause", "resume", "fit", "finish", "stop", "refuse"])
+def test_what_changes_nothing_leaves_no_mark(action):
+    rows, curves = begun()
+    curves.add({"entries": [rows.entry("branch 1", 0, action, learning_rate=[0.1, 0.2])]})
+    assert curves.marks == []
+
+
+def test_marks_close_to_one_another_share_a_label():
+    rows = Rows()
+    changes = [(10, {"learning_rate": (1, 2)}), (11, {"learning_rate": (2, 3)}), (13, {"momentum": (0, 0.9)})]
+    changes += [(90, {"learning_rate": (3, 4)})]
+    marks = [mark_of(rows.entry("branch 1", step, **change)) for step, change in changes]
+    found = clusters(marks, [mark.step for mark in marks], within=5)
+    assert [(place, label(several)) for place, several in found] == [
+        (10, ["lr 1 → 3", "momentum 0 → 0.9"]),
+        (90, ["lr 3 → 4"]),
+    ]
+    undone = [(50, {"lr": (0.01, 0.2)}), (50, {"lr": (0.2, 0.01)})]
+    assert label([mark_of(rows.entry("branch 1", step, **change)) for step, change in undone]) == []
+
+
+def test_a_label_tells_only_so_many_lines():
+    many = {f"rate_{i}": [0, 1] for i in range(5)}
+    mark = mark_of(Rows().entry("branch 1", 1, **many))
+    assert label([mark]) == ["rate 0 0 → 1", "rate 1 0 → 1", "and 3 more"]
+    assert label([mark], most=1) == ["rate 0 0 → 1 …"]
+
+
+# ------------------------------------------------------------------------- branches
+
+
+def rewound():
+    rows, curves = begun(learning_rate=0.1)
+    curves.add({"blocks": [rows.block("branch 1", 1, np.full(50, 2.0))]})
+    curves.add({"entries": [rows.entry("branch 1", 50, learning_rate=[0.1, 0.7])]})
+    before = rows.seq - 1  # the checkpoint was saved before the change
+    curves.add({"blocks": [rows.block("branch 1", 51, np.full(50, 3.0))]})
+    branch = rows.branch("branch 2", "branch 1", 50, learning_rate=0.1) | {"mark": before}
+    curves.add({"branches": [branch], "entries": [rows.entry("branch 2", 50, "rewind", learning_rate=[0.7, 0.1])]})
+    curves.add({"blocks": [rows.block("branch 2", 51, np.full(50, 1.0))]})
+    return rows, curves
+
+
+def test_the_line_goes_over_branches_and_what_was_abandoned_stays_as_a_ghost():
+    _, curves = rewound()
+    columns = curves._course.along("measured", "loss")
+    assert columns[STEP].tolist() == list(range(1, 101))
+    assert columns[LOW].tolist() == [2.0] * 50 + [1.0] * 50
+    assert share(picture(curves), theme.GHOST) > 0.0001
+    curves.view = View(ghosts=False)
+    without = share(picture(curves), theme.GHOST)
+    curves.view = View()
+    assert share(picture(curves), theme.GHOST) > without
+
+
+def test_what_was_done_on_an_abandoned_branch_leaves_no_mark():
+    _, curves = rewound()
+    assert [curves.told(mark)["action"] for mark in curves.marks] == ["rewind"]
+    assert curves._course.along("hyperparameters", "learning_rate")[MEAN, -1] == 0.1
+
+
+def test_the_smoothed_loss_of_a_branch_goes_on_from_where_it_left():
+    _, curves = rewound()
+    average = curves._course.along("measured", "loss")[SMOOTHED]
+    alone = Course(0.97)
+    rows = Rows()
+    alone.add({"blocks": [rows.block("branch 1", 1, np.r_[np.full(50, 2.0), np.full(50, 1.0)])]})
+    np.testing.assert_allclose(average, alone.along("measured", "loss")[SMOOTHED], rtol=1e-9)
+
+
+def test_steps_that_are_told_twice_count_once():
+    rows, course = Rows(), Course(0.9)
+    for first in (1, 11, 1, 11, 21):
+        course.add({"blocks": [rows.block("branch 1", first, np.arange(first, first + 10))]})
+    assert course.along("measured", "loss")[LOW].tolist() == list(range(1, 31))
+
+
+def test_rests_and_abandoned_branches_take_no_training_time():
+    rows, course = Rows(), Course(0.9)
+    course.add({"entries": [rows.entry("branch 1", 0, "fit", time=100.0)]})
+    course.add({"blocks": [rows.block("branch 1", 1, [1.0] * 10, time=110.0)]})
+    course.add({"entries": [rows.entry("branch 1", 10, "pause", time=110.0)]})
+    course.add({"entries": [rows.entry("branch 1", 10, "resume", time=500.0)]})
+    course.add({"blocks": [rows.block("branch 1", 11, [1.0] * 10, time=510.0)]})
+    course.add({"branches": [rows.branch("branch 2", "branch 1", 10)]})
+    course.add({"entries": [rows.entry("branch 2", 10, "rewind", time=512.0)]})
+    course.add({"blocks": [rows.block("branch 2", 11, [1.0] * 10, time=532.0)]})
+    assert course.axis("time")(np.array([0, 5, 10, 15, 20])).tolist() == [0, 5, 10, 20, 30]
+    course.add({"blocks": [rows.block("branch 2", 21, [1.0] * 10, time=9000.0)]})  # it rested, and nobody said so
+    assert course.seconds_at("branch 2", 30) == 50
+
+
+def test_a_value_that_follows_a_schedule_is_drawn_step_by_step():
+    rows, course = Rows(), Course(0.9)
+    course.add({"branches": [rows.branch("branch 1", None, 0, learning_rate=0.4)]})
+    course.add({"blocks": [rows.block("branch 1", 1, [1, 1, 1], learning_rate=[0.4, 0.3, 0.2])]})
+    course.add({"entries": [rows.entry("branch 1", 3, learning_rate=["schedule", 0.05])]})
+    columns = course.along("hyperparameters", "learning_rate")
+    np.testing.assert_allclose(columns[HIGH], [0.4, 0.4, 0.3, 0.2, 0.05], rtol=1e-6)
+    assert columns[STEP].tolist() == [0, 0, 1, 2, 3]
+
+
+# ------------------------------------------------------------------------- another run
+
+
+def test_another_run_is_laid_over_from_its_directory(tmp_path):
+    rows, curves = begun()
+    curves.add({"blocks": [rows.block("branch 1", 1, np.full(100, 1.0))]})
+    assert share(picture(curves), theme.OTHER) == 0
+    record = Record(tmp_path / "run.sqlite")
+    for row in (rows.block("branch 1", 1, np.full(50, 2.0)), rows.block("branch 1", 51, np.full(50, 0.5))):
+        record.append("blocks", **{name: value for name, value in row.items() if name != "seq"})
+    record.close()
+    written = (tmp_path / "run.sqlite").read_bytes()
+    curves.view = View(other=str(tmp_path))
+    assert share(picture(curves), theme.OTHER) > 0.0003
+    assert curves._other.course.along("measured", "loss")[LOW].tolist() == [2.0] * 50 + [0.5] * 50
+    assert (tmp_path / "run.sqlite").read_bytes() == written
+    assert [path.name for path in tmp_path.iterdir()] == ["run.sqlite"]
+    curves.view = View()
+    assert share(picture(curves), theme.OTHER) == 0
+
+
+def test_a_run_that_is_not_there_is_told_and_the_chart_goes_on(tmp_path):
+    _, curves = begun()
+    curves.view = View(other=str(tmp_path / "none"))
+    assert curves.draw(740, 460) is not None
+    assert "none` holds no run" in curves.problem
+
+
+# ------------------------------------------------------------------------- words
+
+
+def test_a_summary_says_what_there_is_to_see():
+    rows, curves, _ = steered()
+    curves.add({"epochs": [rows.epoch("branch 1", i, 300 * i, val_loss=i / 10, accuracy=0.9) for i in (1, 2)]})
+    said = curves.summary()
+    assert "At step 700 the smoothed training loss is 0.500, " in said
+    assert "The validation loss is 0.200 at step 600" in said
+    assert "its lowest was 0.100 at step 300" in said
+    assert "Accuracy is 0.900 in training." in said
+    assert "the last at step 300 by dashboard: learning rate 0.1 → 0.02 (flat)." in said
+    assert begun()[1].summary() == "Nothing is measured yet."
+
+
+# ------------------------------------------------------------------------- a long run
+
+
+def fed(steps, piece):
+    rows, curves = begun()
+    losses = np.random.default_rng(0).random(piece)
+    for first in range(1, steps, piece):
+        curves.add({"blocks": [rows.block("branch 1", first, losses)]})
+    return rows, curves
+
+
+def test_ten_million_steps_take_no_more_room_than_ten_thousand():
+    short, long = fed(10_000, 1_000), fed(10_000_000, 100_000)
+    sizes = [len(curves.export("png")) for _, curves in (short, long)]
+    assert sizes[1] < 1.2 * sizes[0]
+    assert long[1]._course.along("measured", "loss").shape[1] < 15_000
+    tracemalloc.start()
+    rows, curves = long
+    losses = np.random.default_rng(1).random(1_000_000)
+    curves.add({"blocks": [rows.block("branch 1", 10_000_001, losses)]})
+    del losses
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 1e6
+
+
+def test_each_of_a_few_thousand_steps_is_kept_however_often_a_run_is_rewound():
+    rows, course = Rows(), Course(0.0)
+    losses = np.random.default_rng(0).random(3000)
+    course.add({"branches": [rows.branch("branch 1", None, 0)], "blocks": [rows.block("branch 1", 1, losses[:2000])]})
+    for i in range(2, 32):
+        course.add({"branches": [rows.branch(f"branch {i}", "branch 1", 1990)]})
+        course.add({"blocks": [rows.block(f"branch {i}", 1991, losses[1990:])]})
+    line = course.along("measured", "loss")
+    np.testing.assert_array_equal(line[STEP], np.arange(1, 3001))
+    np.testing.assert_array_equal(line[SMOOTHED], losses.astype("float32"))
+    assert sum(branch.measured["loss"].width for branch in course.branches.values()) < 10_000  # of 32,000
+
+
+def test_hundreds_of_rewinds_take_no_more_room_than_a_few():
+    rows, course = Rows(), Course(0.97)
+    course.add({"branches": [rows.branch("branch 1", None, 0)]})
+    for i in range(300):
+        step, name = 100 * (i + 1), f"branch {i + 2}"
+        losses = np.random.default_rng(i).random(300)
+        course.add({"blocks": [rows.block(f"branch {i + 1}", step - 99, losses)]})
+        course.add({"branches": [rows.branch(name, f"branch {i + 1}", step)]})
+    kept = sum(branch.measured["loss"].columns().shape[1] for branch in course.branches.values() if branch.measured)
+    assert kept < 20_000
+    assert course.along("measured", "loss")[STEP, -1] > 29_000

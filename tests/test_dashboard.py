@@ -1,14 +1,21 @@
 """The dashboard against a run that is none: three calls in plain data, as `Run` says."""
 
+import json
 import threading
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-import babysit.ui.dashboard
+import babysit.ui.logbook
+import babysit.ui.watch
+from babysit.ui.bar import Bar
 from babysit.ui.dashboard import Dashboard
+from babysit.ui.dial import Dial
+from babysit.ui.view import View
 
-TABLES = ("entries", "blocks", "epochs", "branches", "checkpoints")
+TABLES = ("entries", "blocks", "epochs", "branches", "checkpoints", "vitals")
 
 
 class FakeRun:
@@ -18,7 +25,10 @@ class FakeRun:
         self.commands, self.threads, self.rows = [], [], []
         self.state, self.step, self.values = "running", 100, {"learning_rate": 0.01, "batch_size": 32, "momentum": 0.9}
         self.since_step = dict.fromkeys(self.values, 0)
+        self.couplings = {"scaling": "off", "momentum_correction": False}
         self.error = self.not_finite = None
+        self.gone, self.taken, self.line = set(), 0, "branch 1"
+        self.vitals = {"on": False, "unable": "", "every_s": 3.0, "share": 0.03, "latest": None}
 
     def send(self, command):
         self.threads.append(threading.current_thread())
@@ -52,7 +62,11 @@ class FakeRun:
             "error": self.error,
             "warning": None,
             "remarks": [],
-            "couplings": {},
+            "checkpoints": [
+                row["folder"] for table, row in self.rows if table == "checkpoints" if row["folder"] not in self.gone
+            ],
+            "couplings": dict(self.couplings),
+            "vitals": self.vitals,
         }
 
     def since(self, cursor):
@@ -63,9 +77,24 @@ class FakeRun:
         row = {"step": self.step, "time": 0.0, "author": "dashboard", "action": action, "changes": changes, "over": 1}
         self.rows.append(("entries", {**row, "why": why, "branch": "branch 1", "command": command}))
 
+    def branch(self, name, parent, step, **values):
+        self.line, self.taken = name, step
+        self.rows.append(("branches", {"name": name, "parent": parent, "step": step, "hyperparameters": values}))
+
+    def checkpoint(self, step, folder, name=None):
+        row = {"step": step, "name": name, "folder": folder, "branch": self.line, "digest": "", "time": 0.0}
+        self.rows.append(("checkpoints", row))
+
+    def train(self, losses):
+        block = {"names": ["loss"], "dtype": "float64", "columns": np.asarray(losses).tobytes(), "steps": len(losses)}
+        self.rows.append(("blocks", {"branch": self.line, "epoch": 1, "first": self.taken + 1, "time": 0.0, **block}))
+        self.taken += len(losses)
+
     def apply(self, command):
-        changes = {name: (self.values[name], value) for name, value in command["changes"].items()}
-        self.values |= command["changes"]
+        now = self.values | self.couplings
+        changes = {name: (now[name], value) for name, value in command["changes"].items()}
+        self.values |= {name: value for name, value in command["changes"].items() if name in self.values}
+        self.couplings |= {name: value for name, value in command["changes"].items() if name in self.couplings}
         self.since_step |= dict.fromkeys(changes, self.step)
         self.enter("set", command["command"], **changes)
 
@@ -103,6 +132,16 @@ def eventually(condition, timeout_s=10):
         time.sleep(0.01)
 
 
+def test_its_thread_ends_before_the_interpreter_does(run, monkeypatch):
+    at_exit = []
+    monkeypatch.setattr("atexit.register", at_exit.append)
+    dashboard = Dashboard(run)
+    [act] = at_exit
+    act()
+    assert not dashboard._pump.is_alive()
+    dashboard.close()
+
+
 def test_merely_shown_it_changes_and_sends_nothing(run, dashboard):
     run.values["learning_rate"] = 3e-4
     slider = find(dashboard.widget, description="learning rate")
@@ -129,6 +168,30 @@ def test_a_slider_hands_over_a_command_and_then_shows_what_is_in_effect(run, das
     assert len(run.commands) == 1
 
 
+def test_a_slider_moved_back_before_the_panel_knows_of_the_first_move_is_heard():
+    sent = []
+    status = {"value": 0.9, "low": 0.0, "high": 0.9999, "kind": "log of 1−β", "whole": False}
+    status |= {"since": 0, "follows_schedule": False}
+    dial = Dial("momentum", status, lambda name, value: sent.append(value) or str(len(sent)))
+    slider = find(dial.widget, description="momentum")
+    slider.value = 0.5
+    dial.answered("1", None)  # obeyed, and not yet shown
+    slider.value = 0.9
+    assert sent == [0.5, 0.9]
+
+
+def test_where_the_kernel_hears_a_hand_only_between_two_cells_the_panel_says_so(run, monkeypatch):
+    old = SimpleNamespace(kernel=SimpleNamespace(implementation_version="6.31.0"))
+    monkeypatch.setattr("babysit.ui.controls.get_ipython", lambda: old)
+    dashboard = Dashboard(run)
+    assert "With ipykernel 6.31.0, sliders and buttons act when the running cell ends" in words(dashboard.widget)
+    dashboard.close()
+    old.kernel._supports_kernel_subshells = True
+    dashboard = Dashboard(run)
+    assert "ipykernel" not in words(dashboard.widget)
+    dashboard.close()
+
+
 def test_a_refused_value_springs_back_and_says_why(run, dashboard):
     slider = find(dashboard.widget, description="momentum")
     slider.value = 0.5
@@ -143,7 +206,7 @@ def test_the_stops_of_the_learning_rate_are_tidy_and_an_exact_value_is_exact(run
     assert {0.001, 0.00125, 0.003, 0.01} < {value for _, value in slider.options}
     slider.value = 0.00125
     run.apply(run.commands[-1])
-    box = find(dashboard.widget, tooltip="learning rate, exactly")
+    box = find(dashboard.widget, description="learning rate, exactly")
     eventually(lambda: box.value == "0.00125")
     box.value = "3.14159265e-3"
     assert run.commands[-1]["changes"] == {"learning_rate": 3.14159265e-3}
@@ -154,6 +217,15 @@ def test_the_stops_of_the_learning_rate_are_tidy_and_an_exact_value_is_exact(run
     box.value = "0,5"
     assert run.commands[-1]["changes"] == {"learning_rate": 0.5}
     assert len(run.commands) == 3
+    run.apply(run.commands[-1])
+    eventually(lambda: box.value == "0.5")
+    box.value = "1/50"
+    eventually(lambda: "“1/50” is not a number" in words(dashboard.widget))
+    run.apply({"changes": {"momentum": 0.95}, "command": None})
+    eventually(lambda: "momentum 0.9 → 0.95" in words(dashboard.widget))
+    assert "not a number" in words(dashboard.widget)  # another dial was turned
+    run.enter("resume")
+    eventually(lambda: "not a number" not in words(dashboard.widget))
 
 
 def test_a_change_from_elsewhere_moves_the_slider_even_between_its_stops(run, dashboard):
@@ -178,6 +250,14 @@ def test_the_batch_size_offers_powers_of_two_within_the_data_and_the_value_in_ef
         ("Step", "paused", {"action": "run", "steps": 1}),
         ("Stop", "running", {"action": "stop"}),
         ("Save checkpoint", "running", {"action": "save", "name": None}),
+        ("Steps", "paused", {"action": "run", "steps": 100}),
+        ("To epoch end", "paused", {"action": "finish_epoch"}),
+        ("More epochs", "finished", {"action": "more_epochs", "epochs": 10}),
+        ("Start over", "running", {"action": "rewind", "step": 0}),
+        ("Markdown", "running", {"action": "export", "kind": "logbook"}),
+        ("CSV", "running", {"action": "export", "kind": "history"}),
+        ("script", "running", {"action": "export", "kind": "script"}),
+        ("model", "running", {"action": "export", "kind": "model"}),
     ],
 )
 def test_each_button_hands_over_its_command(run, dashboard, label, state, action):
@@ -197,10 +277,49 @@ def test_rewind_goes_to_the_checkpoint_chosen_in_the_menu(run, dashboard):
         run.rows.append(("checkpoints", row))
     menu = find(dashboard.widget, _model_name="DropdownModel")
     eventually(lambda: menu.value == "000070")
-    assert [label for label, _ in menu.options] == ["before the drop", "automatic · step 0"]
+    assert [label for label, _ in menu.options] == ["before the drop · 70", "automatic · step 0"]
     menu.value = "000000"
     button.click()
     assert run.commands[-1].items() >= {"action": "rewind", "folder": "000000"}.items()
+
+
+def layer(name, ratio=None, gradient=None, dead=None, units=None):
+    return {"name": name, "ratio": ratio, "gradient": gradient, "dead": dead, "units": units}
+
+
+def test_vital_signs_are_switched_and_shown_and_told_where_they_are_off(run, dashboard):
+    button = find(dashboard.widget, description="Measure")
+    assert not button.disabled and "changes no bit" in words(dashboard.widget)
+    button.click()
+    assert run.commands[-1].items() >= {"action": "vitals", "on": True}.items()
+    layers = [layer("<dense>", 0.00123, 0.5, 3, 128), layer("slow", 2e-5), layer("fast", 0.3), layer("still", 0.0)]
+    signs = {"gradient_norm": 2.292, "noise_scale": None, "memory_bytes": 766e6, "cores": 1.04, "examples": 320}
+    signs |= {"layers": layers, "left_out": ["The noise scale is left out: <why>."]}
+    run.vitals = run.vitals | {"on": True}
+    run.rows.append(("vitals", {"branch": "branch 1", "step": 4200, "time": 0.0, "signs": signs}))
+    eventually(lambda: "measured at step 4,200 of branch 1" in words(dashboard.widget))
+    eventually(lambda: button.description == "Stop measuring")
+    text = words(dashboard.widget)
+    for part in (
+        "One step every 3 s, at most 3% of",
+        "gradient norm <b>2.29</b>",
+        "0.766 GB",
+        "left out: &lt;why&gt;.",
+    ):
+        assert part in text
+    for part in (
+        "&lt;dense&gt;",
+        "1.2e-3",
+        "2% <small>3 of 128</small>",
+        "the last 320 examples",
+        "about 1e-3 is healthy",
+    ):
+        assert part in text
+    assert [text.count(f"<em>{verdict}</em>") for verdict in ("", "low", "high")] == [1, 2, 1]
+    button.click()
+    assert run.commands[-1]["on"] is False
+    run.vitals = run.vitals | {"unable": "It <cannot> be."}
+    eventually(lambda: "It &lt;cannot&gt; be." in words(dashboard.widget))
 
 
 def test_figures_are_words_a_person_reads(run, dashboard):
@@ -219,11 +338,11 @@ def test_an_error_and_a_loss_that_is_not_finite_are_told(run, dashboard):
 
 
 def test_the_numbers_go_on_when_the_drawing_fails(run, dashboard, monkeypatch):
-    def broken(self):
+    def broken(self, *size):
         raise RuntimeError("no ink")
 
     with monkeypatch.context() as patch:
-        patch.setattr("babysit.ui.curves.Curves.png", broken)
+        patch.setattr("babysit.ui.curves.Curves.draw", broken)
         run.enter("note", why="hello")
         eventually(lambda: "could not be drawn" in words(dashboard.widget))
         run.step = 123
@@ -232,13 +351,228 @@ def test_the_numbers_go_on_when_the_drawing_fails(run, dashboard, monkeypatch):
     eventually(lambda: "could not be drawn" not in words(dashboard.widget))
 
 
-def test_the_last_lines_of_the_journal_are_shown_newest_first(run, dashboard):
-    for i in range(9):
+def test_the_journal_is_shown_newest_first_and_filtered(run, dashboard):
+    for i in range(70):
         run.enter("note", why=f"line {i} <b>")
-    eventually(lambda: "line 8 &lt;b&gt;" in words(dashboard.widget))
+    eventually(lambda: "line 69 &lt;b&gt;" in words(dashboard.widget))
     text = words(dashboard.widget)
-    assert text.index("line 8") < text.index("line 4")
-    assert "line 2" not in text
+    assert text.index("line 69") < text.index("line 10")
+    assert "line 9 " not in text and "70 lines, the newest 60 shown" in text
+    find(dashboard.widget, placeholder="filter").value = "LINE 9 "
+    eventually(lambda: "line 9 " in words(dashboard.widget))
+    assert "line 69" not in words(dashboard.widget) and "1 of 70 lines" in words(dashboard.widget)
+
+
+def test_a_reason_goes_with_the_last_change_and_the_box_is_emptied(run, dashboard):
+    box, add = find(dashboard.widget, placeholder="why? (goes with the last change)"), "Add note"
+    find(dashboard.widget, description=add).click()
+    assert run.commands == []
+    run.apply({"changes": {"momentum": 0.95}, "command": None})
+    eventually(lambda: "momentum 0.9 → 0.95" in words(dashboard.widget))
+    box.value = "let it settle"
+    find(dashboard.widget, description=add).click()
+    assert run.commands[-1].items() >= {"action": "note", "author": "dashboard"}.items()
+    assert run.commands[-1]["why"] == "on momentum 0.9 → 0.95 at step 100: let it settle"
+    eventually(lambda: box.value == "")
+    box.value = "and so it did"
+    box._handle_custom_msg({"event": "submit"}, [])  # the Enter key
+    assert run.commands[-1]["why"].endswith("and so it did") and len(run.commands) == 2
+
+
+def test_a_line_tells_the_mean_loss_of_200_steps_before_and_after(run, dashboard):
+    losses = np.arange(700.0)
+    run.train(losses[:500])
+    run.apply({"changes": {"momentum": 0.95}, "command": None})
+    run.train(losses[500:600])
+    run.train(losses[600:])
+    expected = f"loss {np.mean(losses[300:500]):.3g} → {np.mean(losses[500:]):.3g}"
+    eventually(lambda: f'before and 200 after">{expected}</td>' in words(dashboard.widget))
+
+
+def test_the_last_change_is_taken_back_and_then_the_one_before(run, dashboard):
+    undo = find(dashboard.widget, description="Undo last change")
+    assert undo.disabled
+    run.apply({"changes": {"momentum": 0.95, "learning_rate": 0.1}, "command": None})
+    run.apply({"changes": {"batch_size": 64}, "command": None})
+    eventually(lambda: not undo.disabled)
+    for back in ({"batch_size": 32}, {"momentum": 0.9, "learning_rate": 0.01}):
+        undo.click()
+        assert run.commands[-1].items() >= {"action": "set", "changes": back}.items()
+        run.apply(run.commands[-1])
+    undo.click()
+    assert len(run.commands) == 2
+    eventually(lambda: undo.disabled)
+
+
+def test_a_change_that_could_not_be_taken_back_can_be_tried_again(run, dashboard):
+    undo = find(dashboard.widget, description="Undo last change")
+    run.apply({"changes": {"batch_size": 64}, "command": None})
+    eventually(lambda: not undo.disabled)
+    undo.click()
+    eventually(lambda: undo.disabled)
+    run.enter("refuse", command=run.commands[-1]["command"], why="no")
+    eventually(lambda: not undo.disabled)
+    undo.click()
+    assert run.commands[-1]["changes"] == {"batch_size": 32}
+
+
+def test_reset_leads_back_to_the_value_of_the_start_or_to_the_schedule(run, dashboard):
+    reset = find(dashboard.widget, tooltip="momentum back to 0.5, as at the start")
+    assert reset is None
+    run.branch("branch 1", None, 0, momentum=0.5, learning_rate=0.01)
+    eventually(lambda: find(dashboard.widget, tooltip="momentum back to 0.5, as at the start") is not None)
+    reset = find(dashboard.widget, tooltip="momentum back to 0.5, as at the start")
+    eventually(lambda: not reset.disabled and reset.layout.visibility == "visible")
+    assert find(dashboard.widget, tooltip="learning rate back to 0.01, as at the start").layout.visibility == "hidden"
+    reset.click()
+    assert run.commands[-1]["changes"] == {"momentum": 0.5}
+    run.enter("set", learning_rate=("schedule", 0.02))
+    eventually(lambda: find(dashboard.widget, tooltip="learning rate back to schedule, as at the start") is not None)
+    find(dashboard.widget, tooltip="learning rate back to schedule, as at the start").click()
+    assert run.commands[-1]["changes"] == {"learning_rate": "schedule"}
+
+
+def test_couplings_are_switched_and_spring_back_when_refused(run, dashboard):
+    scaling = find(dashboard.widget, description="when the batch size changes, it")
+    scaling.value = "linear"
+    assert run.commands[-1]["changes"] == {"scaling": "linear"}
+    run.apply(run.commands[-1])
+    eventually(lambda: find(dashboard.widget, titles=("couplings: learning rate follows batch size, linear",)))
+    scaling.value = "square root"
+    run.enter("refuse", command=run.commands[-1]["command"], why="no such rule")
+    eventually(lambda: scaling.value == "linear")
+    eventually(lambda: words(dashboard.widget).count("no such rule") >= 2)
+    find(dashboard.widget, description="rescale velocities when the learning rate jumps").value = True
+    assert run.commands[-1]["changes"] == {"momentum_correction": True}
+    assert len(run.commands) == 3
+
+
+def test_derived_numbers_follow_the_values_in_effect(run, dashboard):
+    assert "learning rate ÷ (1 − momentum)</span><span>0.1<" in words(dashboard.widget)
+    run.apply({"changes": {"batch_size": 100}, "command": None})
+    eventually(lambda: "learning rate ÷ batch size</span><span>0.0001<" in words(dashboard.widget))
+
+
+def test_what_a_hand_has_chosen_stays_chosen_when_the_lists_grow(run, dashboard):
+    run.branch("branch 1", None, 0)
+    run.checkpoint(0, "000001")
+    run.checkpoint(10, "000002")
+    run.checkpoint(20, "000003")
+    menu, tree = (
+        find(dashboard.widget, description=f"{name}")
+        for name in ("checkpoint to rewind to", "branches and checkpoints")
+    )
+    eventually(lambda: len(menu.options) == 3 and len(tree.options) == 4)
+    menu.value, tree.value = "000002", tree.options[2][1]
+    run.checkpoint(30, "000004")
+    eventually(lambda: len(menu.options) == 4 and len(tree.options) == 5)
+    eventually(lambda: (menu.value, tree.value.folder) == ("000002", "000002"))
+    assert run.commands == []
+
+
+def test_a_place_of_the_time_line_is_chosen_read_named_deleted_and_rewound_to(run, dashboard):
+    run.branch("branch 1", None, 0)
+    run.train(np.full(50, 2.0))
+    run.checkpoint(50, "000001")
+    run.train(np.full(50, 1.0))
+    run.rows.append(("epochs", {"branch": "branch 1", "epoch": 1, "step": 50, "logs": {"loss": 2.0, "val_loss": 3.0}}))
+    run.branch("branch 2", "branch 1", 50)
+    tree = find(dashboard.widget, description="branches and checkpoints")
+    eventually(lambda: len(tree.options) == 3)
+    assert [label.strip() for label, _ in tree.options] == [
+        "branch 1",
+        "• step 50 · automatic",
+        "└ branch 2 (present), left branch 1 at step 50",
+    ]
+    eventually(lambda: tree.label.strip().startswith("└ branch 2"))  # nobody has chosen another one
+    tree.value = tree.options[1][1]
+    eventually(lambda: "loss 2 · after epoch 1: loss 2, val loss 3" in words(dashboard.widget))
+    back, keep = (find(dashboard.widget, description=name) for name in ("Rewind there", "hyperparameters"))
+    back.click()
+    asked = {"action": "rewind", "folder": "000001", "hyperparameters": "checkpoint", "skip": 0}
+    assert run.commands[-1].items() >= asked.items()
+    keep.value = "keep"
+    find(dashboard.widget, description="leave out batches").value = 7
+    find(dashboard.widget, description="step").value = "1,234"
+    back.click()
+    asked = {"step": 1234, "branch": "branch 1", "hyperparameters": "keep", "skip": 7}
+    assert run.commands[-1].items() >= asked.items() and "folder" not in run.commands[-1]
+
+    find(dashboard.widget, description="name of the checkpoint").value = " good "
+    find(dashboard.widget, description="Name").click()
+    assert run.commands[-1].items() >= {"action": "rename", "folder": "000001", "name": "good"}.items()
+    run.line = "branch 1"
+    run.checkpoint(50, "000001", name="good")
+    eventually(lambda: tree.label.strip() == "• step 50 · good")  # still the one chosen
+    delete = find(dashboard.widget, description="Delete")
+    delete.click()
+    eventually(lambda: delete.description == "Delete it for good")
+    tree.value = tree.options[0][1]
+    eventually(lambda: delete.description == "Delete")  # another place: the question is taken back
+    tree.value = tree.options[1][1]
+    eventually(lambda: not delete.disabled)
+    delete.click()
+    delete.click()  # too fast to have read the question
+    assert len(run.commands) == 3
+    eventually(lambda: delete.description == "Delete it for good")
+    delete.click()
+    assert run.commands[-1].items() >= {"action": "delete", "folder": "000001"}.items()
+    run.gone.add("000001")
+    eventually(lambda: len(tree.options) == 2 and tree.label == "branch 1")
+    assert len(run.commands) == 4
+    eventually(lambda: find(dashboard.widget, description="Delete").disabled)
+
+
+def test_what_the_time_line_was_refused_is_told_beside_its_button_until_another_place_is_chosen(run, dashboard):
+    run.branch("branch 1", None, 0)
+    run.train(np.full(50, 2.0))
+    run.checkpoint(50, "000001")
+    tree, back = (find(dashboard.widget, description=name) for name in ("branches and checkpoints", "Rewind there"))
+    eventually(lambda: len(tree.options) == 2 and not back.disabled)
+    beside = next(box for box in boxes(dashboard.widget) if back in box.children)
+    chosen = lambda: words(beside)  # noqa: E731
+    find(dashboard.widget, description="step").value = "51"
+    back.click()
+    run.enter("refuse", "1", why="`to` must be a step <= 50")
+    eventually(lambda: "`to` must be a step &lt;= 50" in chosen())
+    run.enter("refuse", "of another", why="something else")
+    eventually(lambda: "something else" in words(dashboard.widget))
+    assert "something else" not in chosen()
+    tree.value = tree.options[1][1]
+    eventually(lambda: "must be" not in chosen())
+
+
+def boxes(widget):
+    """Whatever holds other widgets, from the outermost on."""
+    if children := getattr(widget, "children", ()):
+        yield widget
+        for child in children:
+            yield from boxes(child)
+
+
+def test_a_file_that_was_written_is_told_of_above_the_chart_until_something_else_is_done(run, dashboard):
+    run.enter("note", why="chart.png written to somewhere")
+    eventually(lambda: "chart.png written to somewhere" in find_message(dashboard))
+    run.enter("set", momentum=(0.9, 0.95))
+    eventually(lambda: "written" not in find_message(dashboard))
+
+
+def find_message(dashboard):
+    return words(next(box for box in boxes(dashboard.widget) if "babysit-message" in box._dom_classes))
+
+
+@pytest.mark.parametrize(
+    ("state", "not_finite", "title"),
+    [
+        ("running", False, "▶ 30% · &lt;digits&gt;"),
+        ("paused", True, "⚠ NaN 30% · &lt;digits&gt;"),
+        ("failed", False, "⚠ FAILED · &lt;digits&gt;"),
+        ("finished", False, "✓ FINISHED · &lt;digits&gt;"),
+    ],
+)
+def test_the_tab_tells_the_state_in_escaped_text(run, dashboard, state, not_finite, title):
+    run.state, run.not_finite = state, not_finite
+    eventually(lambda: f'data-title="{title}"' in words(dashboard.widget))
 
 
 def test_only_the_pump_writes_and_it_writes_nothing_when_nothing_changed(run, dashboard):
@@ -255,6 +589,130 @@ def test_only_the_pump_writes_and_it_writes_nothing_when_nothing_changed(run, da
     assert {thread.name for _, thread in written} == {thread.name for thread in calls} == {"babysit-pump"}
 
 
+def said(dashboard, box, **words):
+    """The page's script fills in one of its hidden boxes."""
+    find(dashboard.widget, description=f"what the page tells: {box}").value = json.dumps(words)
+
+
+def test_where_no_page_is_visible_nothing_is_drawn_until_one_is(run, monkeypatch):
+    probes = []
+    loop = type("Loop", (), {"call_soon_threadsafe": lambda self, answer: probes.append(answer) or answer()})()
+    monkeypatch.setattr("babysit.ui.watch._running_loop", lambda: loop)
+    monkeypatch.setattr("babysit.ui.watch.SILENT", 4)
+    monkeypatch.setattr("babysit.ui.chart.FRAME_WAIT_S", 0.0)
+    monkeypatch.setattr("babysit.ui.dashboard.INTERVAL_S", 0.01)
+    monkeypatch.setattr("babysit.ui.dashboard.UNSEEN_INTERVAL_S", 0.05)
+    dashboard = Dashboard(run)
+    try:
+        image, frames, seen = find(dashboard.widget, _model_name="ImageModel"), [], []
+        image.observe(frames.append, "value")
+        run.train([1.0] * 20)
+        eventually(lambda: frames)  # no page has told anything: it may be one that forbids scripts
+        said(dashboard, "look", width=600, ratio=2, page="one", at=1)
+        eventually(lambda: image.width == "600")
+        eventually(lambda: not dashboard._watch.looked_at)
+        said(dashboard, "look", width=900, ratio=1, page="another", at=1)
+        eventually(lambda: not dashboard._watch.looked_at)
+        assert image.width == "600"  # two pages do not make it change to and fro
+        frames.clear()
+        run.train([0.5] * 20)
+        run.step = 4321
+        eventually(lambda: "step 4,321" in words(dashboard.widget))  # words go on, seldom
+        assert frames == []
+        monkeypatch.setattr("babysit.ui.dashboard.UNSEEN_INTERVAL_S", 1e9)
+        eventually(lambda: dashboard._next_pulse > 1e8)
+        monkeypatch.setattr(run, "status", lambda status=run.status: seen.append(1) or status())
+        probes.clear()
+        eventually(lambda: len(probes) > 10)
+        assert seen == []
+        eventually(lambda: said(dashboard, "look", width=600, ratio=2, page="one", at=time.monotonic()) or frames)
+        assert seen
+    finally:
+        dashboard.close()
+
+
+def test_a_mark_clicked_or_chosen_is_told_of_and_pointed_out(run, dashboard):
+    run.train([2.0] * 10)
+    run.apply({"changes": {"momentum": 0.95}, "command": None})
+    run.rows[-1][1].update(why="<let it settle>", step=10)
+    run.train([1.0] * 10)
+    menu = find(dashboard.widget, description="a change, to be told of")
+    eventually(lambda: len(menu.options) == 2)
+    mark = menu.options[1][1]
+    assert menu.options == (("choose a change to be told of", 0), ("10 · momentum 0.9 → 0.95", mark))
+    told = "momentum 0.9 → 0.95</span> — &lt;let it settle&gt; · by dashboard · loss 2.00 → 1.00"
+    told += ", means of 10 steps before and 10 after"
+    assert told not in words(dashboard.widget)
+    said(dashboard, "choice", mark=mark)
+    eventually(lambda: menu.value == mark and told in words(dashboard.widget))
+    eventually(lambda: f'data-mark="{mark}" class="babysit-pointed-out"' in words(dashboard.widget))
+    said(dashboard, "choice", place=[0.99, 0.01])  # beside it
+    eventually(lambda: menu.value == 0 and 'class="babysit-pointed-out' not in words(dashboard.widget))
+    menu.value = mark
+    eventually(lambda: told in words(dashboard.widget))
+    said(dashboard, "choice", mark="nonsense")
+    eventually(lambda: menu.value == 0)
+    assert run.commands == []
+    run.enter("note", why="on momentum 0.9 → 0.95 at step 10: nor did it")  # as the box for reasons words it
+    menu.value = mark
+    eventually(lambda: "&lt;let it settle&gt;; nor did it · by dashboard" in words(dashboard.widget))
+    eventually(lambda: words(dashboard.widget).count(f'data-mark="{mark}"') == 2)  # the note's line, too
+    assert len(menu.options) == 2
+
+
+def test_the_bar_makes_a_view_of_what_was_chosen():
+    woken, bar = [], Bar(None, lambda: woken.append(1))
+    assert bar.view(None, None) == View()
+    chosen = {"smoothing": 0.9, "y": False, "x": "time", "gap to validation": True, "changes": False}
+    for description, value in chosen.items():
+        find(bar.widget, description=description).value = value
+    steps = find(bar.widget, description="which steps")
+    steps.value = 1000
+    view = View(smoothing=0.9, log=False, x="time", last=1000, gap=True, marks=False)
+    assert len(woken) == 6 and bar.view((0, 100), 7) == View(**{**vars(view), "mark": 7})
+    steps.value = "held"
+    assert bar.view((0, 100), None) == View(**{**vars(view), "follow": False})
+    steps.value = "chosen"
+    ends = [find(bar.widget, description=words) for words in ("from", "to")]
+    assert bar.view((60, 150), None).chosen == (60, 150)
+    assert [end.value for end in ends] == ["1:00", "2:30"]
+    ends[1].value = "1,000"
+    assert bar.view((60, 150), None).chosen == (60, 1000)
+    for wrong in ("soon", "30", "nan"):
+        ends[1].value = wrong
+        assert bar.view((60, 150), None).chosen == (60, 1000)
+        bar.refresh({"metrics": [], "hyperparameters": []}, [], "")
+        assert f"must be growing numbers. Received: 1:00 and {wrong}." in words(bar.widget)
+    find(bar.widget, description="x").value = "step"
+    assert bar.view((60, 150), None).chosen is None  # which were seconds
+    assert bar.view((0, 5000), None).chosen == (0, 5000)
+
+    names = {"metrics": ["accuracy"], "hyperparameters": ["learning_rate", "momentum"]}
+    bar.refresh(names, ["accuracy", "learning_rate"], "`there` holds no run.")
+    assert "`there` holds no run." in words(bar.widget)
+    assert find(bar.widget, description="learning rate").value
+    assert bar.view(None, None).hyperparameters is None
+    find(bar.widget, description="momentum").value = True
+    view = bar.view(None, None)
+    assert (view.metrics, view.hyperparameters) == (None, ("learning_rate", "momentum"))
+
+
+def test_what_is_chosen_is_drawn_said_and_written_to_a_file(run, dashboard, tmp_path):
+    run.train([1.0] * 10)
+    image = find(dashboard.widget, _model_name="ImageModel")
+    eventually(lambda: "At step 10 the smoothed training loss is 1.00" in words(dashboard.widget))
+    before = image.value
+    find(dashboard.widget, description="y").value = False
+    eventually(lambda: image.value != before)
+    find(dashboard.widget, description="laid over").value = str(tmp_path)
+    eventually(lambda: "holds no run that could be read" in words(dashboard.widget))
+    for kind in ("PNG", "SVG"):
+        find(dashboard.widget, description=kind).click()
+    eventually(lambda: len(run.commands) == 2)
+    assert [command["kind"] for command in run.commands] == ["chart.png", "chart.svg"]
+    assert [command["content"][:5] for command in run.commands] == [b"\x89PNG\r", b"<?xml"]
+
+
 def test_whatever_stands_in_the_journal_is_shown(run, dashboard):
     run.enter("note", why=5)
     run.rows[-1][1]["author"] = 7
@@ -264,7 +722,7 @@ def test_whatever_stands_in_the_journal_is_shown(run, dashboard):
 
 
 def test_what_could_not_be_written_is_written_the_next_time(run, dashboard, monkeypatch):
-    real, failed = babysit.ui.dashboard.describe, []
+    real, failed = babysit.ui.logbook.describe, []
 
     def describe(entry):
         if not failed:
@@ -272,11 +730,11 @@ def test_what_could_not_be_written_is_written_the_next_time(run, dashboard, monk
             raise RuntimeError("no words")
         return real(entry)
 
-    monkeypatch.setattr("babysit.ui.dashboard.describe", describe)
+    monkeypatch.setattr("babysit.ui.logbook.describe", describe)
     checkpoint = {"step": 7, "name": "good", "folder": "000001", "branch": "branch 1", "digest": "", "time": 0.0}
     run.rows.append(("checkpoints", checkpoint))
     run.enter("note", why="hello")
     eventually(lambda: "hello" in words(dashboard.widget))
     assert failed
-    assert find(dashboard.widget, _model_name="DropdownModel").options == (("good", "000001"),)
+    assert find(dashboard.widget, _model_name="DropdownModel").options == (("good · 7", "000001"),)
     eventually(lambda: "could not be drawn" not in words(dashboard.widget))

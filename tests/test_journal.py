@@ -43,6 +43,16 @@ def test_it_is_a_sequence_oldest_first(journal):
         journal[3]
 
 
+def test_to_go_through_it_reads_it_once(journal, record, monkeypatch):
+    for step in range(5):
+        journal.append(step=step, action="note", **ABOUT)
+    asked = []
+    monkeypatch.setattr(record, "rows", lambda *about, rows=record.rows: asked.append(about) or rows(*about))
+    assert [e.step for e in journal] == list(range(5))
+    assert [e.step for e in reversed(journal)] == list(range(5))[::-1]
+    assert len(asked) == 2
+
+
 def test_it_cannot_be_written_to_by_its_readers(journal):
     journal.append(step=1, action="note", **ABOUT)
     with pytest.raises(TypeError):
@@ -120,6 +130,7 @@ def test_the_beginning_of_a_training_is_told_without_old_values():
     assert words.endswith("learning rate 0.01, batch size 32")
     assert "None" not in words
     assert "→" not in words
+    assert describe(entry("fit")) == "training begins"
 
 
 @pytest.mark.parametrize("value", [128, 1797, 12345, 65536, 1_000_000])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import babysit
-from babysit import demos
+from babysit import demos, steps
 
 (X, Y), VALIDATION = demos.digits()
 X, Y = X[:320], Y[:320]
@@ -49,6 +49,20 @@ def test_fit_returns_at_once_and_wait_when_it_is_done(model):
     assert panda.wait() is panda
     assert panda.state == "stopped"
     assert actions(panda) == ["fit", "pause", "resume", "stop"]
+
+
+def test_python_changes_threads_often_while_a_run_is_alive_and_as_before_afterwards(resting):
+    other = babysit.Panda(demos.dense_network(seed=2)).fit(X, Y, epochs=10_000)
+    assert sys.getswitchinterval() == pytest.approx(0.0002)
+    other.stop()
+    other.wait()
+    assert sys.getswitchinterval() == pytest.approx(0.0002)
+    resting.stop()
+    resting.wait()
+    deadline = time.monotonic() + 10
+    while sys.getswitchinterval() < 0.005 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sys.getswitchinterval() == pytest.approx(0.005)
 
 
 def test_a_finished_fit_goes_on_with_more_epochs_in_the_same_run(model, tmp_path):
@@ -206,8 +220,10 @@ def test_a_train_step_of_ones_own_is_run_and_its_logs_are_kept_as_returned(tmp_p
 def test_a_panda_that_nobody_holds_leaves_no_thread_behind(model, tmp_path):
     before = threading.active_count()
     babysit.Panda(model, tmp_path / "run").fit(X, Y).wait()
-    gc.collect()
-    assert threading.active_count() <= before
+    end = time.monotonic() + 30
+    while gc.collect() >= 0 and threading.active_count() > before:  # its threads are just ending
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_every_thread_may_steer_and_read(resting):
@@ -411,28 +427,6 @@ def test_load_takes_up_the_run_where_it_was_saved(tmp_path):
     whole.wait()
     assert again.digest() == whole.digest()
     assert again.history.history == whole.history.history
-
-
-def test_steps_behind_the_newest_checkpoint_stay_as_a_branch(tmp_path, model):
-    code = f"""
-        import os
-        import babysit
-        from babysit import demos
-        (x, y), _ = demos.digits()
-        panda = babysit.Panda(demos.dense_network(seed=1), {str(tmp_path / "run")!r}, seed=2)
-        panda.fit(x, y, epochs=9, paused=True)
-        panda.run(10)
-        panda.save("ten")
-        panda.run(5)
-        panda.set(learning_rate=0.1)
-        os._exit(1)  # as when the power goes
-    """
-    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True).returncode == 1
-    panda = babysit.Panda.load(tmp_path / "run")
-    assert (panda.step, panda.history.branch) == (10, "branch 2")
-    assert panda.branches["branch 2"] == ("branch 1", 10)
-    assert panda.hyperparameters["learning_rate"].value == 0.01
-    assert panda.journal[-1].action == "rewind"
 
 
 def test_load_refuses_other_data_other_models_and_what_is_no_run(tmp_path, model):
@@ -653,7 +647,7 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(resting, monkeypatch):
 
     resting.resume()
     with monkeypatch.context() as broken:
-        broken.setattr("safetensors.numpy.save", full)
+        broken.setattr("os.fsync", full)
         refused(lambda: resting.save("x"), OSError, "No space left")
         assert resting.state == "running"
     assert resting.save("x").name == "x"
@@ -695,7 +689,7 @@ def test_the_training_thread_touches_no_widget_and_the_widgets_no_tensorflow(res
     note_threads(Block, "__call__", training)
     for name in ("write", "restore"):
         note_threads(Dials, name, training)
-    for name in ("state", "restore", "save", "rewind"):
+    for name in ("state", "restore", "save", "retake"):
         note_threads(Trainer, name, training)
     note_threads(ipywidgets.Widget, "send_state", writing)
 
@@ -721,6 +715,32 @@ def linear(x_bad):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     return babysit.Panda(model).fit(x, np.ones(96), epochs=1, shuffle=False)
+
+
+def test_nan_rests_an_unrolled_run_at_that_very_step_too(monkeypatch):
+    x = X.copy()
+    x[19 * 8 + 3] = np.nan  # an example of the twentieth batch
+
+    def rested():
+        panda = babysit.Panda(demos.dense_network(seed=3), seed=0).fit(x, Y, batch_size=8, shuffle=False, paused=True)
+        for count in (1, 4, 4):
+            panda.run(count)
+        panda.resume()
+        with pytest.raises(FloatingPointError):
+            panda.wait(60)
+        assert (panda.step, panda.state, actions(panda)[-1]) == (20, "paused", "nan")
+        digest = panda.digest()
+        panda.run(2)
+        return digest, panda.history["loss"]
+
+    unrolled = []
+    as_ever = rested()
+    monkeypatch.setattr(steps, "PROVEN_S", 0.0)
+    monkeypatch.setattr(steps, "SHORT_STEP_S", 9.0)
+    monkeypatch.setattr(steps.Block, "unroll", lambda block, real=steps.Block.unroll: unrolled.append(1) or real(block))
+    again = rested()
+    assert unrolled and again[0] == as_ever[0]
+    np.testing.assert_array_equal(again[1], as_ever[1])
 
 
 def test_nan_in_the_very_last_step_is_noticed():
@@ -915,13 +935,18 @@ def test_the_sliders_follow_new_bounds(model):
     panda.dashboard()
     panda.stop()
     panda.fit(X[:100], Y[:100], paused=True, ranges={"learning_rate": (0.001, 0.1)})
-    dials = panda._dashboard._dials
     end = time.monotonic() + 10
-    while max(v for _, v in panda._dashboard._dials["batch_size"]._slider.options) > 100:
+    while max(stops(panda.dashboard(), "batch size")) > 100:
         assert time.monotonic() < end
-    options = [value for _, value in panda._dashboard._dials["learning_rate"]._slider.options]
-    assert (min(options), max(options)) == (0.001, 0.1)
-    assert dials is not panda._dashboard._dials
+    rates = stops(panda.dashboard(), "learning rate")
+    assert (min(rates), max(rates)) == (0.001, 0.1)
+
+
+def stops(widget, label):
+    """The values that the slider with this label offers, wherever it is below a widget."""
+    if getattr(widget, "description", "") == label and hasattr(widget, "options"):
+        return [value for _, value in widget.options]
+    return [value for child in getattr(widget, "children", ()) for value in stops(child, label)]
 
 
 @pytest.mark.parametrize("shuffle", [1, np.True_, np.False_])
@@ -993,4 +1018,7 @@ def test_a_note_of_any_kind_leaves_the_journal_and_the_dashboard_readable(restin
     resting.send({"action": "note", "why": 5, "author": 7, "changes": 3})
     resting.note("after it")
     assert repr(resting.journal).splitlines()[1:] == ["       0  note — 5 (by 7)", "       0  note — after it"]
-    assert "after it" in resting.dashboard().children[-1].children[0].value
+    words = [resting.dashboard()]
+    for widget in words:
+        words += getattr(widget, "children", ())
+    assert any("after it" in str(getattr(widget, "value", "")) for widget in words)

@@ -1,3 +1,4 @@
+import contextlib
 import sqlite3
 import threading
 import time
@@ -24,7 +25,7 @@ def note(record, why="", step=0, changes=None):
 
 
 def epoch(record, number):
-    return record.append("epochs", branch="branch 1", epoch=number, step=number, logs={"loss": 0.5})
+    return record.append("epochs", branch="branch 1", epoch=number, step=number, logs={"loss": 0.5}, after={})
 
 
 def whys(record):
@@ -90,7 +91,7 @@ def test_mappings_and_lists_come_back_as_themselves(record):
 
 
 def test_floats_keep_every_bit(record):
-    record.append("epochs", branch="b", epoch=1, step=1, logs={"loss": 0.1 + 0.2, "nan": np.nan})
+    record.append("epochs", branch="b", epoch=1, step=1, logs={"loss": 0.1 + 0.2, "nan": np.nan}, after={})
     logs = record.rows("epochs")[0]["logs"]
     assert logs["loss"] == 0.1 + 0.2
     assert np.isnan(logs["nan"])
@@ -311,7 +312,6 @@ def locked(record):
     """Another program holds the record's file to itself until `rollback`."""
     note(record, "before")
     record.flush()
-    record._database.execute("PRAGMA busy_timeout = 0")  # five seconds otherwise
     other = sqlite3.connect(record.path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     yield other
@@ -328,6 +328,22 @@ def test_a_failed_write_loses_nothing_and_says_so_until_one_succeeds(record, loc
     assert whys(record) == ["before", "meanwhile", "still"]
     assert record.error is None
     assert written(record.path) == ["before", "meanwhile", "still"]
+
+
+def test_what_cannot_be_written_yet_is_read_all_the_same(record, locked):
+    locked.rollback()
+    locked.execute("BEGIN IMMEDIATE")  # others may read
+    for why in ("one", "two"):
+        note(record, why)
+        assert whys(record)[-1] == why
+        newest = record.rows("entries", "seq = (SELECT max(seq) FROM entries)")
+        assert [row["why"] for row in newest] == [why]
+    record.set_meta({"seed": 3})
+    assert (record.meta("seed"), written(record.path)) == (3, ["before"])
+    assert "locked" in record.error
+    locked.rollback()
+    assert whys(record) == ["before", "one", "two"] == written(record.path)
+    assert record.error is None
 
 
 def test_the_record_s_own_thread_tries_again_until_the_disk_takes_it(record, locked):
@@ -405,3 +421,20 @@ def test_what_cannot_be_written_is_refused_when_it_is_appended(record, step):
     note(record, "later")
     record.flush()
     assert whys(record) == ["later"]
+
+
+def test_what_is_kept_under_a_key_waits_like_the_rows_for_a_file_that_another_reads(tmp_path):
+    record = Record(tmp_path / "run.sqlite")
+    record._database.execute("PRAGMA busy_timeout = 50")
+    record.set_meta({"best": ["loss", 2.0]})
+    with contextlib.closing(sqlite3.connect(record.path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM meta").fetchall()
+        record.set_meta({"best": ["loss", 1.0]})
+        assert record.meta("best") == ["loss", 1.0]
+        assert "cannot be written" in record.error
+    record.flush()
+    assert record.error is None
+    with contextlib.closing(sqlite3.connect(record.path)) as reader:
+        assert reader.execute("SELECT value FROM meta WHERE key = 'best'").fetchone() == ('["loss", 1.0]',)
+    record.close()

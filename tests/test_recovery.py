@@ -1,7 +1,10 @@
 """What goes wrong, and hands where nobody expects them: nothing is lost, nothing is told that is not so."""
 
+import shutil
+import subprocess
 import sys
 import threading
+import time
 
 import keras
 import numpy as np
@@ -67,11 +70,12 @@ def failing(optimizer=None, always=False):
 # ----------------------------------------------------------------------------- steps that fail
 
 
-@pytest.mark.parametrize("under", ["nothing", "a schedule", "a ramp"])
+@pytest.mark.parametrize("under", ["nothing", "a schedule", "a ramp", "a validation"])
 def test_after_a_step_that_failed_the_state_is_that_of_the_last_boundary(tmp_path, under):
     def begun(name):
         rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5) if under == "a schedule" else 0.02
-        panda = resting(tmp_path, failing(keras.optimizers.SGD(rate, momentum=0.9)), name)
+        how = {"validation_data": VALIDATION} if under == "a validation" else {}
+        panda = resting(tmp_path, failing(keras.optimizers.SGD(rate, momentum=0.9)), name, **how)
         if under == "a ramp":
             panda.set(learning_rate=1e-4, over=30)
         return panda
@@ -155,6 +159,19 @@ def test_a_second_fit_takes_a_new_generator_and_other_data_begin_an_epoch(tmp_pa
     assert (panda.epoch, panda.step) == (3, 12 + 8)
 
 
+def test_a_fit_that_is_completed_has_the_steps_an_epoch_that_it_had(tmp_path):
+    panda = resting(tmp_path, steps_per_epoch=3, epochs=4)
+    panda.run(4)
+    panda.stop()
+    panda.wait(60)
+    loaded = babysit.Panda.load(panda.directory)
+    with pytest.raises(ValueError, match="`steps_per_epoch` must stay 3"):
+        loaded.fit(X, Y, epochs=4, steps_per_epoch=2)
+    assert loaded.fit(X, Y, epochs=4).wait(60).step == 12
+    whole = resting(tmp_path, name="whole", steps_per_epoch=3, epochs=4, paused=False).wait(60)
+    assert loaded.digest() == whole.digest()
+
+
 # ------------------------------------------------------------------------------ hands and layers
 
 
@@ -168,7 +185,7 @@ def test_frozen_thawed_and_frozen_again_equals_a_fresh_trace(tmp_path):
             model.layers[1].trainable = flag
             if fresh:
                 panda.set(momentum=0.9)  # has the change noticed before the blocks are forgotten
-                panda._trainer._blocks.clear()
+                panda._trainer.subject._blocks.clear()
         panda.run(3)
         return panda.digest()
 
@@ -367,6 +384,49 @@ def test_a_waiting_change_is_saved_rewound_and_forgotten_with_the_fit(tmp_path):
     assert set(panda.history["batch_size"][-4:].tolist()) == {8}
 
 
+def test_a_waiting_change_outlives_a_kill_and_a_new_fit_and_a_rewind_that_keeps_values_waits_too(tmp_path):
+    def begun(name):
+        panda = resting(tmp_path, accumulating(), name, batch_size=8)
+        panda.run(2)
+        panda.set(scaling="linear", momentum_correction=True)
+        assert panda.set(batch_size=16).step == 4
+        return panda
+
+    whole = begun("whole")
+    whole.run(4)
+    digest = whole.digest()
+
+    panda = begun("run")
+    killed = babysit.Panda.load(_copied(panda, tmp_path / "killed"), accumulating()).fit(X, Y, epochs=50, paused=True)
+    killed.run(4)
+    panda.stop()
+    panda.wait(60)
+    panda.fit(X, Y, epochs=50, paused=True)
+    panda.run(4)
+    assert [killed.digest(), panda.digest()] == [digest] * 2
+    panda._record.flush()
+    again = babysit.Panda.load(_copied(panda, tmp_path / "acted"), accumulating()).fit(X, Y, epochs=50, paused=True)
+    for one in (killed, panda, again):
+        changes = [entry.changes for entry in one.journal if "batch_size" in entry.changes and entry.action == "set"]
+        assert changes == [{"batch_size": (8, 16), "learning_rate": (np.float32(0.01), 2 * np.float32(0.01))}]
+
+    panda.rewind(2, hyperparameters="keep")  # among what is kept is the learning rate as it was scaled
+    panda.run(4)
+    assert panda.history["batch_size"].tolist() == [8, 8, 8, 8, 16, 16]
+    assert panda.history["learning_rate"].tolist() == [np.float32(0.01)] * 2 + [2 * np.float32(0.01)] * 4
+    panda.stop()
+    panda.wait(60)
+    replay = babysit.replay(panda.directory, accumulating(), X, Y)
+    assert replay.identical, str(replay)
+
+
+def _copied(panda, folder):
+    """What a kill would leave."""
+    assert panda.checkpoints  # the start is on disk, and nothing is being written
+    shutil.copytree(panda.directory, folder)
+    return folder
+
+
 def test_what_a_waiting_change_asks_for_is_refused_at_once(tmp_path):
     panda = resting(tmp_path, accumulating(), batch_size=2, ranges={"learning_rate": (1e-3, 0.1)})
     panda.set(scaling="linear")
@@ -445,3 +505,69 @@ def test_a_refused_fit_on_other_data_does_not_make_the_next_begin_its_epoch_anew
     panda.fit(X, Y, paused=True)
     panda.run(3)  # 160 examples are five steps
     assert (panda.step, panda.epoch) == (5, 1)
+
+
+# ------------------------------------------------------------------- what is kept by itself
+
+
+def test_the_best_state_is_kept_under_that_name(tmp_path):
+    stop = keras.callbacks.EarlyStopping(monitor="val_accuracy", patience=100)
+    panda = resting(tmp_path, validation_data=VALIDATION, epochs=6, callbacks=[stop])
+    panda.set(learning_rate=0.05)
+    panda.run(3 * 5)
+    panda.set(learning_rate=1.0, momentum=0.999)  # and it gets worse
+    panda.resume()
+    panda.wait()
+    accuracy = panda.history.epochs["val_accuracy"]
+    best = next(saved for saved in panda.checkpoints if saved.name == "best")
+    assert best.step == 5 * (1 + int(np.argmax(accuracy)))
+    panda.rewind("best")
+    assert panda.digest() == best.digest
+    assert panda.model.evaluate(*VALIDATION, verbose=0)[1] == np.float32(accuracy.max())
+
+
+def test_a_person_may_have_that_name_and_keeps_it(tmp_path):
+    panda = resting(tmp_path, validation_data=VALIDATION, epochs=3)
+    panda.run(2)
+    saved = panda.save("best")
+    panda.resume()
+    panda.wait()
+    assert [one.step for one in panda.checkpoints if one.name == "best"] == [2]
+    with pytest.raises(ValueError, match="never overwritten"):
+        panda.save("best")
+    assert saved in panda.checkpoints
+
+
+def test_what_a_person_saved_opens_in_plain_keras(tmp_path):
+    panda = resting(tmp_path)
+    panda.run(4)
+    panda.set(momentum=0.5)
+    saved = panda.save("four")
+    weights = panda.model.get_weights()
+    panda.run(3)
+    code = f"""
+import sys, keras, numpy as np
+model = keras.saving.load_model({str(saved.path / "model.keras")!r})
+assert not any(name.startswith("babysit") for name in sys.modules)
+np.savez({str(tmp_path / "weights.npz")!r}, *model.get_weights(), momentum=model.optimizer.momentum)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "weights.npz") as found:
+        assert found["momentum"] == 0.5
+        for i, weight in enumerate(weights):
+            np.testing.assert_array_equal(found[f"arr_{i}"], weight)
+
+
+def test_automatic_checkpoints_are_made_while_it_trains_and_the_start_stays(tmp_path):
+    panda = resting(tmp_path, epochs=10**6)
+    panda.resume()
+    limit = time.monotonic() + 60
+    while len(panda.checkpoints) < 4 and time.monotonic() < limit:
+        panda.step  # noqa: B018  (it trains meanwhile)
+    panda.stop()
+    panda.wait()
+    found = panda.checkpoints
+    assert len(found) >= 4
+    assert found[0].step == 0
+    assert [saved.step for saved in found] == sorted(saved.step for saved in found)

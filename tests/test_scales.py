@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -189,6 +190,20 @@ def test_zoom_refuses_a_factor_that_narrows_nothing(factor):
 def test_zoom_far_into_whole_numbers_still_is_a_scale_around_the_value(around):
     zoomed = UNITS.zoom(around, factor=200)
     assert UNITS.low <= zoomed.low <= around <= zoomed.high <= UNITS.high
+
+
+# --------------------------------------------------------------------------- optuna
+
+
+@every_scale
+def test_an_optuna_study_draws_evenly_along_the_scale(scale):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    values = [scale.suggest(study.ask(), "value") for _ in range(400)]
+    assert scale.low <= min(values) and max(values) <= scale.high
+    assert type(values[0]) is (int if scale.whole else float)
+    positions = np.sort([scale.position(value) for value in values])
+    # Kolmogorov & Smirnov: further from even once in ten thousand times.
+    assert np.abs(positions - (np.arange(400) + 0.5) / 400).max() < 2.3 / math.sqrt(400)
 
 
 # --------------------------------------------------------------------- round values

@@ -59,6 +59,21 @@ def test_an_epoch_in_any_blocks_is_model_fits(how, examples, blocks):
     assert {name: [value] for name, value in pythonify_logs(logs.last).items()} == fit.history
 
 
+@pytest.mark.parametrize("make", [demos.dense_network, demos.convolutional_network])
+@pytest.mark.parametrize("examples", [96, 92])
+def test_unrolled_it_is_model_fits_too(make, examples):
+    model, twin = built(make)
+    block = training_block(model, steps.nullcontext, None if examples % 8 else 8)
+    data, order = (tf.constant(X[:examples]), tf.constant(Y[:examples])), tf.range(examples)
+    block(data, order, 0, 8, 1)
+    block.unroll()
+    for start, count in [(1, 9), (10, 2)]:  # two turns of the loop and a step; two steps, less than a turn
+        logs = block(data, order, 8 * start, 8, count)
+        assert logs.taken == count
+    twin.fit(X[:examples], Y[:examples], batch_size=8, shuffle=False, verbose=0)
+    assert_same(model, twin)
+
+
 def test_a_network_with_convolutions_is_model_fits_under_xla():
     model, twin = built(demos.convolutional_network, jit_compile=True)
     run(model, batch_size=48)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from babysit import streams
+from babysit import feeds, streams
 from babysit.data import Arrays, HostArrays, Stream, source, symbolic
 from babysit.steps import training_block
 
@@ -532,6 +532,18 @@ def test_iterators_and_threads_do_not_pile_up():
         passes.append(threading.active_count())
     assert max(passes[5:]) <= max(passes[:5])
     assert sum(isinstance(thing, type(data._iterator)) for thing in gc.get_objects()) < 5
+
+
+@pytest.mark.parametrize("asked_for", [None, False, True])
+def test_tensorflow_tunes_a_stream_only_where_that_was_asked_for(asked_for):
+    """The end of an iterator that is tuned may hold up all of Python for a minute."""
+    options = tf.data.Options()
+    if asked_for is not None:
+        options.autotune.enabled = asked_for
+    given = dataset().map(lambda *batch: batch, num_parallel_calls=tf.data.AUTOTUNE).with_options(options)
+    opened = feeds.feed(given, None, False, 0)._dataset
+    assert opened.options().autotune.enabled is bool(asked_for)
+    assert opened.element_spec == given.element_spec
 
 
 def test_the_order_of_a_pydataset_follows_from_seed_and_pass_alone():

@@ -1,330 +1,341 @@
-"""The chart: live curves of loss and metrics, drawn on a matplotlib figure of its own.
+"""The chart: live curves of a run, drawn on a matplotlib figure of its own.
 
-It is fed the rows of the record and asked for a PNG; it knows no widget. What it holds
-does not grow with the run: a trace keeps no more points than the chart has columns. What
-stands still between two frames (axes, grid, words) is drawn once and kept; a frame adds
-the curves to it, and limits move in jumps so that it seldom has to be drawn anew.
+It is fed the rows of the record and asked for a picture; it knows no widget. What it
+holds does not grow with the run, and it draws no more points than there are pixels. What
+stands still between two frames (axes, grid, marks, words) is drawn once and kept; a frame
+adds the curves to it, and limits move in jumps so that it seldom has to be drawn anew.
+
+It belongs to one thread at a time.
 """
 
 import io
 import math
-import zlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from PIL import Image
 
-from babysit.history import ROOT, decoded
-from babysit.journal import number
-from babysit.ui.trace import COLUMNS, Trace
+from babysit.ui import theme, words
+from babysit.ui.course import Course
+from babysit.ui.frame import Frame
+from babysit.ui.other import Other
+from babysit.ui.panel import Curve, Panel
+from babysit.ui.ticks import clock, clock_ticks, count, linear_ticks, round_up
+from babysit.ui.trace import HIGH, LOW, MEAN, SMOOTHED, STEP, reduced
+from babysit.ui.view import View
 
-TRAIN, VALID, HAND, GHOST, INK = "#1976d2", "#e65100", "#7b1fa2", "#9e9e9e", "#616161"
-_SHORT = {"learning_rate": "lr", "batch_size": "batch", "beta_1": "beta 1"}
+MAIN = ("learning_rate", "batch_size", "momentum", "beta_1")
+GHOSTS = 12
 
 
 class Curves:
     """A chart of one run.
 
-    Args:
-        width: Of the figure, in inches at 100 pixels an inch.
-        height: Likewise.
-        sharpness: Image pixels a pixel of the page.
+    ```python
+    curves = Curves()
+    curves.add(tables)                                   # rows of the record, as `since` gives them
+    curves.view = replace(curves.view, x="time")         # what to show
+    png = curves.draw(width_px=740, height_px=460, ratio=2)
+    ```
     """
 
-    def __init__(self, width: float = 7.4, height: float = 4.6, sharpness: float = 1.6) -> None:
-        self._traces: dict[str, Trace] = {ROOT: Trace(0)}
-        self._parents: dict[str, tuple[str | None, int]] = {ROOT: (None, 0)}
-        self._branch = ROOT
-        self._epochs: list[dict[str, Any]] = []
-        self._marks: list[tuple[str, int, dict[str, tuple[Any, Any]]]] = []
-        with matplotlib.rc_context({"font.size": 9, "text.usetex": False, "axes.unicode_minus": False}):
-            self._figure = Figure(figsize=(width, height), dpi=100 * sharpness)
-            self._canvas = FigureCanvasAgg(self._figure)
-            grid = {"height_ratios": [3, 1], "hspace": 0.1, "left": 0.1, "right": 0.845, "top": 0.985, "bottom": 0.095}
-            self._loss, self._metric = self._figure.subplots(2, 1, sharex=True, gridspec_kw=grid)
-        self._dress()
-        self._moving = self._make_moving()
-        self._still: list[Any] = []
-        self._limits: tuple[Any, ...] = ()
-        self._background: Any = None
+    def __init__(self, view: View | None = None) -> None:
+        self.view = view or View()
+        self._smoothing = self.view.smoothing
+        self._course = Course(self._smoothing)
+        self._other = Other(self._smoothing)
+        self._drawn: Any = None  # what the last picture was drawn from
+        self._limits: tuple[float, float] | None = None  # of x
+        self._frame: Frame | None = None
 
-    def add(self, rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+    def add(self, tables: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
         """Takes in new rows of the record, by table."""
-        everything = [(row["seq"], table, row) for table, found in rows.items() for row in found]
-        for _, table, row in sorted(everything, key=lambda item: item[0]):
-            self._take[table](self, row)
+        self._course.add(tables)
 
-    def _take_block(self, row: Mapping[str, Any]) -> None:
-        if "loss" in row["names"]:
-            self._traces[row["branch"]].append(decoded(row)[row["names"].index("loss")])
+    # ------------------------------------------------------------------------- asking
 
-    def _take_branch(self, row: Mapping[str, Any]) -> None:
-        parent, step = row["parent"], row["step"]
-        if parent is not None:
-            self._traces[row["name"]] = Trace(step, average=self._average_at(parent, step))
-            self._parents[row["name"]] = (parent, step)
-        self._branch = row["name"]
-        self._background = None
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """What `View.metrics` and `View.hyperparameters` may name, in a stable order."""
+        return {"metrics": self._course.metrics, "hyperparameters": self._course.hyperparameters}
 
-    def _average_at(self, branch: str | None, step: int) -> tuple[float, int]:
-        while branch is not None and self._traces[branch].start >= step:
-            branch = self._parents[branch][0]
-        return self._traces[branch].average_at(step) if branch is not None else (0.0, 0)
+    @property
+    def marks(self) -> list[int]:
+        """The marks on the present line, by step: what `told` may be asked for."""
+        return [mark.seq for mark in self._course.present_marks()]
 
-    def _take_epoch(self, row: Mapping[str, Any]) -> None:
-        self._epochs.append(dict(row))
-        if len(self._epochs) > COLUMNS:
-            del self._epochs[:-1:2]
+    def told(self, mark: int) -> dict[str, Any]:
+        """What was done at a mark, by whom, why, and the mean loss of the steps around; plain data.
 
-    def _take_entry(self, row: Mapping[str, Any]) -> None:
-        changes = {name: (old, new) for name, (old, new) in row["changes"].items() if old is not None}
-        if changes or row["action"] == "rewind":
-            self._marks.append((row["branch"], row["step"], changes))
-            self._background = None
+        Raises:
+            KeyError: If there is no such mark.
+        """
+        return self._course.marks[mark].told()
 
-    _take = {
-        "blocks": _take_block,
-        "branches": _take_branch,
-        "epochs": _take_epoch,
-        "entries": _take_entry,
-        "checkpoints": lambda self, row: None,
-    }
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The metrics and hyperparameters that have a panel in the picture drawn last."""
+        return (*self._frame.key[3], *self._frame.key[4]) if self._frame is not None else ()
 
-    # ------------------------------------------------------------------ what there is to see
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """From where to where the axis of the picture drawn last went, in its own unit."""
+        return self._limits
 
-    def _line(self) -> dict[str, float]:
-        """The present line of training: branch -> the step at which it was left, or infinity."""
-        line: dict[str, float] = {}
-        name: str | None = self._branch
-        end = math.inf
-        while name is not None:
-            line[name] = end
-            name, end = self._parents[name]
-        return dict(reversed(line.items()))
+    def mark_at(self, x_pixel: float, y_pixel: float) -> int | None:
+        """The mark at a place of the picture drawn last, or None.
 
-    def _points(self) -> np.ndarray:
-        return np.hstack([self._traces[branch].points(end) for branch, end in self._line().items()])
+        Args:
+            x_pixel: From its left edge, in pixels of the page.
+            y_pixel: From its upper edge.
+        """
+        return self._frame.labels.at(x_pixel, y_pixel) if self._frame is not None else None
 
-    def _epoch_values(self, name: str) -> tuple[list[int], list[float]]:
-        line = self._line()
-        rows = [row for row in self._epochs if row["step"] <= line.get(row["branch"], 0)]
-        rows = [row for row in rows if isinstance(row["logs"].get(name), int | float)]
-        return [row["step"] for row in rows], [row["logs"][name] for row in rows]
+    def value_at(self, x_pixel: float) -> float | None:
+        """The value of x at a place of the picture drawn last, or None beside the axes."""
+        if self._frame is None or self._limits is None:
+            return None
+        share = (x_pixel - self._frame.left_px) / self._frame.plot_px
+        return self._limits[0] + share * (self._limits[1] - self._limits[0]) if 0 <= share <= 1 else None
 
-    def _metric_names(self) -> list[str]:
-        logs = self._epochs[-1]["logs"] if self._epochs else {}
-        names = [name for name, value in logs.items() if isinstance(value, int | float)]
-        return [name for name in names if name != "loss" and not name.startswith("val_")]
+    def summary(self) -> str:
+        """What there is to see, in words."""
+        return words.summary(self._course)
+
+    @property
+    def problem(self) -> str:
+        """Why the other run is not shown; empty if it is."""
+        return self._other.problem
 
     # ------------------------------------------------------------------------- drawing
 
-    def png(self) -> bytes:
-        """The chart as it is now."""
-        points = self._points()
-        limits = self._wanted_limits(points)
-        if self._background is None or limits != self._limits:
-            self._limits = limits
-            self._draw_background()
-        self._canvas.restore_region(self._background)
-        self._move(points)
-        for artist in self._moving.values():
-            artist.axes.draw_artist(artist)
-        return self._encoded()
+    def draw(self, width_px: int, height_px: int, ratio: float = 1.0) -> bytes | None:
+        """The chart as a PNG; None where nothing has changed since the last one.
 
-    def _encoded(self) -> bytes:
+        Args:
+            width_px: In pixels of the page.
+            height_px: Likewise.
+            ratio: Image pixels a pixel of the page.
+        """
+        shape = (max(int(width_px), 200), max(int(height_px), 120), min(max(ratio, 0.5), 4.0))
+        self._smooth()
+        self._other.show(self.view.other)
+        state = (shape, self.view, self._course.version, self._other.version)
+        if state == self._drawn:
+            return None
+        view_stands = self._drawn is not None and self._drawn[1] == self.view
+        frame = self._framed(shape)
+        self._show(frame, keep_limits=view_stands)
+        self._drawn = state
+        return frame.encoded()
+
+    def export(self, kind: str = "svg", width_px: int = 900, height_px: int = 540) -> bytes:
+        """The chart as a file: `svg`, `pdf` or `png`."""
+        drawn = Curves(self.view)
+        drawn._course, drawn._other, drawn._limits = self._course, self._other, self._limits
+        drawn.draw(width_px, height_px, 2.0)
         file = io.BytesIO()
-        pixels = self._canvas.buffer_rgba()
-        image = Image.frombuffer("RGBA", (pixels.shape[1], pixels.shape[0]), pixels, "raw", "RGBA", 0, 1)
-        # Run lengths alone: the smallest and the quickest for flat colours.
-        image.convert("RGB").save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
+        assert drawn._frame is not None
+        drawn._frame.figure.savefig(file, format=kind, facecolor=drawn._frame.figure.get_facecolor())
         return file.getvalue()
 
-    def _dress(self) -> None:
-        for axes in (self._loss, self._metric):
-            axes.grid(color="#ececec", linewidth=0.8)
-            axes.set_axisbelow(True)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.spines[["left", "bottom"]].set_color("#bdbdbd")
-            axes.tick_params(colors=INK, which="both", length=3, color="#bdbdbd")
-        self._loss.set_ylabel("loss", color=INK)
-        self._metric.set_xlabel("step", color=INK)
-        self._loss.tick_params(labelbottom=False)
-        self._metric.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        self._metric.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-        self._metric.yaxis.set_major_locator(MaxNLocator(3))
-        self._figure.align_ylabels()
+    def _smooth(self) -> None:
+        if self.view.smoothing != self._smoothing:
+            self._smoothing = self.view.smoothing
+            self._course.smooth(self._smoothing)
+            self._other.smooth(self._smoothing)
 
-    def _wanted_limits(self, points: np.ndarray) -> tuple[Any, ...]:
-        """Limits that hold everything and stay as they are while that is so."""
-        right = _round_up(max(points[0, -1] if points.size else 0, 10))
-        losses = np.concatenate([points[1], points[2], self._epoch_values("val_loss")[1]])
-        losses = losses[np.isfinite(losses)]
-        if not losses.size:
-            return right, 0.0, 1.0, False, self._metric_limits()
-        low, high = losses.min(), losses.max()
-        if low > 0:
-            # Eight decades tell more than all of them when a loss has run away.
-            low = max(low, high / 1e8)
-            return right, _round_log(low * 0.999, down=True), _round_log(high * 1.001), True, self._metric_limits()
-        return right, *_round_both(low, high), False, self._metric_limits()
+    def _framed(self, shape: tuple[int, int, float]) -> Frame:
+        """The figure for a picture of this shape; the last one if it will do."""
+        metrics, hyperparameters = self._chosen_names(shape[1])
+        key = (*shape, metrics, hyperparameters)
+        if self._frame is None or self._frame.key != key:
+            self._frame = Frame(key)
+        return self._frame
 
-    def _metric_limits(self) -> tuple[float, float]:
-        values = [
-            v for name in self._metric_names()[:1] for key in (name, f"val_{name}") for v in self._epoch_values(key)[1]
+    def _chosen_names(self, height_px: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        known, steered = self._course.metrics, self._course.hyperparameters
+        metrics, hyperparameters = self.view.metrics, self.view.hyperparameters
+        if metrics is None:
+            metrics = tuple(known[: max((height_px - 220) // 160, 0)])
+        if hyperparameters is None:
+            main = [name for name in steered if name.rpartition(".")[2] in MAIN] or steered
+            hyperparameters = tuple(main[: 3 if height_px >= 560 else int(height_px >= 300)])
+        return tuple(n for n in metrics if n in known), tuple(n for n in hyperparameters if n in steered)
+
+    def _show(self, frame: Frame, keep_limits: bool) -> None:
+        if not keep_limits:
+            for panel in frame.panels:
+                panel.limits = None
+        self._limits = self._wanted_x(keep_limits)
+        curves = [self._curves_of(panel, frame.plot_px) for panel in frame.panels]
+        scales = [
+            panel.wanted(found, self._is_log(panel, found)) for panel, found in zip(frame.panels, curves, strict=True)
         ]
-        values = [value for value in values if math.isfinite(value)]
-        if not values:
-            return 0.0, 1.0
-        return _round_both(min(values), max(values))
+        still = (self._limits, scales, self._course.fixed_version, self.view, self._other.name)
+        if still != frame.still:
+            frame.still = still
+            self._draw_background(frame, curves, scales)
+        for panel, found in zip(frame.panels, curves, strict=True):
+            panel.move(found, self._gap(found) if panel.kind == "loss" and self.view.gap else None)
+        frame.draw_moving((still, self._course.slow_version, self._other.version))
 
-    def _draw_background(self) -> None:
-        right, low, high, logarithmic, metric = self._limits
-        self._loss.set_xlim(0, right)
-        if logarithmic:
-            self._loss.set_yscale("log")
-            self._loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1e3 else (1,)))
-            self._loss.yaxis.set_minor_formatter(NullFormatter())
+    # ------------------------------------------------------------------------- what to show
+
+    def _wanted_x(self, stands: bool) -> tuple[float, float]:
+        """Limits of the axis, in its own unit, that move in jumps."""
+        view, course = self.view, self._course
+        if view.chosen is not None:
+            return view.chosen
+        if not view.follow and self._limits is not None and (stands or self._same_unit()):
+            return self._limits
+        axis, end = course.axis(view.x), course.steps()
+        right = float(axis(end))
+        if view.last is not None and end > view.last:
+            span = view.last if view.x == "step" else round_up(max(right - float(axis(end - view.last)), 1e-9))
+            jump = span / 10
+            right = math.ceil(right / jump - 1e-9) * jump
+            return right - span, right
+        left = math.floor(float(axis(0)))
+        least = {"step": 10, "epoch": 1, "time": 1}[view.x]
+        return left, left + max(round_up(max(right - left, 1e-9)), least)
+
+    def _same_unit(self) -> bool:
+        return self._drawn is not None and self._drawn[1].x == self.view.x
+
+    def _is_log(self, panel: Panel, curves: list[Curve]) -> bool:
+        """The loss's axis is as it was chosen; another one logarithmic where it spans much."""
+        if panel.kind == "loss":
+            return self.view.log
+        if panel.kind == "metric" and panel.name not in self._stepwise():
+            return False
+        values = np.concatenate([np.empty(0), *(curve.y[np.isfinite(curve.y)] for curve in curves)])
+        return bool(values.size and values.min() > 0 and values.max() / values.min() > 4)
+
+    def _stepwise(self) -> list[str]:
+        """Metrics that have a value of their own each step, rather than a running one that an epoch ends."""
+        line = [self._course.branches[part] for part in self._course.line()]
+        ended = {name for branch in line for name in branch.epochs}
+        return [name for name in self._course.metrics if name not in ended and any(name in b.measured for b in line)]
+
+    def _curves_of(self, panel: Panel, pixels: int) -> list[Curve]:
+        if panel.kind == "hyperparameter":
+            return [self._steered(panel.name)]
+        found = []
+        if panel.kind == "loss" or panel.name in self._stepwise():
+            found.append(self._smoothed(self._course, panel.name, pixels))
+            if self._other.name:
+                other = self._smoothed(self._other.course, panel.name, pixels)
+                found.append(replace(other, role="other", band=None, label="other"))
         else:
-            self._loss.set_yscale("linear")
-        # Plain words, no mathematical text: matplotlib's is not made for several threads.
-        self._loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        self._loss.set_ylim(low, high)
-        margin = 0.06 * (metric[1] - metric[0])
-        self._metric.set_ylim(metric[0] - margin, metric[1] + margin)
-        self._metric.set_ylabel(next(iter(self._metric_names()), "metric"), color=INK)
-        for artist in self._still:
-            artist.remove()
-        self._still = [*self._ghosts(), *self._mark_lines(), *self._mark_labels(right)]
-        self._canvas.draw()
-        self._background = self._canvas.copy_from_bbox(self._figure.bbox)
+            found.append(self._running(panel.name, pixels))
+            found.append(self._by_epoch(self._course, panel.name, "train", "train"))
+            if self._other.name:
+                found.append(self._by_epoch(self._other.course, panel.name, "other", "other"))
+        found.append(self._by_epoch(self._course, f"val_{panel.name}", "valid", "valid"))
+        if self._other.name:
+            found.append(self._by_epoch(self._other.course, f"val_{panel.name}", "other valid", None))
+        return [curve for curve in found if len(curve.x)]
 
-    def _ghosts(self) -> list[Any]:
-        """What was abandoned."""
-        line, ghosts = self._line(), []
-        for name, trace in list(self._traces.items())[-12:]:
-            points = trace.points()
-            points = points[:, points[0] > line.get(name, trace.start)]
-            ghosts += self._loss.plot(points[0], points[3], color=GHOST, linewidth=1, linestyle=":")
-        return ghosts
+    def _thinned(self, course: Course, kind: str, name: str, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+        assert self._limits is not None
+        columns = course.along(kind, name, self._behind(course))
+        return reduced(course.axis(self.view.x)(columns[STEP]), columns, *self._limits, pixels)
 
-    def _present_marks(self) -> list[tuple[int, dict[str, tuple[Any, Any]]]]:
-        line = self._line()
-        return [(step, changes) for branch, step, changes in self._marks if step <= line.get(branch, -1)][-200:]
+    def _behind(self, course: Course) -> float:
+        """A step before which nothing is in sight, so that it need not be looked at."""
+        return self._limits[0] - 1e4 if self.view.x == "step" and self._limits is not None else -math.inf
 
-    def _mark_lines(self) -> list[Any]:
-        steps = sorted({step for step, _ in self._present_marks()})
-        style = {"colors": HAND, "linewidth": 0.9, "alpha": 0.85}
-        return [
-            axes.vlines(steps, 0, 1, transform=axes.get_xaxis_transform(), **style)
-            for axes in (self._loss, self._metric)
-        ]
+    def _smoothed(self, course: Course, name: str, pixels: int) -> Curve:
+        x, columns = self._thinned(course, "measured", name, pixels)
+        band = columns[[LOW, HIGH]] if self.view.band else None
+        return Curve("train", x, columns[SMOOTHED], band, label="train" if name == "loss" else "")
 
-    def _mark_labels(self, right: float) -> list[Any]:
-        """A label for each change, one for several that stand close; left out where there is no room."""
-        labels, ends = [], [-math.inf] * 8  # where the last label of each row ends
-        for step, changes in _clusters(self._present_marks(), within=0.04 * right):
-            words = [f"{_SHORT.get(name, name)} {number(old)} → {number(new)}" for name, (old, new) in changes.items()]
-            words = words or ["rewound"]
-            length = 0.0125 * right * max(map(len, words))
-            rows = len(words)
-            row = next((i for i in range(len(ends) + 1 - rows) if max(ends[i : i + rows]) <= step), None)
-            if row is not None and step + length < right * 1.15:
-                ends[row : row + rows] = [step + length] * rows
-                place = {"xycoords": ("data", "axes fraction"), "xytext": (3, -2), "textcoords": "offset points"}
-                paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
-                style = {"va": "top", "color": HAND, "fontsize": 8, "annotation_clip": False, "bbox": paper}
-                labels.append(self._loss.annotate("\n".join(words), (step, 1 - 0.045 * row), **place, **style))
-        return labels
+    def _running(self, name: str, pixels: int) -> Curve:
+        x, columns = self._thinned(self._course, "measured", name, pixels)
+        return Curve("running", x, columns[MEAN])
 
-    def _make_moving(self) -> dict[str, Any]:
-        """The artists that a frame adds to the background, by name, in the order of drawing."""
-        loss, metric = self._loss, self._metric
-        valid = {"color": VALID, "linewidth": 1.4, "linestyle": "--", "animated": True}
-        train = {"color": TRAIN, "linewidth": 1.4, "animated": True}
-        word = {"va": "center", "weight": "bold", "animated": True, "clip_on": False}
-        return {
-            "band": loss.plot([], [], color=TRAIN, alpha=0.2, linewidth=1, animated=True)[0],
-            "loss": loss.plot([], [], color=TRAIN, linewidth=1.8, animated=True)[0],
-            "val_loss": loss.plot([], [], **valid)[0],
-            "metric": metric.plot([], [], **train)[0],
-            "val_metric": metric.plot([], [], **valid)[0],
-            **{
-                f"{name} label": axes.text(1.012, 0, "", transform=axes.transAxes, color=colour, **word)
-                for axes, name, colour in (
-                    (loss, "loss", TRAIN),
-                    (loss, "val_loss", VALID),
-                    (metric, "metric", TRAIN),
-                    (metric, "val_metric", VALID),
-                )
-            },
-        }
+    def _by_epoch(self, course: Course, name: str, role: str, label: str | None) -> Curve:
+        x, columns = self._thinned(course, "epochs", name, 1000)
+        return Curve(role, x, columns[MEAN], label=label)
 
-    def _move(self, points: np.ndarray) -> None:
-        """Brings those artists to where they belong now."""
-        steps, low, high, smoothed = points
-        # Up and down a column at a time, as an oscilloscope does: a band as soon as it is dense.
-        self._moving["band"].set_data(np.repeat(steps, 2), np.stack([low, high], axis=1).ravel())
-        self._moving["loss"].set_data(steps, smoothed)
-        metric = next(iter(self._metric_names()), "")
-        for artist, name in (("val_loss", "val_loss"), ("metric", metric), ("val_metric", f"val_{metric}")):
-            self._moving[artist].set_data(*self._epoch_values(name))
-        self._label(self._loss, "loss", "val_loss")
-        self._label(self._metric, "metric", "val_metric")
+    def _steered(self, name: str) -> Curve:
+        """The values of a hyperparameter, the last one drawn out to the present step."""
+        assert self._limits is not None
+        course, axis = self._course, self._course.axis(self.view.x)
+        columns = course.along("hyperparameters", name)
+        x, values = reduced(axis(columns[STEP]), columns, *self._limits, 1000)
+        if not len(x):
+            return Curve("hyperparameter", x, values[MEAN], label="")
+        end = float(axis(course.steps()))
+        # What acts at the edges is told there: a value stands until the next one.
+        x = np.append(x, max(end, x[-1])).clip(*self._limits)
+        return Curve("hyperparameter", x, np.append(values[MEAN], values[MEAN, -1]), label="")
 
-    def _label(self, axes: Any, train: str, valid: str) -> None:
-        """Writes the last value of each curve beside the chart, at its height, none upon another."""
-        values = {name: self._moving[name].get_ydata() for name in (train, valid)}
-        last = {name: float(found[-1]) if len(found) else math.nan for name, found in values.items()}
-        place, gap = (axes.transData + axes.transAxes.inverted(), 13 / (axes.bbox.height / self._figure.dpi * 72))
-        above = math.inf
-        for name in sorted(last, key=lambda name: (math.isnan(last[name]), -last[name])):
-            shown = math.isfinite(last[name])
-            self._moving[f"{name} label"].set_text(
-                f"{'valid' if name == valid else 'train'} {last[name]:#.3g}" if shown else ""
-            )
-            if shown:
-                above = min(float(place.transform((0, last[name]))[1]), 1.0, above - gap)
-                self._moving[f"{name} label"].set_y(above)
+    def _gap(self, curves: list[Curve]) -> Curve | None:
+        """Validation loss above the smoothed training loss, where both are known."""
+        found = {curve.role: curve for curve in curves}
+        if "train" not in found or "valid" not in found:
+            return None
+        train, valid = found["train"], found["valid"]
+        known = np.isfinite(train.y)
+        if not known.any():
+            return None
+        below = np.interp(valid.x, train.x[known], train.y[known])
+        return Curve("gap", valid.x, valid.y - below, np.stack([below, valid.y]), label="gap")
 
+    # ------------------------------------------------------------------------- what stands still
 
-def _clusters(
-    marks: list[tuple[int, dict[str, tuple[Any, Any]]]], within: float
-) -> list[tuple[int, dict[str, tuple[Any, Any]]]]:
-    """Marks, those no further apart than `within` made one: from the first old value to the last new.
+    def _draw_background(self, frame: Frame, curves: list[list[Curve]], scales: list[Any]) -> None:
+        assert self._limits is not None
+        frame.clear()
+        for panel, found, (log, limits) in zip(frame.panels, curves, scales, strict=True):
+            panel.set_limits(log, limits, _few_values(found[0].y) if panel.kind == "hyperparameter" else ())
+            panel.axes.set_xlim(*self._limits)
+        self._draw_x_axis(frame)
+        if self.view.ghosts:
+            self._draw_ghosts(frame)
+        if self._other.name:
+            frame.name_other(self._other.name)
+        axis = self._course.axis(self.view.x)
+        marks = self._course.present_marks() if self.view.marks else []
+        places = axis(np.array([mark.step for mark in marks]))
+        inside = [i for i, x in enumerate(places) if self._limits[0] <= x <= self._limits[1]]
+        frame.labels.draw([marks[i] for i in inside], [float(places[i]) for i in inside], self.view.mark)
+        frame.keep_background()
 
-    What was undone within one, by a rewind say, is not told.
-    """
-    clusters: list[tuple[int, dict[str, tuple[Any, Any]]]] = []
-    for step, changes in marks:
-        if clusters and changes and 0 <= step - clusters[-1][0] <= within:
-            merged = clusters[-1][1]
-            merged.update({name: (merged.get(name, change)[0], change[1]) for name, change in changes.items()})
+    def _draw_x_axis(self, frame: Frame) -> None:
+        assert self._limits is not None
+        most = max(int(frame.plot_px / 70), 2)
+        if self.view.x == "time":
+            ticks = [(value, clock(value)) for value in clock_ticks(*self._limits, most)]
         else:
-            clusters.append((step, dict(changes)))
-    return [(step, {n: (old, new) for n, (old, new) in found.items() if old != new}) for step, found in clusters]
+            found = linear_ticks(*self._limits, most, whole=True)
+            ticks = [(value, count(value)) for value in found]
+        for panel in frame.panels:
+            panel.axes.set_xticks([value for value, _ in ticks], [text for _, text in ticks])
+        frame.panels[-1].axes.tick_params(labelbottom=True)
+        unit = {"step": "step", "epoch": "epoch", "time": "training time"}[self.view.x]
+        frame.panels[-1].axes.set_xlabel(unit, color=theme.FAINT, fontsize=9, labelpad=3)
+
+    def _draw_ghosts(self, frame: Frame) -> None:
+        """Branches that were abandoned, from where the present line left them."""
+        assert self._limits is not None
+        course, line = self._course, self._course.line()
+        for name in list(course.branches)[-GHOSTS - len(line) :]:
+            branch = course.branches[name]
+            start, end = line.get(name, (branch.start, branch.start))
+            trace = branch.measured.get("loss")
+            if trace is None or name == course.branch:
+                continue
+            columns = trace.columns(max(start, end) - 1 if name in line else start)
+            x, thin = reduced(course.axis(self.view.x, name)(columns[STEP]), columns, *self._limits, frame.plot_px)
+            if len(x) > 1:
+                frame.draw_ghost(x, thin[SMOOTHED], name)
 
 
-def _round_up(value: float) -> float:
-    """The next of 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8 a decade."""
-    decade = 10.0 ** math.floor(math.log10(value))
-    steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
-    return next(step * decade for step in steps if step * decade >= value)
-
-
-def _round_both(low: float, high: float) -> tuple[float, float]:
-    """Limits around two values, whole multiples of a power of ten, and never the same."""
-    step = 10.0 ** math.floor(math.log10(high - low)) if high > low else abs(high) / 10 or 1.0
-    low, high = math.floor(low / step) * step, math.ceil(high / step) * step
-    return (low, high) if high > low else (low - step, high + step)
-
-
-def _round_log(value: float, down: bool = False) -> float:
-    """The next of 1, 1.5, 2, 3, 5, 7 a decade, upwards or downwards."""
-    decade = 10.0 ** math.floor(math.log10(value))
-    steps = [step * decade for step in (1, 1.5, 2, 3, 5, 7, 10)]
-    return max(step for step in steps if step <= value) if down else min(step for step in steps if step >= value)
+def _few_values(values: np.ndarray) -> list[float]:
+    """The values that a hyperparameter took, to be its ticks, if they are few."""
+    found = sorted(set(values[np.isfinite(values)].tolist()))
+    return found if len(found) <= 4 else []

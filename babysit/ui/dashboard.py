@@ -7,6 +7,7 @@ writes all widgets, and a control's own value only when the value in effect has 
 another one than the control shows.
 """
 
+import atexit
 import html
 import threading
 import time
@@ -17,17 +18,21 @@ from typing import Any, Protocol
 
 import ipywidgets as widgets
 
-from babysit.journal import describe, entry_from_row
-from babysit.ui.curves import Curves
-from babysit.ui.dial import Dial, free, write
+from babysit.ui.chart import Chart
+from babysit.ui.controls import Panel, classed, late_words, lock, write
+from babysit.ui.head import Head
+from babysit.ui.logbook import Logbook
+from babysit.ui.marks import tells_of_a_file
+from babysit.ui.places import Places
+from babysit.ui.sliders import Sliders
+from babysit.ui.transport import Transport
+from babysit.ui.vitals import Vitals
+from babysit.ui.watch import Watch
 
-# A frame may cost this share of one core; frames come less often when they cost more.
-FRAME_SHARE = 0.05
 INTERVAL_S = 0.25
-LINES = 6
-# Dials in sight; the others are in a drawer.
-FIRST = ("learning_rate", "batch_size", "momentum", "beta_1")
-_STYLE = resources.files("babysit.ui").joinpath("style.css").read_text()
+# Where no page shows it.
+UNSEEN_INTERVAL_S = 5.0
+STYLE = resources.files("babysit.ui").joinpath("style.css").read_text()
 
 
 class Run(Protocol):
@@ -49,66 +54,51 @@ class Dashboard:
     def __init__(self, run: Run) -> None:
         """Builds every widget, fills them, and starts the pump."""
         self._run = run
-        self._curves = Curves()
         self._cursor = 0
-        self._entries: list[Any] = []
-        self._stale: set[str] = set()  # what is to be written anew
-        self._checkpoints: list[dict[str, Any]] = []
-        self._drawing_error = ""
-        self._draw_later, self._next_frame = True, 0.0
-        self._dials: dict[str, Dial] = {}
-        self._bounds: list[tuple[str, float, float]] = []  # that the dials were built for
+        self._refusal = self._written = ""  # the last entry, if it is a refusal or tells of a file
+        self._error, self._late = "", late_words()
+        self._next_pulse = 0.0
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._watch = Watch(self._wake.set)
         self._build()
         self._pulse()
-        for control in (self._toggle, self._step, self._stop, self._save, self._menu, self._back):
-            free(control)
-        self._wake, self._closing = threading.Event(), threading.Event()
         self._pump = threading.Thread(target=self._refresh_often, name="babysit-pump", daemon=True)
         self._pump.start()
+        atexit.register(self._stop_pump)  # one that still draws when the interpreter ends would abort the process
 
     def close(self) -> None:
         """Stops the pump and takes the widgets off the page; may be called twice."""
+        self._stop_pump()
+        atexit.unregister(self._stop_pump)
+        self.widget.close()
+
+    def _stop_pump(self) -> None:
         self._closing.set()
         self._wake.set()
         self._pump.join()
-        self.widget.close()
-
-    # ------------------------------------------------------------------------- the widgets
 
     def _build(self) -> None:
-        self._title = widgets.HTML()
-        self._progress = widgets.FloatProgress(min=0, max=1)
-        self._figures = widgets.HTML()
-        self._toggle = self._button("Pause", self._on_toggle, "primary")
-        self._step = self._button("Step", lambda: self._send("run", steps=1))
-        self._stop = self._button("Stop", lambda: self._send("stop"))
-        self._save = self._button("Save checkpoint", lambda: self._send("save", name=None))
-        self._menu = widgets.Dropdown(options=[("no checkpoint yet", None)], tooltip="checkpoint to rewind to")
-        self._back = self._button("Rewind", self._on_rewind)
+        head, sliders = Head(), Sliders(self._send)
+        transport = Transport(self._send, lambda: self._run.status()["state"])
+        logbook, places = Logbook(self._send, self._wake.set), Places(self._send, self._wake.set)
+        vitals = Vitals(self._send)
+        self._listeners: list[Panel] = [sliders, transport, logbook, places, vitals]
+        self._commanding = self._listeners.copy()  # which a run that is only watched switches off
+        self._panels: list[Any] = [*self._listeners, head]
         self._message = widgets.HTML()
-        self._controls = widgets.VBox()
-        self._chart = widgets.Image(format="png", value=self._curves.png())
-        self._chart.layout.width = "100%"
-        self._logbook = widgets.HTML()
-        space = widgets.Box(layout={"flex": "1 1 auto"})
-        transport = [self._toggle, self._step, self._stop, space, self._save, self._menu, self._back]
-        body = [_classed(self._controls, "babysit-controls"), _classed(widgets.Box([self._chart]), "babysit-chart")]
-        self.widget = widgets.VBox(
-            [
-                widgets.HTML(f"<style>{_STYLE}</style>", layout={"display": "none"}),
-                _classed(widgets.HBox([self._title, self._progress, self._figures]), "babysit-head"),
-                _classed(widgets.HBox(transport), "babysit-transport"),
-                _classed(widgets.Box([self._message]), "babysit-message"),
-                _classed(widgets.HBox(body), "babysit-body"),
-                _classed(widgets.Box([self._logbook]), "babysit-logbook"),
-            ]
-        )
-        self.widget.add_class("babysit")
-
-    def _button(self, description: str, act: Callable[[], Any], style: str = "") -> widgets.Button:
-        button = widgets.Button(description=description, button_style=style, disabled=True)
-        button.on_click(lambda _: act())
-        return button
+        self._logbook, self._chart = logbook, Chart(self._send, self._wake.set, self._watch)
+        tabs = {"Logbook": logbook.widget, "Time line": places.widget, "Vital signs": vitals.widget}
+        below = widgets.Tab([*tabs.values()], titles=[*tabs])
+        parts = [
+            widgets.HTML(f"<style>{STYLE}</style>", layout={"display": "none"}),
+            head.widget,
+            transport.widget,
+            classed(widgets.Box([self._message]), "babysit-message"),
+            classed(widgets.HBox([sliders.widget, self._chart.widget]), "babysit-body"),
+            classed(below, "babysit-below"),
+            self._watch.widget,
+        ]
+        self.widget = classed(widgets.VBox(parts), "babysit")
 
     # ---------------------------------- called by the page, on any thread: only hand over
 
@@ -117,100 +107,63 @@ class Dashboard:
         self._wake.set()
         return command
 
-    def _on_toggle(self) -> None:
-        self._send("pause" if self._run.status()["state"] == "running" else "resume")
-
-    def _on_rewind(self) -> None:
-        if self._menu.value is not None:
-            self._send("rewind", folder=self._menu.value)
-
-    def _turn(self, name: str, value: float) -> str:
-        return self._send("set", changes={name: value}, why="")
-
     # ------------------------------------------------------- called by the pump alone
 
     def _refresh_often(self) -> None:
         while not self._closing.is_set():
             self._wake.wait(INTERVAL_S)
             # A moment's grace, in which the command that woke us is obeyed.
-            self._closing.wait(0.02 if self._wake.is_set() else 0)
+            woken = self._wake.is_set()
+            self._closing.wait(0.02 if woken else 0)
             self._wake.clear()
-            self._pulse()
+            self._watch.come_by()
+            if woken or self._watch.looked_at or time.monotonic() >= self._next_pulse:
+                self._pulse()
 
     def _pulse(self) -> None:
         """Brings every widget up to date with the run."""
+        self._error, self._next_pulse = "", time.monotonic() + UNSEEN_INTERVAL_S
+        self._attempt(self._catch_up)
+        status = self._attempt(self._run.status)  # behind the entries: what they tell is in it already
+        if status is not None:
+            for panel in self._panels:
+                self._attempt(panel.refresh, status)
+            for panel in self._commanding if status.get("read_only") else ():
+                self._attempt(lock, panel.widget)
+            self._attempt(self._draw)
+            self._attempt(self._refresh_message, status)
+
+    def _attempt(self, act: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls; what goes wrong is shown and tried again at the next pulse, and everything else goes on."""
         try:
-            self._catch_up()
-            self._refresh_lists()
-            status = self._run.status()  # behind the entries: what they tell is in it already
-            self._refresh_dials(status)
-            self._refresh_head(status)
-            self._refresh_message(status)
-            self._draw()
-        except Exception:  # the numbers go on; what went wrong is shown and tried again
-            self._drawing_error = traceback.format_exc()
+            return act(*arguments)
+        except Exception:
+            self._error = traceback.format_exc()
 
     def _catch_up(self) -> None:
         """Takes in what was recorded since, piece by piece."""
         while True:
             rows, cursor = self._run.since(self._cursor)
-            if cursor == self._cursor:
+            caught_up, self._cursor = cursor == self._cursor, cursor
+            if any(rows.values()):
+                self._take_in(rows)
+            if caught_up:
                 return
-            self._cursor = cursor
-            self._take_in(rows)
-
-    def _refresh_lists(self) -> None:
-        """Writes the logbook and the menu if they have grown, and again if that went wrong."""
-        for name, refresh in (("entries", self._refresh_logbook), ("checkpoints", self._refresh_menu)):
-            if name in self._stale:
-                refresh()
-                self._stale.remove(name)
 
     def _take_in(self, rows: Mapping[str, list[dict[str, Any]]]) -> None:
-        for row in rows["entries"]:
-            refusal = row["why"] if row["action"] == "refuse" else None
-            for dial in self._dials.values():
-                dial.answered(row["command"], refusal)
-            self._entries.append(entry_from_row(row))
-        del self._entries[:-LINES]
-        self._checkpoints = [*self._checkpoints, *rows["checkpoints"]][-50:]
-        self._stale |= {table for table in ("entries", "checkpoints") if rows[table]}
-        self._curves.add(rows)
-        self._draw_later = True
+        everything = sorted((row["seq"], table, row) for table, found in rows.items() for row in found)
+        for _, table, row in everything:
+            for panel in self._listeners:
+                self._attempt(panel.take, table, row)
+        if rows["entries"]:
+            last = rows["entries"][-1]
+            self._refusal = str(last["why"]) if last["action"] == "refuse" else ""
+            self._written = str(last["why"]) if tells_of_a_file(last) else ""
+        self._chart.take(rows)
 
-    def _refresh_dials(self, status: Mapping[str, Any]) -> None:
-        found = status["hyperparameters"]
-        if [(name, value["low"], value["high"]) for name, value in found.items()] != self._bounds:
-            self._bounds = [(name, value["low"], value["high"]) for name, value in found.items()]
-            self._dials = {name: Dial(name, value, self._turn) for name, value in found.items()}
-            self._controls.children = self._arranged()
-        for name, value in found.items():
-            self._dials[name].refresh(value)
-
-    def _arranged(self) -> list[Any]:
-        """The dials everybody turns, and a drawer with the others, closed to begin with."""
-        first = [dial.widget for name, dial in self._dials.items() if name.rpartition(".")[2] in FIRST]
-        others = [dial.widget for name, dial in self._dials.items() if name.rpartition(".")[2] not in FIRST]
-        if not others:
-            return first
-        title = f"{len(others)} more hyperparameter{'s' if len(others) > 1 else ''}"
-        drawer = widgets.Accordion([widgets.VBox(others)], titles=[title], selected_index=None)
-        return [*first, _classed(drawer, "babysit-drawer")]
-
-    def _refresh_head(self, status: Mapping[str, Any]) -> None:
-        state, alive = status["state"], status["state"] in ("running", "paused")
-        pill = f'<span class="babysit-pill babysit-{state}">{state}</span>'
-        name, branch = html.escape(status["name"]), html.escape(status["branch"])
-        write(self._title, value=f"<b>{name}</b> <span>{branch}</span> {pill}")
-        done, size = status["examples_done"], status["examples_an_epoch"]
-        epochs = status["epoch"] + (done / size if size else 0)  # a stream does not tell its length
-        write(self._progress, value=min(epochs / max(status["epochs"], 1), 1.0))
-        write(self._figures, value=_figures(status))
-        write(self._toggle, description="Pause" if state == "running" else "Resume", disabled=not alive)
-        write(self._step, disabled=not alive)
-        write(self._stop, disabled=not alive)
-        write(self._save, disabled=state == "idle")
-        write(self._back, disabled=not self._checkpoints)
+    def _draw(self) -> None:
+        self._chart.refresh()
+        self._logbook.mark = self._chart.mark
 
     def _refresh_message(self, status: Mapping[str, Any]) -> None:
         if status["error"]:
@@ -218,76 +171,15 @@ class Dashboard:
         elif status["not_finite"]:
             words = (
                 f"The loss at step {status['step']:,} is not a finite number, so the run rests there. "
-                "Rewind to a checkpoint and lower the learning rate."
+                "Rewind to a checkpoint, or in the time line to any step before it, and lower the learning rate."
             )
-        elif self._drawing_error:
-            words = _folded("The chart could not be drawn.", self._drawing_error)
+        elif self._error:
+            words = _folded("A part of the dashboard could not be drawn.", self._error)
         else:
-            words = html.escape(status["warning"] or self._last_refusal())
-            words = words or f'<span class="babysit-remark">{html.escape(" ".join(status["remarks"]))}</span>'
+            words = html.escape(status["warning"] or self._refusal)
+            remarks = self._written or " ".join(filter(None, [*status["remarks"], self._late]))
+            words = words or f'<span class="babysit-remark">{html.escape(remarks)}</span>'
         write(self._message, value=words)
-
-    def _last_refusal(self) -> str:
-        last = self._entries[-1] if self._entries else None
-        return str(last.why) if last is not None and last.action == "refuse" else ""
-
-    def _refresh_logbook(self) -> None:
-        write(self._logbook, value=_logbook(self._entries))
-
-    def _refresh_menu(self) -> None:
-        newest = self._checkpoints[::-1]
-        options = [
-            (f"{row['name'] or 'automatic · step ' + format(row['step'], ',')}", row["folder"]) for row in newest
-        ]
-        write(self._menu, options=options, value=newest[0]["folder"])
-
-    def _draw(self) -> None:
-        now = time.monotonic()
-        if not self._draw_later or now < self._next_frame:
-            return
-        began = time.thread_time()
-        self._chart.value = self._curves.png()
-        self._draw_later, self._drawing_error = False, ""
-        self._next_frame = now + (time.thread_time() - began) / FRAME_SHARE
-
-
-def _classed(widget: Any, name: str) -> Any:
-    widget.add_class(name)
-    return widget
-
-
-def _figures(status: Mapping[str, Any]) -> str:
-    rate, left = status["examples_a_second"], status["seconds_left"]
-    parts = [
-        f"epoch {min(status['epoch'] + 1, max(status['epochs'], 1)):,} of {status['epochs']:,}",
-        f"step {status['step']:,}",
-        f"{_two_digits(rate):,} examples/s" if rate else "– examples/s",
-        f"{_clock(left)} left" if left is not None else "–:–– left",
-    ]
-    return "".join(f"<span>{part}</span>" for part in parts)
-
-
-def _two_digits(value: float) -> int:
-    """Rounded to two digits, so that a figure read at a glance does not flicker."""
-    return int(float(f"{value:.2g}"))
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def _logbook(entries: list[Any]) -> str:
-    lines = []
-    for entry in reversed(entries):
-        hand = ' class="babysit-hand"' if entry.changes and entry.action == "set" else ""
-        words = html.escape(describe(entry))
-        cells = (
-            f'<td>{entry.step:,}</td><td{hand} title="{words}">{words}</td><td>{html.escape(str(entry.author))}</td>'
-        )
-        lines.append(f"<tr>{cells}</tr>")
-    return f"<table>{''.join(lines)}</table>"
 
 
 def _folded(summary: str, details: str) -> str:

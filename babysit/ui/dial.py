@@ -6,7 +6,7 @@ has become another one than it shows.
 """
 
 import html
-import re
+import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,9 +15,8 @@ import ipywidgets as widgets
 
 from babysit.journal import number
 from babysit.scales import Scale
+from babysit.ui.controls import Writing, button, classed, free_all, label, slug, unlabelled, write
 
-# Those whose stops are fine enough without a box for the exact value.
-COARSE = ("batch_size", "momentum", "beta_1")
 # Twenty stops a decade, near enough to evenly spaced, each a number one would write down.
 _FINE = (1, 1.1, 1.25, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3, 3.5, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9)
 
@@ -31,52 +30,54 @@ class Dial:
         send: Called with the name and a new value; returns the command's id.
     """
 
-    def __init__(self, name: str, status: Mapping[str, Any], send: Callable[[str, float], str]) -> None:
+    def __init__(self, name: str, status: Mapping[str, Any], send: Callable[[str, Any], str]) -> None:
         self.name, self._send = name, send
         self._scale = Scale(status["low"], status["high"], status["kind"], status["whole"], status.get("zero", False))
         self._in_effect = status["value"]
-        self._asked: tuple[str, float] | None = None  # command and value, until it is answered
+        self._start: Any = None  # the value with which the run began, once it is known
+        self._asked: tuple[str, Any] | None = None  # command and value, until it is answered
         self._refusal = ""
-        self._writer: int | None = None  # the thread that is writing the controls
+        self._writing = Writing()
         self._asking = threading.Lock()  # the answer may come before `send` has returned
-        label, exact = name.replace("_", " ").replace(".", " "), name not in COARSE
+        self._build(status["value"])
+        self.refresh(status)
+        free_all(self.widget)
+
+    def _build(self, value: float) -> None:
+        words = label(self.name)
         self._slider = widgets.SelectionSlider(
-            options=self._options(status["value"]),
-            value=status["value"],
-            description=label,
-            continuous_update=False,
-            readout=not exact,
+            options=self._options(value), value=value, description=words, continuous_update=False, readout=False
         )
         self._slider.observe(self._moved, "value")
-        self._slider.add_class(f"babysit-{re.sub('[^a-z0-9]+', '-', name.lower())}")
-        self._exact = widgets.Text(
-            value=_exactly(status["value"]), continuous_update=False, tooltip=f"{label}, exactly"
-        )
-        self._exact.add_class("babysit-exact")
+        self._exact = widgets.Text(value=_exactly(value), description=f"{words}, exactly", continuous_update=False)
         self._exact.observe(self._typed, "value")
-        self._note = widgets.HTML()
-        self._note.add_class("babysit-note")
-        self.widget = widgets.Box([self._slider, self._exact, self._note] if exact else [self._slider, self._note])
-        self.widget.add_class("babysit-dial")
-        self.refresh(status)
-        free(self._slider)
-        free(self._exact)
+        self._note = classed(widgets.HTML(), "babysit-note")
+        self._reset = classed(button("reset", self._back_to_start, tooltip=f"{words} as at the start"), "babysit-reset")
+        foot = classed(widgets.HBox([self._note, self._reset]), "babysit-foot")
+        exact = classed(unlabelled(self._exact), "babysit-exact")
+        self.widget = classed(
+            widgets.Box([classed(self._slider, f"babysit-{slug(self.name)}"), exact, foot]), "babysit-dial"
+        )
 
     # ---------------------------------- called by the page, on any thread: only hand over
 
     def _moved(self, change: Mapping[str, Any]) -> None:
-        if self._writer != threading.get_ident():
+        if not self._writing.here:
             self._ask(change["new"])
 
     def _typed(self, change: Mapping[str, Any]) -> None:
-        if self._writer == threading.get_ident():
+        if self._writing.here:
             return
         try:
             self._ask(float(change["new"].replace(",", ".")))
         except ValueError:
             self._refusal = f"“{change['new']}” is not a number"
 
-    def _ask(self, value: float) -> None:
+    def _back_to_start(self) -> None:
+        if self._start is not None:
+            self._ask(self._start)
+
+    def _ask(self, value: Any) -> None:
         with self._asking:
             self._refusal = ""
             if value != self._in_effect or self._asked is not None:
@@ -89,32 +90,41 @@ class Dial:
         with self._asking:
             if self._asked is not None and command == self._asked[0]:
                 self._asked = None
+                self._in_effect = math.nan  # not known before the next refresh: whatever is asked for is sent
                 self._refusal = refusal or ""
 
-    def refresh(self, status: Mapping[str, Any]) -> None:
-        """Shows what is in effect, once nothing else is asked for."""
+    def settled(self) -> None:
+        """Forgets what was refused, once training goes on otherwise."""
         with self._asking:
-            asked, self._in_effect = self._asked, status["value"]
+            self._refusal = ""
+
+    def refresh(self, status: Mapping[str, Any], start: Any = None) -> None:
+        """Shows what is in effect, once nothing else is asked for; and a way back to the value of the start."""
+        with self._asking:
+            asked, self._in_effect, self._start = self._asked, status["value"], start
             if asked is None:
                 self._show(status["value"])
+        write(self._note, value=self._words(status, asked))
+        now = "schedule" if status["follows_schedule"] else status["value"]
+        away = start is not None and now != start
+        write(self._reset, disabled=not away, tooltip=f"{label(self.name)} back to {number(start)}, as at the start")
+        write(self._reset.layout, visibility="visible" if away else "hidden")
+
+    def _words(self, status: Mapping[str, Any], asked: tuple[str, Any] | None) -> str:
         if self._refusal:
-            words = f'<span class="babysit-refusal">{html.escape(self._refusal)}</span>'
-        elif asked is not None:
-            words = f"asked for {number(asked[1])}"
-        elif status["follows_schedule"]:
-            words = "follows its schedule"
-        else:
-            words = f"in effect since step {status['since']:,}"
-        write(self._note, value=words)
+            return f'<span class="babysit-refusal" role="alert">{html.escape(self._refusal)}</span>'
+        if asked is not None:
+            return f"asked for {html.escape(number(asked[1]))}"
+        if status["follows_schedule"]:
+            return "follows its schedule"
+        return f"in effect since step {_steps(status['since'])}"
 
     def _show(self, value: float) -> None:
-        self._writer = threading.get_ident()
-        try:
-            write(self._exact, value=_exactly(value))
+        with self._writing.begun():
+            exact = _exactly(value)
+            write(self._exact, value=exact, tooltip=f"{label(self.name)}, exactly {exact}")
             if self._slider.value != value:
                 write(self._slider, options=self._options(value), value=value)
-        finally:
-            self._writer = None
 
     def _options(self, value: float) -> list[tuple[str, float]]:
         """The slider's stops, and the value in effect wherever it lies."""
@@ -128,24 +138,10 @@ class Dial:
         return [(number(stop), stop) for stop in sorted(stops | {value})]
 
 
+def _steps(since: int | list[int]) -> str:
+    """A step, or those of several runs."""
+    return " and ".join(f"{step:,}" for step in (since if isinstance(since, list) else [since]))
+
+
 def _exactly(value: float) -> str:
     return f"{value:.15g}"
-
-
-def write(widget: widgets.Widget, **values: Any) -> None:
-    """Sets what has changed and nothing else, in one message, and none for nothing."""
-    changed = {name: value for name, value in values.items() if getattr(widget, name) != value}
-    if changed:
-        with widget.hold_sync():
-            for name, value in changed.items():
-                setattr(widget, name, value)
-        free(widget)
-
-
-def free(widget: widgets.Widget) -> None:
-    """Lets the page say on which thread of the kernel it wants to be heard.
-
-    An ipykernel with subshells hands a widget's messages to the thread that wrote to it
-    last, which may be busy with a cell; where none has, to the one the page names.
-    """
-    vars(widget.comm).pop("_reply_subshell_id", None)

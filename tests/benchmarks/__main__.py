@@ -1,7 +1,8 @@
 """What a panda costs, measured side by side with `Model.fit` in one run: `make bench`.
 
-`python -m tests.benchmarks` measures everything; `speed`, `startup`, `memory` and `flat`
-one part each; `flat --minutes 10` trains for so long. Ratios hold on a machine that does
+`python -m tests.benchmarks` measures everything; `speed`, `startup`, `past`, `frame`, `memory`,
+`flat` and `latency` one part each; `flat --minutes 10` trains for so long; `soak`, which takes some
+minutes and is not among them all, is an hour of hands at speed. Ratios hold on a machine that does
 nothing else: of each way the least time of several rounds counts.
 """
 
@@ -11,12 +12,14 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-from tests.benchmarks import memory, speed, startup
+from tests.benchmarks import frame, latency, memory, past, soak, speed, startup
+
+PARTS = ["speed", "startup", "past", "frame", "memory", "flat", "latency"]
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("part", nargs="?", choices=["speed", "startup", "memory", "flat", "memory-of"])
+    parser.add_argument("part", nargs="?", choices=[*PARTS, "soak", "memory-of"])
     parser.add_argument("way", nargs="?", help="of memory-of: nothing, fit or panda")
     parser.add_argument("--minutes", type=float, default=1.0, help="how long flat trains")
     chosen = parser.parse_args()
@@ -26,10 +29,14 @@ def main():
     parts = {
         "speed": speed.main,
         "startup": startup.main,
+        "past": past.main,
+        "frame": frame.main,
         "memory": memory.main,
         "flat": lambda: memory.flat(chosen.minutes),
+        "latency": latency.main,
+        "soak": soak.main,
     }
-    for part in [chosen.part] if chosen.part else parts:
+    for part in [chosen.part] if chosen.part else PARTS:
         parts[part]()
         print()
 

@@ -63,7 +63,7 @@ def resident_mb():
     return of_status("VmRSS")
 
 
-def of_status(name):
-    """What Linux says of this process, in MB."""
-    status = Path("/proc/self/status").read_text()
+def of_status(name, process="self"):
+    """What Linux says of a process, in MB."""
+    status = Path(f"/proc/{process}/status").read_text()
     return int(status.split(f"{name}:")[1].split()[0]) / 1024

@@ -17,6 +17,7 @@ class Lab:
         self.page = page
         self.url = url
         self.root = root  # the folder that the server serves
+        self.keeps_kernel = False  # at its end
 
     def open(self, notebook: str) -> None:
         """Open a notebook of the server's folder, nothing else, and wait until its kernel idles."""
@@ -33,6 +34,16 @@ class Lab:
     def save(self) -> None:
         """Save the notebook, outputs included."""
         self.page.evaluate(f"{PANEL}.context.save()")
+
+    @property
+    def idle(self) -> bool:
+        """Whether the kernel of the notebook in front has nothing to do."""
+        return bool(self.page.evaluate(f"{KERNEL}?.status === 'idle'"))
+
+    def close(self) -> None:
+        """End all kernels, unless one is to be kept."""
+        if not self.keeps_kernel:
+            self.page.evaluate("window.jupyterapp?.serviceManager.sessions.shutdownAll()")
 
     def run_all(self) -> None:
         """Run every cell and return when the last has ended; a cell's error is raised here."""

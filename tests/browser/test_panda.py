@@ -8,17 +8,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser.lab import KERNEL, exactly
+from tests.browser.lab import KERNEL, SCREENSHOTS, exactly
 
-HAND = (123, 31, 162)  # the purple of what a hand did
+CUT_OFF = """(dashboard) => {
+    const edge = dashboard.getBoundingClientRect().right + 1;
+    const hidden = (word) => word.scrollWidth > word.clientWidth + 1 && getComputedStyle(word).overflow !== 'visible';
+    return [...dashboard.querySelectorAll('.widget-label, .jupyter-button, .babysit-head span, td, .babysit-told')]
+        .filter((word) => word.offsetParent && !word.closest('.babysit-unlabelled > .widget-label'))
+        .filter((word) => hidden(word) || word.getBoundingClientRect().right > edge)
+        .map((word) => word.innerText);
+}"""
+SHARP = "(image) => image.naturalWidth === image.clientWidth * devicePixelRatio"
+COLOUR = "(element) => getComputedStyle(element).backgroundColor"
 
 
 @pytest.fixture
 def panda(lab):
-    """Notebook 01, run to its end, with the panda training in it."""
+    """Notebook 01, run to its end, with the panda training in it; a kernel that idles at last serves the next test."""
     lab.open("notebooks/01_panda.ipynb")
     lab.run_all()
-    return Watched(lab)
+    yield Watched(lab)
+    if lab.idle:
+        lab.evaluate("panda.stop()")
+        lab.keeps_kernel = True
 
 
 class Watched:
@@ -55,10 +67,36 @@ class Watched:
     def wait_for_words(self, text):
         self.dashboard.get_by_text(text, exact=False).first.wait_for()
 
+    def tab(self, text):
+        return self.dashboard.locator(".lm-TabBar-tab", has_text=exactly(text))
+
+    def use_theme(self, name):
+        theme = f"{{ theme: 'JupyterLab {name}' }}"
+        self.lab.page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {theme})")
+        self.lab.page.wait_for_function(f"document.body.dataset.jpThemeName === 'JupyterLab {name}'")
+
+    def cut_off(self):
+        """The words on it that have not the room they need."""
+        return self.dashboard.evaluate(CUT_OFF)
+
+    def scroll_to(self):
+        self.dashboard.evaluate("(dashboard) => dashboard.scrollIntoView({ block: 'start' })")
+
+    def picture(self, name):
+        """Takes a picture of the dashboard alone."""
+        self.scroll_to()
+        self.dashboard.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+    def paper(self):
+        """The colour of the chart's upper left corner, as it is to be seen."""
+        shown = self.dashboard.locator(".babysit-chart img").screenshot()
+        return Image.open(io.BytesIO(shown)).convert("RGB").getpixel((2, 2))
+
     def purple(self):
-        """How many pixels of the chart have the colour of a hand's mark."""
+        """How many columns of the chart, right of its axis, are purple from top to bottom, as a hand's mark is."""
         shown = Image.open(io.BytesIO(self.dashboard.locator(".babysit-chart img").screenshot())).convert("RGB")
-        return (np.abs(np.asarray(shown).astype(int) - HAND).sum(axis=2) < 150).sum()
+        red, green, blue = np.moveaxis(np.asarray(shown).astype(int)[:, shown.width // 8 :], 2, 0)
+        return ((np.minimum(red, blue) > green + 15).mean(axis=0) > 0.4).sum()
 
 
 def until(condition, timeout_s=15):
@@ -68,17 +106,20 @@ def until(condition, timeout_s=15):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(
-    ("label", "name", "key"),
-    [
-        ("learning rate", "learning_rate", "ArrowRight"),
-        ("batch size", "batch_size", "ArrowRight"),
-        ("momentum", "momentum", "PageUp"),
-    ],
-)
-def test_a_slider_moved_by_keyboard_acts_on_the_very_next_step(panda, label, name, key):
+def test_a_slider_moved_by_keyboard_acts_on_the_very_next_step(panda):
     assert panda.ask("panda.state") == "running"
-    old, marks = panda.value(name), panda.purple()
+    for name, key in [("learning_rate", "ArrowRight"), ("batch_size", "ArrowRight"), ("momentum", "PageUp")]:
+        move(panda, name, key)
+        panda.lab.screenshot(f"slider-{name}")
+    marks = panda.purple()
+    panda.dashboard.locator(".babysit-logbook tr").first.click()
+    panda.dashboard.locator(".babysit-mark .babysit-told", has_text="by dashboard").wait_for()
+    until(lambda: panda.purple() > marks + 4)
+
+
+def move(panda, name, key):
+    """Presses a key on a slider, and sees what it does: in the kernel, on the chart, in the logbook."""
+    label, old, marks = name.replace("_", " "), panda.value(name), panda.purple()
     assert panda.changes_of(name) == []  # merely shown, it has changed nothing
 
     panda.press(label, key)
@@ -91,13 +132,12 @@ def test_a_slider_moved_by_keyboard_acts_on_the_very_next_step(panda, label, nam
     assert column[step - 1] == old and column[step] == after
 
     panda.wait_for_words(f"in effect since step {step:,}")
-    until(lambda: panda.purple() > marks + 200)
-    words = panda.dashboard.locator(".babysit-logbook").inner_text()
-    assert label in words and "→" in words
-    panda.lab.screenshot(f"slider-{name}")
+    until(lambda: panda.purple() > marks)
+    line = panda.dashboard.locator(".babysit-logbook tr").first
+    assert label in line.inner_text() and "→" in line.inner_text()
 
 
-def test_the_learning_rate_is_the_one_compiled_however_often_it_is_shown(panda):
+def test_the_learning_rate_is_the_one_compiled_until_an_exact_value_is_typed_and_a_bad_one_is_refused(panda):
     assert panda.value("learning_rate") == 0.001  # as the notebook's own `set` left it
     panda.lab.evaluate("from IPython.display import display; display(panda)")
     time_was = panda.ask("panda.step")
@@ -106,8 +146,6 @@ def test_the_learning_rate_is_the_one_compiled_however_often_it_is_shown(panda):
     assert panda.ask("[e.action for e in panda.journal]") == ["fit", "set"]
     assert panda.dashboard.locator(".babysit-exact input").first.input_value() == "0.001"
 
-
-def test_an_exact_value_is_typed_and_a_bad_one_refused(panda):
     box = panda.dashboard.locator(".babysit-exact input").first
     box.fill("3.21e-3")
     box.press("Enter")
@@ -141,7 +179,7 @@ def test_save_go_on_and_rewind(panda):
     panda.lab.button("Resume").wait_for()
     step, digest = panda.ask("(panda.step, panda.digest())")
     panda.click("Save checkpoint")
-    menu = panda.dashboard.locator("select")
+    menu = panda.dashboard.locator(".babysit-transport select")
     until(lambda: " ".join(menu.locator("option").first.text_content().split()) == f"step {step:,}")
     panda.press("learning rate", "PageUp", times=3)
     panda.click("Resume")
@@ -173,7 +211,11 @@ def test_sliders_and_buttons_work_while_another_cell_runs(panda):
     times = panda.ask("[e.time for e in panda.journal if e.author == 'dashboard']")
     began, ended = panda.ask("(began, ended)")
     assert ended - began >= 10
-    assert len(times) >= 4 and all(began < t < ended for t in times)
+    if late := panda.ask("__import__('babysit.ui.controls', fromlist=['']).late_words()"):  # see `make test-matrix`
+        panda.wait_for_words(late)
+        assert len(times) >= 4 and all(t > ended for t in times)
+    else:
+        assert len(times) >= 4 and all(began < t < ended for t in times)
     assert panda.value("learning_rate") == 0.0014
     assert panda.value("momentum") == 0.7
 
@@ -181,6 +223,15 @@ def test_sliders_and_buttons_work_while_another_cell_runs(panda):
 def test_saved_and_reloaded_in_the_middle_the_dashboard_is_alive(panda):
     panda.press("momentum", "ArrowRight")
     until(lambda: panda.changes_of("momentum"))
+    chart = panda.dashboard.locator(".babysit-chart img")
+    panda.dashboard.evaluate("(dashboard) => { dashboard.style.display = 'none'; }")  # as behind another tab
+    until(lambda: not panda.ask("panda._dashboard._watch.looked_at"), timeout_s=60)
+    frame, step = chart.get_attribute("src"), panda.ask("panda.step")
+    until(lambda: panda.ask("panda.step") > step + 200)
+    assert chart.get_attribute("src") == frame
+    panda.dashboard.evaluate("(dashboard) => { dashboard.style.display = ''; }")
+    until(lambda: chart.get_attribute("src") != frame)
+
     step = panda.ask("panda.step")
     panda.lab.save()
     panda.lab.reload()
@@ -204,26 +255,141 @@ def test_run_again_the_cell_says_what_to_do_and_the_run_goes_on(panda):
     until(lambda: panda.ask("panda.step") > step + 20)
 
 
-@pytest.mark.parametrize("width", [1000, 1400, 2000])
-def test_no_word_is_cut_off_and_nothing_jumps(panda, width):
-    panda.lab.page.set_viewport_size({"width": width, "height": 1000})
+def test_at_any_width_and_in_any_light_no_word_is_cut_off_and_nothing_jumps(panda):
     panda.wait_for_words("examples/s")
-    cut = panda.dashboard.evaluate(
-        """(dashboard) => [...dashboard.querySelectorAll('.widget-label, .jupyter-button, .babysit-head span')]
-            .filter((word) => word.scrollWidth > word.clientWidth + 1 && getComputedStyle(word).overflow !== 'visible'
-                || word.getBoundingClientRect().right > dashboard.getBoundingClientRect().right + 1)
-            .map((word) => word.innerText)"""
-    )
-    assert cut == []
-    until(lambda: panda.dashboard.locator(".babysit-chart img").bounding_box()["width"] >= 420)  # it has been drawn
+    for width, theme in [(1000, "Light"), (1400, "Dark"), (2000, "Dark"), (2000, "Light")]:
+        panda.lab.page.set_viewport_size({"width": width, "height": 1200})
+        panda.use_theme(theme)
+        panda.scroll_to()
+        until(lambda: panda.cut_off() == [])
+        until(lambda: 420 <= panda.dashboard.locator(".babysit-chart img").bounding_box()["width"] <= 1240)
+        until(lambda: panda.dashboard.locator(".babysit-chart img").evaluate(SHARP))
+        panda.picture(f"wide-{width}-{theme.lower()}")
+        assert panda.paper() == {"Light": (255,) * 3, "Dark": (17,) * 3}[theme]
     height = panda.dashboard.bounding_box()["height"]
     panda.press("momentum", "ArrowRight", times=4)
     until(lambda: panda.value("momentum") == 0.8)
+    panda.wait_for_words("in effect since step")
     assert panda.dashboard.bounding_box()["height"] == pytest.approx(height, abs=2)
-    chart = panda.dashboard.locator(".babysit-chart img").bounding_box()
-    assert 420 <= chart["width"] <= 920
-    panda.lab.screenshot(f"wide-{width}")
-    assert panda.lab.page.locator(".babysit .widget-label", has_text=exactly("learning rate")).is_visible()
+    panda.lab.page.set_viewport_size({"width": 480, "height": 1800})  # a phone's, without the file browser
+    panda.lab.page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
+    assert panda.dashboard.locator(".babysit-bars .widget-hprogress").first.bounding_box()["height"] >= 6
+    for tab in ("Time line", "Vital signs", "Logbook"):
+        panda.tab(tab).click()
+        if tab == "Vital signs":
+            panda.click("Measure")
+            panda.wait_for_words("about 1e-3 is healthy")
+            panda.wait_for_words("batch_normalization_1")
+        until(lambda: panda.cut_off() == [])
+        panda.picture(f"narrow-{tab.lower().replace(' ', '-')}")
+        if tab == "Time line":
+            assert panda.dashboard.locator(".babysit-tree select").bounding_box()["width"] > 250
+    paper = panda.dashboard.locator(".jupyter-button", has_text=exactly("Step")).evaluate(COLOUR)
+    panda.use_theme("Dark")
+    until(lambda: panda.lab.button("Step").evaluate(COLOUR) != paper)
+    panda.picture("narrow-dark")
+
+
+def test_everything_is_reached_and_worked_by_keyboard_and_has_a_name(panda):
+    unnamed = panda.dashboard.evaluate(
+        """(dashboard) => [...dashboard.querySelectorAll('button, input, select, [role=slider], [role=tab]')]
+            .filter((control) => !(control.getAttribute('aria-label') || control.labels?.[0]?.innerText
+                || control.textContent || control.title || '').trim() && !control.matches('select'))
+            .map((control) => control.outerHTML)"""
+    )
+    assert unnamed == []
+    assert panda.dashboard.get_by_role("slider", name="learning rate", exact=True).count() == 1
+    assert panda.dashboard.get_by_role("combobox", name="checkpoint to rewind to").count() == 1
+    menu = panda.dashboard.get_by_role("combobox", name="a change, to be told of")
+    menu.focus()
+    menu.press("ArrowDown")
+    panda.wait_for_words("by script")
+    more = panda.dashboard.get_by_role("button", name="more", exact=True)
+    more.focus()
+    more.press("Enter")
+    panda.dashboard.get_by_label("gap to validation").press("Space")
+    other = panda.dashboard.get_by_label("laid over")
+    other.fill("nowhere")
+    other.press("Enter")
+    panda.wait_for_words("`nowhere` holds no run that could be read")
+    panda.dashboard.get_by_role("button", name="SVG").press("Enter")
+    panda.wait_for_words("chart.svg written to")
+    assert panda.ask("(panda.directory / 'chart.svg').read_bytes()[:5]") == b"<?xml"
+    until(lambda: panda.dashboard.locator(".babysit-spoken").inner_text().startswith("At step"))
+    more.press("Enter")
+    panda.lab.button("Pause").focus()
+    keyboard = panda.lab.page.keyboard
+    keyboard.press("Enter")
+    panda.lab.button("Resume").wait_for()
+    step = panda.ask("panda.step")
+    for key in ("Tab", "Tab", "Tab", "Control+a", "7", "Shift+Tab", "Enter"):  # to the number beside *Steps*, and back
+        keyboard.press(key)
+    panda.wait_for_words(f"step {step + 7:,}")
+    until(lambda: panda.ask("(panda.step, panda.state)") == (step + 7, "paused"))
+    panda.tab("Logbook").focus()
+    keyboard.press("ArrowRight")
+    keyboard.press("Enter")
+    panda.dashboard.get_by_role("button", name="Rewind there").wait_for()
+    tree = panda.dashboard.get_by_role("listbox", name="branches and checkpoints")
+    tree.focus()
+    tree.press("Home")
+    tree.press("ArrowDown")
+    panda.wait_for_words("branch 1 · step 0")
+    panda.dashboard.get_by_label("step", exact=True).fill("5")
+    panda.dashboard.get_by_role("button", name="Rewind there").press("Enter")
+    panda.wait_for_words("left branch 1 at step 5")
+    assert panda.ask("(panda.step, panda.state, panda.history.branch)") == (5, "paused", "branch 2")
+
+
+def test_the_transport_takes_it_to_the_end_of_an_epoch_back_to_the_start_and_takes_back_a_change(panda):
+    panda.click("Pause")
+    panda.lab.button("Resume").wait_for()
+    until(lambda: panda.lab.page.title().startswith("❚❚"))
+    epoch = panda.ask("panda.epoch")
+    panda.click("To epoch end")
+    until(lambda: panda.ask("(panda.epoch, panda.state)") == (epoch + 1, "paused"))
+    panda.click("More epochs")
+    panda.wait_for_words("of 5,010")
+
+    panda.press("learning rate", "PageUp")
+    until(lambda: panda.value("learning_rate") > 0.001)
+    why = panda.dashboard.get_by_label("why, for the logbook")
+    why.fill("it creeps")
+    why.press("Enter")
+    panda.wait_for_words("on learning rate 0.001 → 0.0018")
+    until(lambda: why.input_value() == "")
+    panda.click("Undo last change")
+    until(lambda: panda.value("learning_rate") == 0.001)
+    panda.dashboard.get_by_role("button", name="reset", exact=True).first.click()
+    until(lambda: panda.value("learning_rate") == 0.0005)
+    panda.dashboard.get_by_label("show only lines with").fill("creeps")
+    until(lambda: panda.dashboard.locator(".babysit-lines tr").count() == 1)
+    panda.dashboard.get_by_label("show only lines with").fill("")
+
+    width = panda.dashboard.locator(".babysit-controls").bounding_box()["width"]
+    panda.dashboard.get_by_text("couplings: off").click()
+    panda.dashboard.get_by_label("when the batch size changes, it").wait_for()
+    assert panda.dashboard.locator(".babysit-controls").bounding_box()["width"] == width
+    panda.dashboard.get_by_label("when the batch size changes, it").select_option("in proportion")
+    panda.wait_for_words("couplings: learning rate follows batch size, linear")
+    panda.press("batch size", "ArrowRight")
+    until(lambda: (panda.value("batch_size"), panda.value("learning_rate")) == (64, 0.001))
+
+    panda.lab.button("Markdown").click()
+    panda.wait_for_words("logbook written to")
+    assert "it creeps" in panda.ask("(panda.directory / 'logbook.md').read_text()")
+    panda.click("Start over")
+    panda.wait_for_words("branch 2")
+    until(lambda: panda.ask("(panda.step, panda.state)") == (0, "paused"))
+    assert panda.ask("panda.branches['branch 2']") == ("branch 1", 0)
+    panda.picture("transport")
+    panda.lab.evaluate("panda.set(learning_rate=1.0, momentum=0.9999)")
+    panda.lab.evaluate(
+        "import numpy; panda.call(lambda model: model.layers[0].kernel.assign(model.layers[0].kernel * numpy.nan))"
+    )
+    panda.click("Resume")
+    panda.lab.page.wait_for_function("document.title.startsWith('⚠ NaN')")
+    panda.wait_for_words("not a finite number")
 
 
 def test_the_other_hyperparameters_are_in_a_drawer(panda):

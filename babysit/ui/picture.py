@@ -1,0 +1,110 @@
+"""A picture of one's own: what a model looks like inside, drawn again and again while it trains."""
+
+import html
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import ipywidgets as widgets
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from babysit.ui.controls import write
+from babysit.ui.image import png
+
+# Sampling and drawing may together cost this share of one core; pictures come less often when they cost more.
+SHARE = 0.05
+INTERVAL_S = 0.1
+_DPI = 144
+
+
+class Run(Protocol):
+    """What a picture needs of a run."""
+
+    def call(self, function: Callable[[Any], Any]) -> Any:
+        """Has `function(model)` called on the training thread; returns its result."""
+
+    def status(self) -> dict[str, Any]:
+        """How the run stands."""
+
+
+class Picture:
+    """Draws what is sampled of a model, whenever the run has moved; `widget` is what to display.
+
+    Args:
+        run: The run whose model it is.
+        sample: Called with the model on the training thread, between two steps.
+        draw: Called with an empty matplotlib `Figure` and what `sample` returned, on a thread of
+            the picture's own.
+        size: Width and height in inches, as matplotlib has them.
+    """
+
+    def __init__(
+        self, run: Run, sample: Callable[[Any], Any], draw: Callable[[Figure, Any], Any], size: tuple[float, float]
+    ) -> None:
+        self._run, self._sample, self._draw = run, sample, draw
+        self._figure = Figure(size, dpi=_DPI)
+        self._canvas = FigureCanvasAgg(self._figure)
+        self._seen: Any = None  # how the run stood when it was sampled last
+        self._closing = threading.Event()
+        self._image = widgets.Image(format="png", value=self._encoded())
+        self._image.layout.width, self._image.layout.max_width = f"{size[0] * 96:.0f}px", "100%"
+        self._message = widgets.HTML()
+        self.widget = widgets.VBox([self._image, self._message])
+        self._thread = threading.Thread(target=self._refresh_often, name="babysit-picture", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops drawing; what was drawn last stays on the page. May be called twice."""
+        self._closing.set()
+
+    def _refresh_often(self) -> None:
+        cost_s = next_s = 0.0
+        while not self._closing.wait(INTERVAL_S):
+            now_s = time.monotonic()
+            if now_s >= next_s and self._has_moved():
+                before_s, cost_s = cost_s, self._refresh()
+                # One that was dear by chance, as the first is, which loads fonts, keeps nobody waiting.
+                next_s = now_s + min(before_s, cost_s) / SHARE
+
+    def _has_moved(self) -> bool:
+        status = self._run.status()
+        values = {name: about["value"] for name, about in status["hyperparameters"].items()}
+        seen, self._seen = self._seen, (status["step"], status["branch"], values)
+        return bool(seen != self._seen)
+
+    def _refresh(self) -> float:
+        """Draws the present state, or says why it cannot; returns the seconds of a core that it took."""
+        began, sampling = time.thread_time(), [0.0]
+        try:
+            data = self._run.call(lambda model: self._timed(model, sampling))
+            self._draw(self._emptied(), data)
+            self._image.value = self._encoded()
+            write(self._message, value="")
+        except Exception as error:
+            words = html.escape(f"The picture could not be drawn. {type(error).__name__}: {error}")
+            details = html.escape(traceback.format_exc())
+            write(self._message, value=f"<details><summary>{words}</summary><pre>{details}</pre></details>")
+        return time.thread_time() - began + sampling[0]
+
+    def _timed(self, model: Any, seconds: list[float]) -> Any:
+        """What is sampled; the time it took the training thread is put into `seconds`."""
+        began = time.thread_time()
+        try:
+            return self._sample(model)
+        finally:
+            seconds[0] = time.thread_time() - began
+
+    def _emptied(self) -> Figure:
+        """The figure, with margins that stand still, whatever will be written in them."""
+        self._figure.clear()
+        width, height = self._figure.get_size_inches()
+        self._figure.subplots_adjust(0.65 / width, 0.55 / height, 1 - 0.15 / width, 1 - 0.35 / height)
+        return self._figure
+
+    def _encoded(self) -> bytes:
+        self._canvas.draw()
+        return png(np.asarray(self._canvas.buffer_rgba()))

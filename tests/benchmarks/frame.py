@@ -1,0 +1,52 @@
+"""What a chart costs after ten thousand steps and after ten million: time, memory, and the bytes that are sent."""
+
+import statistics
+import time
+import tracemalloc
+
+import numpy as np
+
+from babysit.ui.curves import Curves
+from tests.benchmarks.ways import print_row, ratio
+
+FRAMES, WIDTHS = 30, [20, 20, 18]
+
+
+def main():
+    short, long = measured(10_000), measured(10_000_000)
+    print_row("A frame of the chart, 740 × 460", ["10,000 steps", "10,000,000 steps", "long ÷ short"], WIDTHS)
+    for name, of_short, of_long in zip(("ms of a core", "MB kept", "kB sent"), short, long, strict=True):
+        times = ratio(of_long / of_short, 1.2, at_most=True)
+        print_row(name, [f"{of_short:.2f}", f"{of_long:.2f}", times], WIDTHS)
+
+
+def measured(steps):
+    """The median frame, each behind ten steps more, in ms; what the chart keeps, in MB; its picture, in kB."""
+    tracemalloc.start()
+    curves = fed(steps)
+    curves.draw(740, 460)
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()  # which slows everything down
+    taken, sent = [], []
+    for i in range(FRAMES):
+        curves.add({"blocks": [block(steps + 1 + 10 * i, np.full(10, 0.5))]})
+        began = time.thread_time()
+        picture = curves.draw(740, 460)
+        taken.append(time.thread_time() - began)
+        sent.append(len(picture))
+    return statistics.median(taken) * 1000, kept / 1e6, statistics.median(sent) / 1000
+
+
+def fed(steps):
+    curves, piece = Curves(), steps // 100
+    start = {"name": "branch 1", "parent": None, "step": 0, "mark": 0, "hyperparameters": {}, "turn": {}, "seq": 0}
+    curves.add({"branches": [start]})
+    losses = np.random.default_rng(0).random(piece)
+    for first in range(1, steps, piece):
+        curves.add({"blocks": [block(first, losses)]})
+    return curves
+
+
+def block(first, losses):
+    fields = {"branch": "branch 1", "epoch": 1, "first": first, "steps": len(losses), "time": first / 1000}
+    return {"seq": first, **fields, "names": ["loss"], "dtype": "float64", "columns": losses.tobytes()}

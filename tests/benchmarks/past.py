@@ -1,0 +1,68 @@
+"""What a checkpoint costs the training, and how long the way back takes, by the size of the state."""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from babysit.shelf import SHARE
+from babysit.steps import BLOCK_S
+from tests.benchmarks import ways
+from tests.benchmarks.models import dense, slow
+from tests.benchmarks.ways import print_row, ratio
+
+MODELS = [("dense 64-128-10, batch norm, momentum", dense, 32, 400), ("three layers of 2048", slow, 256, 4)]
+WIDTHS = [10, 14, 18, 24, 16, 16]
+COLUMNS = ["state MB", "stall ms", "stall ÷ block", "with ÷ without", "to a step ms", "its steps ms"]
+ROUNDS = 5
+
+
+def main():
+    print_row("Automatic checkpoints, and going back", COLUMNS, WIDTHS)
+    with tempfile.TemporaryDirectory() as folder:
+        for i, row in enumerate(MODELS):
+            measure(*row, Path(folder) / str(i))
+
+
+def measure(name, make, batch_size, epochs, folder):
+    panda, train = ways.with_panda(make(), batch_size, epochs, folder)
+    trainer, shelf = panda._trainer, panda._trainer.shelf
+    size = sum(array.nbytes for arrays in trainer.state().tensors.values() for array in arrays)
+    stalls = [stall(trainer) for _ in range(ROUNDS)]
+    taken = {"with": [], "without": []}
+    is_due = shelf.is_due
+    for _ in range(ROUNDS):
+        for way, due in (("with", is_due), ("without", lambda: False)):
+            shelf.is_due = due
+            taken[way].append(ways.seconds(train))
+    shelf.is_due = is_due
+    back, steps = way_back(panda)
+    share = statistics.median(taken["with"]) / statistics.median(taken["without"])
+    cells = [
+        f"{size / 1e6:.1f}",
+        f"{statistics.median(stalls) * 1000:.1f}",
+        f"{statistics.median(stalls) / BLOCK_S:.2f}",
+        ratio(share, 1 + SHARE, at_most=True),
+        f"{back * 1000:.0f}",
+        f"{steps * 1000:.0f}",
+    ]
+    print_row(name, cells, WIDTHS)
+    panda.stop()
+    panda.wait()
+
+
+def stall(trainer):
+    """How long the training thread waits for one: it copies the state, and another thread writes it."""
+    trainer.shelf.settle()
+    began = time.perf_counter()
+    trainer.keeper.keep()
+    return time.perf_counter() - began
+
+
+def way_back(panda):
+    """Seconds to a step ten steps back, and those that its steps take."""
+    steps, backs = ways.seconds(lambda: panda.run(10)), []
+    for _ in range(ROUNDS):
+        panda.run(10)
+        backs.append(ways.seconds(lambda: panda.rewind(panda.step - 10)))
+    return statistics.median(backs), steps

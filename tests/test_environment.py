@@ -1,0 +1,71 @@
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from babysit import environment
+from babysit.environment import describe, differences
+
+
+def test_it_tells_what_this_process_runs_on():
+    told = describe()
+    versions = [platform.python_version(), tf.__version__, keras.__version__, np.__version__]
+    assert [told[name] for name in ("Python", "TensorFlow", "Keras", "NumPy")] == versions
+    assert told["machine"] == platform.machine()
+    assert told["devices"].count("CPU") == len(tf.config.list_physical_devices("CPU"))
+
+
+def test_it_is_plain_data_that_survives_writing_and_differs_from_itself_in_nothing():
+    told = describe()
+    assert all(isinstance(name, str) and isinstance(value, str) and value for name, value in told.items())
+    assert json.loads(json.dumps(told)) == told
+    assert differences(json.loads(json.dumps(told)), describe()) == []
+
+
+@pytest.mark.parametrize("flag", ["TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS", "TF_DETERMINISTIC_OPS", "OMP_NUM_THREADS"])
+def test_a_flag_that_was_set_is_told(monkeypatch, flag):
+    monkeypatch.delenv(flag, raising=False)
+    before = describe()
+    monkeypatch.setenv(flag, "0")
+    assert differences(before, describe()) == [f"{flag} not set then, 0 now"]
+    assert differences(describe(), before) == [f"{flag} 0 then, not set now"]
+
+
+def test_threads_are_told():
+    """In a process of its own: TensorFlow takes them only before its first operation."""
+    code = (
+        "import tensorflow as tf, json; tf.config.threading.set_intra_op_parallelism_threads(3);"
+        "from babysit.environment import describe; print(json.dumps(describe()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert differences(describe(), json.loads(done.stdout)) == ["threads within an operation one a core then, 3 now"]
+
+
+def test_every_difference_is_a_phrase_also_what_only_one_side_knows():
+    then = {"TensorFlow": "2.20.0", "Keras": "3.15.1", "gone": "1"}
+    now = {"TensorFlow": "2.21.0", "Keras": "3.15.1", "new": "2"}
+    assert differences(then, now) == [
+        "TensorFlow 2.20.0 then, 2.21.0 now",
+        "gone 1 then, not set now",
+        "new not set then, 2 now",
+    ]
+
+
+def test_another_processor_is_told(monkeypatch):
+    before = describe()
+    monkeypatch.setattr(environment, "_of_processor", lambda field: {"flags": "fpu avx2 sse4_2"}.get(field, "Model T"))
+    told = describe()
+    assert (told["processor"], told["instruction sets"]) == ("Model T", "avx2 sse4_2")
+    assert any(words.endswith("then, Model T now") for words in differences(before, told))
+
+
+def test_where_the_system_tells_nothing_of_its_processor_it_is_unknown(monkeypatch):
+    monkeypatch.setattr(environment.Path, "read_text", lambda path: (_ for _ in ()).throw(OSError))
+    monkeypatch.setattr(environment.platform, "processor", lambda: "")
+    assert (describe()["processor"], describe()["instruction sets"]) == ("unknown", "unknown")

@@ -1,0 +1,106 @@
+"""A picture of one's own: drawn as the run moves, on a thread of its own, and never in the way of the training."""
+
+import io
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import babysit
+from babysit import demos
+
+
+def eventually(condition, timeout_s=20):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def panda():
+    (x, y), _ = demos.digits()
+    panda = babysit.Panda(demos.dense_network(seed=1), seed=0)
+    panda.fit(x, y, epochs=1000, paused=True)
+    return panda
+
+
+def test_it_shows_the_state_at_a_boundary_and_leaves_no_trace(panda):
+    (x, y), _ = demos.digits()
+    drawn, threads = [], set()
+
+    def sample(model):
+        threads.add(threading.current_thread())
+        model.evaluate(x[:64], y[:64], verbose=0)  # draws no seeds, but resets the metrics
+        return int(model.optimizer.iterations.numpy())
+
+    def draw(figure, step):
+        threads.add(threading.current_thread())
+        figure.add_subplot().set_facecolor("red" if step == 70 else "blue")
+        drawn.append((step, len(figure.axes)))
+
+    widget = panda.picture(sample, draw, size=(4, 2))
+    eventually(lambda: drawn)
+    panda.run(70)
+    eventually(lambda: drawn[-1] == (70, 1))  # on an empty figure each time
+    assert drawn[0] == (0, 1)
+    assert len(threads) == 2 and threading.current_thread() not in threads
+
+    image = widget.children[0]
+    eventually(lambda: tuple(np.asarray(Image.open(io.BytesIO(image.value)))[144, 288]) == (255, 0, 0))
+    count = len(drawn)
+    panda.rewind(0)
+    panda.set(learning_rate=0.02)
+    eventually(lambda: len(drawn) > count and drawn[-1][0] == 0)
+    assert [entry.action for entry in panda.journal] == ["fit", "rewind", "set"]
+
+    panda.run(30)
+    twin = babysit.Panda(demos.dense_network(seed=1), seed=0)
+    twin.fit(x, y, epochs=1000, paused=True)
+    twin.set(learning_rate=0.02)
+    twin.run(30)
+    assert panda.digest() == twin.digest()
+
+
+def test_what_goes_wrong_is_shown_and_training_goes_on(panda):
+    faults = ["<sample>", "<draw>"]
+
+    def sample(model):
+        if "<sample>" in faults:
+            raise ValueError(faults[0])
+
+    def draw(figure, data):
+        if faults:
+            raise ValueError(faults[0])
+
+    widget = panda.picture(sample, draw)
+    message = widget.children[1]
+    eventually(lambda: "ValueError: &lt;sample&gt;" in message.value)
+    faults.pop(0)
+    panda.run(1)
+    eventually(lambda: "ValueError: &lt;draw&gt;" in message.value)
+    faults.pop(0)
+    panda.resume()
+    eventually(lambda: message.value == "")
+    assert panda.state == "running"
+    with pytest.raises(TypeError, match="`draw` must be callable"):
+        panda.picture(sample, None)
+
+
+def test_at_rest_and_when_another_takes_its_place_nothing_is_drawn(panda):
+    counts = {"first": 0, "second": 0}
+
+    def counted(name):
+        counts[name] += 1
+
+    panda.picture(lambda model: "first", lambda figure, name: counted(name))
+    eventually(lambda: counts["first"] == 1)
+    panda.picture(lambda model: "second", lambda figure, name: counted(name))
+    eventually(lambda: counts["second"] == 1)
+    for _ in range(3):
+        seen = counts["second"]
+        panda.run(1)
+        eventually(lambda seen=seen: counts["second"] > seen)
+    assert counts == {"first": 1, "second": 4}

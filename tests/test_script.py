@@ -1,0 +1,371 @@
+"""The exported program against the run it tells of: the same weights, bit for bit, in another process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import babysit
+from babysit import demos
+
+(X, Y), _ = demos.digits()
+X, Y = X[:240], Y[:240]
+ONE_HOT = np.eye(10, dtype="float32")[Y]
+WICKED = 'flat?"""\n\'\'\' \\ {0} {name} %s $x\n# import os; os.abort()\r"); raise SystemExit(3)\u2028\x0c'
+
+
+def start(model, folder, seed=5, **how):
+    how = {"x": X, "y": Y, "batch_size": 24, "epochs": 3, "paused": True, **how}
+    return babysit.Panda(model, folder, seed=seed).fit(**how)
+
+
+def finish(panda):
+    panda.resume()
+    return panda.wait()
+
+
+def sgd_with_momentum(folder):
+    panda = start(demos.convolutional_network(seed=1), folder)
+    panda.run(3)
+    panda.set(learning_rate=0.004, why=WICKED)
+    panda.run(3)
+    panda.set(batch_size=50, momentum=0.5, why=WICKED)
+    panda.run(4)
+    panda.set(momentum=0, **{"dropout.rate": 0.6})
+    panda.run(3)
+    panda.set(momentum=0.95, batch_size=24, **{"dropout.rate": 0.0})
+    return finish(panda)
+
+
+def sgd_whose_momentum_leaves_0(folder):
+    panda = start(demos.dense_network(keras.optimizers.SGD(0.05), seed=1), folder, shuffle=False)
+    panda.run(4)
+    panda.set(momentum=0.9)
+    panda.run(4)
+    panda.set(momentum=0.0)
+    panda.run(4)
+    panda.set(momentum=0.8, batch_size=7)
+    return finish(panda)
+
+
+def momentum_that_ends_at_0_and_begins_again(folder):
+    panda = start(demos.dense_network(keras.optimizers.SGD(0.05), seed=1), folder, epochs=1)
+    panda.set(momentum=0.9)
+    panda.run(4)
+    panda.set(momentum=0.0)
+    finish(panda)
+    panda.fit(X, Y, batch_size=24, epochs=1, paused=True)
+    panda.run(2)
+    panda.set(momentum=0.7)
+    return finish(panda)
+
+
+def adam(folder):
+    panda = start(demos.convolutional_network(keras.optimizers.Adam(0.003), seed=1), folder)
+    panda.run(5)
+    panda.set(beta_1=0.5, learning_rate=0.01, epsilon=1e-5)
+    panda.run(9)
+    panda.set(batch_size=100, beta_2=0.99, **{"dropout.rate": 0.05})
+    return finish(panda)
+
+
+def rmsprop_whose_momentum_leaves_0(folder):
+    panda = start(demos.dense_network(keras.optimizers.RMSprop(0.001, centered=True), seed=1), folder, shuffle="batch")
+    panda.run(7)
+    panda.set(momentum=0.6, rho=0.8)
+    panda.run(2)
+    return panda  # in the middle of an epoch
+
+
+def a_schedule_taken_over_and_given_back(folder):
+    rate = keras.optimizers.schedules.CosineDecay(0.05, 40)
+    panda = start(demos.dense_network(keras.optimizers.SGD(rate, momentum=0.9), seed=1), folder)
+    panda.run(5)
+    panda.set(learning_rate=0.02)
+    panda.run(5)
+    panda.set(learning_rate=0.002, over=4)
+    panda.run(6)
+    panda.set(learning_rate="schedule")
+    return finish(panda)
+
+
+def branches(folder):
+    panda = start(demos.convolutional_network(seed=1), folder)
+    panda.run(6)
+    panda.save("here")
+    panda.set(learning_rate=0.9)
+    panda.run(9)
+    panda.rewind("here")
+    panda.set(momentum=0.5)
+    return finish(panda)
+
+
+def any_step_with_batches_left_out(folder):
+    panda = start(demos.convolutional_network(seed=1), folder)
+    panda.run(4)
+    panda.set(momentum=0.3)
+    panda.run(9)
+    panda.set(learning_rate=0.05, batch_size=32)
+    panda.run(3)
+    panda.rewind(6, hyperparameters="keep", skip=2)
+    panda.run(3)
+    panda.set(learning_rate=0.01)
+    panda.run(2)
+    panda.rewind(8)
+    return finish(panda)
+
+
+class Lowering(keras.callbacks.Callback):
+    """Halves the learning rate behind every epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.optimizer.learning_rate = float(self.model.optimizer.learning_rate) / 2
+
+
+def jumps_of_a_callback_corrected_for(folder):
+    panda = start(demos.dense_network(seed=1), folder, callbacks=[Lowering()])
+    panda.set(momentum_correction=True)
+    return finish(panda)
+
+
+class Restless(keras.callbacks.Callback):
+    """Puts other weights in place when the first epoch ends."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 0:
+            self.model.set_weights([0.5 * weight for weight in self.model.get_weights()])
+
+
+def weights_put_in_place(folder):
+    panda = start(demos.dense_network(seed=1), folder, callbacks=[Restless()])
+    panda.run(13)
+    panda.model.layers[-1].bias.assign(np.ones(10))
+    panda.set(learning_rate=0.02)
+    return finish(panda)
+
+
+def layers_that_rest(folder):
+    model = demos.dense_network(keras.optimizers.Adam(0.003), seed=1)
+    model.layers[1].trainable = False
+    model.compile(keras.optimizers.Adam(0.003), "sparse_categorical_crossentropy")
+    panda = start(model, folder)
+    panda.run(5)
+    model.layers[1].trainable = True
+    panda.run(8)
+    model.layers[-1].trainable = False
+    return finish(panda)
+
+
+def moving_averages(folder):
+    optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
+    panda = finish(start(demos.dense_network(optimizer, seed=1), folder, epochs=1))
+    panda.fit(X, Y, batch_size=24, epochs=1, paused=True)
+    panda.run(3)
+    panda.set(ema_momentum=0.5)
+    return finish(panda)
+
+
+def epochs_of_so_many_steps(folder):
+    panda = finish(start(demos.dense_network(seed=1), folder, steps_per_epoch=5))
+    return panda.fit(X, Y, batch_size=30, epochs=2, steps_per_epoch=4).wait()
+
+
+class Enough(keras.callbacks.Callback):
+    """Ends the training in the middle of an epoch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training = batch == 3
+
+
+def an_epoch_cut_short(folder):
+    panda = finish(start(demos.dense_network(seed=1), folder, callbacks=[Enough()]))
+    return panda.fit(X, Y, batch_size=40, epochs=1).wait()
+
+
+def couplings(folder):
+    panda = start(demos.dense_network(seed=1), folder)
+    panda.set(scaling="linear", momentum_correction=True)
+    panda.run(3)
+    panda.set(batch_size=48)
+    panda.run(3)
+    panda.set(learning_rate=0.1, over=3)
+    return finish(panda)
+
+
+def accumulated_gradients(folder):
+    optimizer = keras.optimizers.SGD(0.05, momentum=0.9, gradient_accumulation_steps=4)
+    panda = start(demos.dense_network(optimizer, seed=1), folder)
+    panda.run(6)
+    panda.set(batch_size=10, learning_rate=0.02)
+    return finish(panda)
+
+
+def penalties_and_smoothing(folder):
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((8, 8, 1), name=WICKED.replace("/", ""))
+    flat = keras.layers.Flatten()(inputs)
+    hidden = keras.layers.Dense(16, "relu", kernel_regularizer=keras.regularizers.L2(0.01))(flat)
+    hidden = keras.layers.Dropout(0.2, name="drop-out.1")(hidden)
+    model = keras.Model(inputs, keras.layers.Dense(10, "softmax")(hidden), name="wicked-network")
+    model.compile(keras.optimizers.Adam(0.01), keras.losses.CategoricalCrossentropy(label_smoothing=0.1))
+    panda = start(model, folder, y=ONE_HOT)
+    panda.run(4)
+    panda.set(**{"label_smoothing": 0.3, "dense.kernel_l2": 0.1, "drop-out.1.rate": 0.5})
+    return finish(panda)
+
+
+class Own(keras.Model):
+    """A model of somebody's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.flat, self.dense = keras.layers.Flatten(), keras.layers.Dense(10, "softmax")
+        self.dropout = keras.layers.Dropout(0.2, seed=3)
+
+    def call(self, inputs, training=False):
+        return self.dense(self.dropout(self.flat(inputs), training=training))
+
+
+def own_model():
+    model = Own()
+    model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
+    return model
+
+
+def a_model_of_ones_own(folder):
+    panda = start(own_model(), folder)
+    panda.run(4)
+    panda.set(momentum=0.9, **{"dropout.rate": 0.4})
+    return finish(panda)
+
+
+def scaled_model():
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.003), 2.0**10, dynamic_growth_steps=5)
+    return demos.dense_network(scaled, seed=1)
+
+
+def scaled_losses(folder):
+    panda = start(scaled_model(), folder, epochs=1)
+    panda.run(4)
+    panda.set(learning_rate=0.01, batch_size=30)
+    return finish(panda)
+
+
+def a_stream(folder):
+    panda = start(
+        demos.dense_network(seed=1),
+        folder,
+        x=tf.data.Dataset.from_tensor_slices((X, Y)).batch(24),
+        y=None,
+        batch_size=None,
+    )
+    panda.run(4)
+    panda.set(batch_size=50)
+    return finish(panda)
+
+
+def batches_left_out(folder):
+    panda = start(demos.dense_network(seed=1), folder)
+    panda.run(8)
+    panda.rewind(5, skip=2)
+    panda.set(batch_size=30)
+    return finish(panda)
+
+
+def an_edit_behind_the_checkpoint_that_was_returned_to(folder):
+    panda = start(demos.dense_network(seed=1), folder)
+    panda.run(4)
+    panda.save("here")
+    panda.model.layers[-1].bias.assign(np.ones(10))
+    panda.run(3)
+    panda.rewind("here")
+    return finish(panda)
+
+
+RUNS = [
+    batches_left_out,
+    an_edit_behind_the_checkpoint_that_was_returned_to,
+    sgd_with_momentum,
+    sgd_whose_momentum_leaves_0,
+    momentum_that_ends_at_0_and_begins_again,
+    adam,
+    rmsprop_whose_momentum_leaves_0,
+    a_schedule_taken_over_and_given_back,
+    branches,
+    any_step_with_batches_left_out,
+    jumps_of_a_callback_corrected_for,
+    weights_put_in_place,
+    layers_that_rest,
+    moving_averages,
+    epochs_of_so_many_steps,
+    an_epoch_cut_short,
+    couplings,
+    accumulated_gradients,
+    penalties_and_smoothing,
+    a_model_of_ones_own,
+    scaled_losses,
+    a_stream,
+]
+
+# What a reader fills in, and what runs all programs in one process: each import of TensorFlow takes seconds.
+LOADED = """    arrays = np.load(Path(__file__).with_name("data.npz"))
+    return arrays["x"], arrays[{y!r}]
+"""
+OWN = """    sys.path.append({tests!r})
+    from tests.test_script import {model}
+    return {model}()
+"""
+RUNNER = """
+import runpy, sys, numpy as np
+for path in sys.argv[1:]:
+    program = runpy.run_path(path)
+    np.savez(path + ".weights.npz", *program["train"]().variables)
+"""
+
+
+def fill(path, y="y", model="own_model"):
+    """Fills in the places that the program leaves."""
+    source = path.read_text()
+    source = source.replace('    raise NotImplementedError("Fill in `load_data`.")\n', LOADED.format(y=y))
+    own = OWN.format(tests=str(Path(__file__).parents[1]), model=model)
+    path.write_text(source.replace('    raise NotImplementedError("Fill in `build_model`.")\n', own))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scripts")
+    np.savez(folder / "data.npz", x=X, y=Y, one_hot=ONE_HOT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(folder):
+    """Name of the run -> weights of the panda, weights of the program."""
+    expected = {}
+    for run in RUNS:
+        keras.utils.set_random_seed(0)
+        panda = run(folder / run.__name__ / "run")
+        path = folder / f"{run.__name__}.py"
+        panda.export_script(path)
+        expected[run.__name__] = [variable.numpy() for variable in panda.model.variables]
+        if panda._driver.alive:
+            panda.stop()
+        model = "scaled_model" if run is scaled_losses else "own_model"
+        fill(path, "one_hot" if run is penalties_and_smoothing else "y", model)
+    paths = [str(folder / f"{run.__name__}.py") for run in RUNS]
+    done = subprocess.run([sys.executable, "-c", RUNNER, *paths], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {path: np.load(f"{path}.weights.npz") for path in paths}
+    return {name: (expected[name], list(found[path].values())) for name, path in zip(expected, paths, strict=True)}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_program_comes_to_the_weights_of_the_run(weights, run):
+    expected, found = weights[run.__name__]
+    assert len(expected) == len(found)
+    for ours, theirs in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -1,0 +1,142 @@
+"""Pandas steered as one: exactly what each would be alone, and told when one of them refuses."""
+
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import babysit
+from babysit.ui.overlay import Overlay
+
+X = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+Y = X.sum(axis=1, keepdims=True)
+
+
+def network(name, momentum=0.9, dropout=False):
+    keras.utils.set_random_seed(1)
+    layers = [keras.Input((4,)), keras.layers.Dense(8, activation="tanh"), keras.layers.Dense(1)]
+    layers[2:2] = [keras.layers.Dropout(0.2)] if dropout else []
+    model = keras.Sequential(layers, name=name)
+    model.compile(keras.optimizers.SGD(0.01, momentum=momentum), "mse", metrics=["mae"])
+    return model
+
+
+@pytest.fixture
+def pandas():
+    return [
+        babysit.Panda(network("plain"), seed=0).fit(X, Y, 16, epochs=10_000, paused=True),
+        babysit.Panda(network("dropout", dropout=True), seed=0).fit(X[:32], Y[:32], 16, epochs=10_000, paused=True),
+    ]
+
+
+@pytest.fixture
+def both(pandas):
+    both = babysit.Together(*pandas)
+    yield both
+    if both._dashboard is not None:
+        both._dashboard.close()
+
+
+def until(condition, timeout_s=60):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.01)
+
+
+def answers(both, command):
+    found, cursor = [], 0
+
+    def answered():
+        nonlocal cursor
+        rows, cursor = both.since(cursor)
+        found.extend(row for row in rows["answers"] if row["command"] == command)
+        return found
+
+    until(answered)
+    return found
+
+
+def test_trained_at_the_same_time_and_steered_as_one_each_is_what_it_would_be_alone(pandas, both):
+    both.send({"action": "resume"})
+    until(lambda: all(panda.step > 20 for panda in pandas))
+    command = both.send({"action": "set", "changes": {"learning_rate": 0.02, "batch_size": 8}, "author": "dashboard"})
+    assert [row["action"] for row in answers(both, command)] == ["set"]
+    entries = both.set(momentum=0.5, why="both")
+    until(lambda: all(panda.step > entry.step + 20 for panda, entry in zip(pandas, entries, strict=True)))
+    both.send({"action": "stop"})
+    until(lambda: all(panda.state == "stopped" for panda in pandas))
+    for panda, entry, model in zip(pandas, entries, [network("plain"), network("dropout", dropout=True)], strict=True):
+        assert [e.action for e in panda.journal] == ["fit", "resume", "set", "set", "stop"]
+        assert panda.journal[3] == entry
+        n = 64 if panda is pandas[0] else 32
+        replay = babysit.replay(panda.directory, model, X[:n], Y[:n])
+        assert replay.identical and replay.compared > 0
+
+
+def test_it_is_one_run_with_what_all_have_and_tells_what_one_refuses(pandas, both):
+    pandas[0].run(3)
+    status = both.status()
+    assert (status["name"], status["state"], status["step"]) == ("plain and dropout", "paused", 3)
+    assert list(status["hyperparameters"]) == ["learning_rate", "batch_size", "momentum"]  # no rate of dropout
+    assert status["hyperparameters"]["batch_size"]["high"] == 32  # the smaller data's
+    assert [one["step"] for one in status["runs"]] == [3, 0]
+
+    with pytest.raises(ValueError, match="`batch_size`"):
+        both.set(batch_size=40)
+    assert [panda.hyperparameters["batch_size"].value for panda in pandas] == [16, 16]
+    command = both.send({"action": "set", "changes": {"batch_size": 40}, "author": "dashboard"})
+    [answer] = answers(both, command)
+    assert answer["action"] == "refuse" and answer["why"].startswith("dropout: `batch_size` must")
+    assert "batch size: 40 in plain, 16 in dropout." in both.status()["remarks"]
+
+    with pytest.raises(ValueError, match="`action`.*one of the pandas"):
+        both.send({"action": "delete", "folder": "000001"})
+    with pytest.raises(TypeError, match="Sequential"):
+        babysit.Together(pandas[0], pandas[1].model)
+    for wrong in ([], pandas[:1], [pandas[0], pandas[0]]):
+        with pytest.raises(ValueError, match="two or more"):
+            babysit.Together(*wrong)
+
+
+def test_its_chart_draws_each_run_s_losses_and_a_checkpoint_of_the_first_takes_all_back(pandas, both):
+    for panda in pandas:
+        panda.run(5)
+    overlay = Overlay(2)
+    overlay.add(both.since(0)[0])
+    assert overlay.png().startswith(b"\x89PNG")
+    assert [axes.get_title(loc="left") for axes in overlay._figure.axes] == ["loss", "mae"]
+    loss = [line.get_data() for line in overlay._figure.axes[0].get_lines() if len(line.get_xdata())]
+    for panda, (x, y) in zip(pandas, loss, strict=True):
+        np.testing.assert_array_equal(x, panda.history["step"])
+        assert y[0] == panda.history["loss"][0]
+
+    digest = pandas[1].digest()
+    pandas[0].save("here")
+    for panda in pandas:
+        panda.run(4)
+    rows, _ = both.since(0)
+    folder = next(row["folder"] for row in rows["checkpoints"] if row["name"] == "here")
+    command = both.send({"action": "rewind", "folder": folder})
+    assert [row["action"] for row in answers(both, command)] == ["rewind"]
+    assert [panda.step for panda in pandas] == [5, 5]
+    assert pandas[1].digest() == digest
+
+
+def test_a_slider_of_its_dashboard_steers_all_and_shows_what_is_in_effect(pandas, both):
+    def parts(widget):
+        return [widget, *(part for child in getattr(widget, "children", ()) for part in parts(child))]
+
+    shown = parts(both.dashboard())
+    slider = next(part for part in shown if getattr(part, "description", "") == "learning rate")
+    pandas[0].run(3)
+    slider.value = 0.1
+    until(lambda: any("in effect since step 0 and 3" in str(getattr(part, "value", "")) for part in shown))
+    assert [panda.hyperparameters["learning_rate"].value for panda in pandas] == [0.1, 0.1]
+    exact = next(part for part in shown if getattr(part, "description", "") == "learning rate, exactly")
+    exact.value = "7"
+    until(lambda: any("dropout: `learning_rate` must" in str(getattr(part, "value", "")) for part in shown))
+    until(lambda: exact.value == "0.1")
+    assert not any("could not be drawn" in str(getattr(part, "value", "")) for part in shown)
+    assert both.dashboard() is shown[0]

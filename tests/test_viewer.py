@@ -1,0 +1,174 @@
+"""A run of another process, looked at: it is followed, nothing of it is touched, and its end is told."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import babysit
+from babysit import lock
+from babysit.reader import Reader
+from babysit.record import Record
+
+TRAINING = """
+import sys
+import babysit
+from babysit import demos
+(x, y), _ = demos.digits()
+panda = babysit.Panda(demos.dense_network(seed=1), sys.argv[1], seed=1).fit(x[:96], y[:96], epochs=10**6, paused=True)
+panda.run(7)
+print("ready", flush=True)
+for line in sys.stdin:
+    exec(line)
+    print("done", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("viewer") / "run"
+
+
+@pytest.fixture(scope="module")
+def child(folder):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", TRAINING, str(folder)], text=True, **pipes)
+    assert process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def tell(child, line):
+    child.stdin.write(line + "\n")
+    child.stdin.flush()
+    assert child.stdout.readline() == "done\n"
+
+
+def until(condition, timeout_s=20):
+    end = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.02)
+    return found
+
+
+def controls(widget):
+    own = [widget] if widget.has_trait("disabled") else []
+    return own + [found for child in getattr(widget, "children", ()) for found in controls(child)]
+
+
+def words(widget):
+    own = [widget.value] if isinstance(getattr(widget, "value", None), str) else []
+    return " ".join(own + [words(child) for child in getattr(widget, "children", ())])
+
+
+def files(folder):
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
+
+
+def test_it_follows_a_run_of_another_process_and_tells_of_its_end(folder, child):
+    viewer = babysit.attach(folder)
+    until(lambda: (viewer.state, viewer.step) == ("paused", 7))
+    tell(child, "panda._trainer.shelf.settle(); panda._record.tell()")  # after which it has no more to write
+    before = files(folder)
+    assert viewer.history["step"].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert viewer.hyperparameters["batch_size"].value == 32 and viewer.branches == {"branch 1": (None, 0)}
+    assert viewer.checkpoints[0].step == 0
+    assert f"process {child.pid} on" in viewer.status()["remarks"][0]
+    for refused in (
+        viewer.pause,
+        lambda: viewer.set(learning_rate=1.0),
+        lambda: viewer.rewind(3),
+        lambda: viewer.model,
+    ):
+        with pytest.raises(ValueError, match=rf"process {child.pid} on .* holds it\. Steer it there"):
+            refused()
+
+    shown = viewer.dashboard()
+    commands = [control for control in controls(shown) if "babysit-looks" not in control._dom_classes]
+    looking = [control for control in controls(shown) if control not in commands]
+    until(lambda: all(control.disabled for control in commands[:12]))
+    assert len(commands) > 20 and looking and not any(control.disabled for control in looking)
+    command = viewer.send({"action": "pause", "author": "dashboard"})
+    until(lambda: f"process {child.pid} on" in words(shown).partition("refused")[2])
+    assert command.startswith("watching") and viewer.journal[-1].action != "refuse"
+    assert files(folder) == before  # nothing is written, not even a time
+
+    tell(child, "panda.set(learning_rate=0.02, why='watched'); panda.save('good'); panda.rewind(3); panda.resume()")
+    until(lambda: (viewer.state, viewer.status()["branch"]) == ("running", "branch 2") and viewer.step > 20)
+    until(lambda: "watched" in words(shown) and "good" in words(shown))
+    assert viewer.journal[-1].action in ("rewind", "resume") and "good" in [saved.name for saved in viewer.checkpoints]
+    assert viewer.hyperparameters["learning_rate"].value == 0.01  # as at step 3
+
+    child.send_signal(signal.SIGKILL)
+    child.wait(60)
+    until(lambda: viewer.state == "interrupted")
+    until(lambda: "interrupted" in words(shown) and "Panda.load" in words(shown))
+    with pytest.raises(ValueError, match="no process holds it: `babysit.Panda.load"):
+        viewer.resume()
+    seen = viewer.history["loss"]
+    again = babysit.Panda.load(folder)
+    np.testing.assert_array_equal(again.history["loss"], seen)
+    until(lambda: f"process {os.getpid()} on" in " ".join(viewer.status()["remarks"]))
+    assert viewer.state == "idle" and babysit.attach(folder) is again
+    viewer._dashboard.close()
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_who_reads_and_who_writes_do_not_wait_for_one_another(tmp_path, mode):
+    record = Record(tmp_path / "run.sqlite", interval_s=3600)
+    assert record._database.execute(f"PRAGMA journal_mode={mode}").fetchone() == (mode,)
+    record.append("epochs", branch="branch 1", epoch=1, step=10, logs={"loss": 0.5}, after={})
+    record.flush()
+    record._database.execute("PRAGMA busy_timeout=0")
+    with Reader(tmp_path / "run.sqlite") as reader:
+        rows, cursor = reader.since(0)
+        assert rows["epochs"] == record.rows("epochs") and cursor == 1
+        version = reader.version
+        assert reader.since(cursor)[1] == cursor and reader.version == version  # looking is no news
+        record.append("epochs", branch="branch 1", epoch=2, step=20, logs={"loss": 0.25}, after={})
+        record._database.execute("BEGIN IMMEDIATE")  # somebody is about to write
+        assert reader.since(cursor)[1] == cursor
+        record._database.execute("ROLLBACK")
+        record.flush()
+        assert record.error is None and reader.version != version
+        assert reader.since(cursor)[0]["epochs"][0]["logs"] == {"loss": 0.25}
+    record.close()
+
+
+def test_what_a_killed_process_left_half_written_is_read_as_it_was_before(tmp_path):
+    record = Record(tmp_path / "run.sqlite")
+    record.append("epochs", branch="branch 1", epoch=1, step=10, logs={}, after={})
+    record.close()
+    half = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+database.execute("PRAGMA cache_spill=1")
+database.execute("PRAGMA cache_size=1")
+database.execute("UPDATE epochs SET step = 99")
+database.executemany("INSERT INTO meta VALUES (?, ?)", [(f"key {i}", "x" * 2000) for i in range(200)])
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", half, str(tmp_path / "run.sqlite")], check=False)
+    with pytest.raises(sqlite3.OperationalError), sqlite3.connect("file:run.sqlite?mode=ro", uri=True) as database:
+        database.execute("SELECT * FROM epochs")
+    before = files(tmp_path)
+    with Reader(tmp_path / "run.sqlite") as reader:
+        assert [row["step"] for row in reader.rows("epochs")] == [10] and reader.version is None
+    assert files(tmp_path) == before
+
+
+def test_whether_a_run_is_held_is_seen_without_taking_it(tmp_path):
+    assert lock.holder(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+    held = lock.Lock(tmp_path)
+    assert f"process {os.getpid()} on" in lock.holder(tmp_path)
+    held.release()
+    assert lock.holder(tmp_path) is None

@@ -1,0 +1,308 @@
+"""Vital signs: right by hand, and measured or not the training has the same bits."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import babysit
+from babysit import demos, vitals
+from babysit.probe import Probe
+from babysit.reader import Reader
+
+(X, Y), VALIDATION = demos.digits()
+X, Y = X[:240], Y[:240]
+
+
+@pytest.fixture(autouse=True)
+def at_every_step(monkeypatch):
+    monkeypatch.setattr(vitals, "INTERVAL_S", 0.0)
+    monkeypatch.setattr(vitals, "SHARE", math.inf)
+
+
+def signs(panda):
+    """What was measured, oldest first, by the number of the step."""
+    rows = panda.since(0)[0]["vitals"]
+    return {row["step"]: row["signs"] for row in rows}
+
+
+def by_layer(found, sign):
+    return {layer["name"]: layer[sign] for layer in found["layers"]}
+
+
+# ------------------------------------------------------------------------------------ right
+
+
+def test_a_linear_model_has_the_signs_that_numpy_finds_by_hand():
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(48, 3)).astype("float32"), rng.normal(size=(48, 1)).astype("float32")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.5), "mse")
+    panda = babysit.Panda(model).fit(x, y, batch_size=16, epochs=2, shuffle=False, paused=True)
+    panda.run(1)
+    panda.vitals()
+    before = model.get_weights()[0]
+    panda.run(1)
+    after = model.get_weights()[0]
+
+    [(step, found)] = signs(panda).items()
+    gradient = 2 / 16 * x[16:32].T @ (x[16:32] @ before - y[16:32])
+    assert step == 2
+    assert found["gradient_norm"] == pytest.approx(np.linalg.norm(gradient), rel=1e-3)
+    ratio = np.linalg.norm(after - before) / np.linalg.norm(before)
+    assert by_layer(found, "ratio") == {"dense": pytest.approx(ratio, rel=1e-3)}
+    assert found["noise_scale"] == pytest.approx(0.1 * (48 / 16 - 1) / (1 - 0.5))
+    assert found["left_out"] == ["There is no ReLU in the model."]
+    assert found["memory_bytes"] > 1e7 and found["cores"] > 0
+
+
+def penalised(optimizer=None):
+    """Dropout, batch normalisation, penalties: all that a probe must see as the step does."""
+    keras.utils.set_random_seed(3)
+    layers = [
+        keras.layers.Flatten(),
+        keras.layers.Dense(16, "relu", kernel_regularizer=keras.regularizers.L2(0.01)),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.5),
+        keras.layers.Dense(10, activity_regularizer=keras.regularizers.L2(0.01)),
+    ]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    optimizer = optimizer or keras.optimizers.SGD(0.25, momentum=0.0)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def test_the_gradient_is_the_one_that_plain_sgd_applies():
+    model = penalised()
+    panda = babysit.Panda(model, seed=1).fit(X, Y, epochs=2, paused=True)
+    panda.run(3)
+    panda.vitals(True)
+    for _ in range(2):
+        panda.set(learning_rate=0.5)
+        layers = [layer for layer in model.layers if layer.trainable_weights]
+        before = [np.concatenate([w.numpy().ravel() for w in layer.trainable_weights]) for layer in layers]
+        panda.run(1)
+        after = [np.concatenate([w.numpy().ravel() for w in layer.trainable_weights]) for layer in layers]
+        applied = [np.linalg.norm(a - b) / 0.5 for a, b in zip(after, before, strict=True)]
+        found = panda.status()["vitals"]["latest"]["signs"]
+        gradients = by_layer(found, "gradient")
+        assert list(gradients) == ["dense", "batch_normalization", "dense_1"]
+        np.testing.assert_allclose(list(gradients.values()), applied, rtol=2e-3)
+        assert found["gradient_norm"] == pytest.approx(np.linalg.norm(applied), rel=2e-3)
+
+
+def test_dead_relus_are_counted_wherever_they_are_written():
+    inputs = keras.Input((4, 4, 1))
+    convolved = keras.layers.Conv2D(3, 2, activation="relu")(inputs)
+    hidden = keras.layers.Dense(5)(keras.layers.Flatten()(convolved))
+    hidden = keras.layers.ReLU(max_value=6)(hidden)
+    hidden = keras.ops.relu(keras.layers.Dense(4)(hidden))
+    leaky = keras.layers.LeakyReLU()(hidden)
+    model = keras.Model(inputs, keras.layers.Dense(1)(leaky), name="several")
+    model.compile(keras.optimizers.SGD(1e-6), "mse")
+    for layer, dead in ((1, [2]), (3, [0, 4]), (5, [1, 2, 3])):
+        kernel, bias = model.layers[layer].get_weights()
+        bias[:] = 5
+        bias[dead] = -1e3
+        model.layers[layer].set_weights([kernel * 0.01, bias])
+    x = np.random.default_rng(0).uniform(size=(30, 4, 4, 1))
+    panda = babysit.Panda(model).fit(x, x[:, 0, 0], batch_size=10, epochs=9, paused=True)
+    panda.vitals()
+    panda.run(3)
+    found = panda.status()["vitals"]["latest"]["signs"]
+    dead = {layer["name"]: (layer["dead"], layer["units"]) for layer in found["layers"] if layer["units"]}
+    assert dead == {"several": (3, 4), "conv2d": (1, 3), "re_lu": (2, 5)}
+    assert found["examples"] == 20  # of the steps 2 and 3, for the first is not measured
+    panda.run(20)
+    assert panda.status()["vitals"]["latest"]["signs"]["examples"] == 10 * vitals.LOOKS
+
+
+# -------------------------------------------------------------------------------- same bits
+
+NETWORKS = {
+    "sgd": lambda: demos.convolutional_network(seed=3),
+    "accumulating": lambda: penalised(keras.optimizers.Adam(0.003, gradient_accumulation_steps=3)),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_measured_at_every_step_it_is_model_fit_bit_for_bit(tmp_path, network):
+    ours, theirs = NETWORKS[network](), NETWORKS[network]()
+    how = {"batch_size": 50, "epochs": 3, "validation_data": (X[:60], Y[:60]), "shuffle": False}
+    panda = babysit.Panda(ours, tmp_path / "on", seed=7)
+    panda.vitals()
+    panda.fit(X, Y, **how).wait()
+    fit = theirs.fit(X, Y, verbose=0, **how)
+    for a, b in zip(
+        ours.variables + ours.optimizer.variables, theirs.variables + theirs.optimizer.variables, strict=True
+    ):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    assert panda.history.history == fit.history
+    expected = range(2, 16) if network == "sgd" else range(3, 16, 3)  # those that apply gradients
+    assert list(signs(panda)) == list(expected)
+    assert "signs" not in panda.history.columns
+
+
+def test_switched_while_it_runs_it_stays_what_it_was_and_replays(tmp_path):
+    def steered(name, switches):
+        panda = babysit.Panda(penalised(), tmp_path / name, seed=7).fit(X, Y, epochs=30, paused=True)
+        for i, steps in enumerate((4, 13, 5)):
+            panda.vitals(switches[i])
+            panda.run(steps)
+            panda.set(momentum=0.5 + i / 10, batch_size=20 + i)
+        panda.rewind(9)
+        panda.run(20)
+        panda.stop()
+        return panda.wait()
+
+    off, on = steered("off", [False] * 3), steered("on", [True, False, True])
+    assert on.digest() == off.digest()
+    np.testing.assert_array_equal(on.history["loss"], off.history["loss"])
+    assert len(on.journal) == len(off.journal)  # it changes no state, and so leaves no entry
+    assert {2, 4, 18, 22} <= set(signs(on)) and signs(off) == {}
+    assert babysit.replay(on.directory, penalised(), X, Y).identical
+
+
+class Counting(keras.layers.Layer):
+    """Counts its calls where Keras sees it, and where nobody does."""
+
+    def __init__(self, hidden):
+        super().__init__()
+        self.hidden = tf.Variable(0.0, trainable=False) if hidden else None
+
+    def build(self, shape):
+        self.seen = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, inputs):
+        self.seen.assign_add(1.0)
+        if self.hidden is not None:
+            self.hidden.assign_add(1.0)
+        return inputs
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_look_leaves_no_trace_in_a_layer_that_writes(hidden):
+    counting = Counting(hidden)
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), counting, keras.layers.Dense(10)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    panda = babysit.Panda(model).fit(X, Y, epochs=9, paused=True)
+    panda.vitals()
+    panda.run(12)
+    found = panda.status()["vitals"]["latest"]["signs"]
+    assert float(counting.seen) == 12
+    assert by_layer(found, "ratio")["dense"] > 0
+    if hidden:  # what cannot be kept from writing is not run
+        assert float(counting.hidden) == 12
+        assert found["gradient_norm"] is None and "AssignAddVariableOp" in found["left_out"][0]
+    else:
+        assert found["gradient_norm"] > 0
+
+
+# --------------------------------------------------------------------------------- left out
+
+
+class Own(keras.Model):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def test_what_makes_no_sense_is_left_out_with_a_word():
+    inputs = keras.Input((8, 8, 1))
+    outputs = keras.layers.Dense(10, "softmax")(keras.layers.Flatten()(inputs))
+    for kind, words in ((Own, "`train_step` is its own"), (keras.Model, "it runs eagerly")):
+        model = kind(inputs, outputs)
+        model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=kind is keras.Model)
+        panda = babysit.Panda(model).fit(X, Y, paused=True)
+        panda.vitals()
+        panda.run(2)
+        found = panda.status()["vitals"]["latest"]["signs"]
+        assert found["gradient_norm"] is None and found["noise_scale"] is None
+        assert words in found["left_out"][0] and "SGD alone" in found["left_out"][1]
+        assert by_layer(found, "ratio")["dense"] > 0
+        panda.stop()
+        panda.wait()
+
+
+def test_a_look_that_fails_ends_the_measuring_and_not_the_training(monkeypatch):
+    def broken(self, batch):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Probe, "__call__", broken)
+    panda = babysit.Panda(demos.dense_network(seed=1), seed=1)
+    panda.vitals()
+    panda.fit(X, Y, epochs=2).wait()
+    told = panda.status()["vitals"]
+    assert panda.state == "finished"
+    assert not told["on"] and "no room" in told["unable"]
+    with pytest.raises(TypeError, match=r"`on`.*Received: on='yes'"):
+        panda.vitals("yes")
+
+
+@pytest.mark.filterwarnings("ignore:The run cannot be rewound")
+def test_an_error_of_the_data_stays_the_trainings_own():
+    def failing():
+        for _ in range(3):
+            yield X[:20], Y[:20]
+        raise OSError("the disk is gone")
+
+    panda = babysit.Panda(penalised())
+    panda.vitals()
+    with pytest.raises(Exception, match="the disk is gone"):
+        panda.fit(failing(), steps_per_epoch=9).wait()
+    assert panda.state == "failed" and panda.status()["vitals"]["on"]
+
+
+def test_a_record_from_before_there_were_vital_signs_is_read(record):
+    record._database.execute("DROP TABLE vitals")
+    record._database.commit()
+    with Reader(record.path) as reader:
+        assert reader.rows("vitals") == []
+
+
+def test_it_is_measured_no_more_often_than_its_share_allows(monkeypatch):
+    monkeypatch.setattr(vitals, "SHARE", 1e-9)
+    panda = babysit.Panda(demos.dense_network(seed=1), seed=1)
+    panda.vitals()
+    panda.fit(X, Y, epochs=5).wait()
+    assert list(signs(panda)) == [2, 3]  # the first look traces, and tells nothing of what one costs
+    assert panda.status()["vitals"]["every_s"] > 1e3
+
+
+# --------------------------------------------------------------------------- the first loss
+
+
+def remarks_of_the_first_step(x=X, y=Y, loss="sparse_categorical_crossentropy", penalty=None, weights=None, **how):
+    keras.utils.set_random_seed(1)
+    layers = [keras.layers.Flatten(), keras.layers.Dense(10, "softmax", kernel_regularizer=penalty)]
+    model = keras.Sequential([keras.Input(x.shape[1:]), *layers])
+    model.compile("sgd", loss, loss_weights=weights)
+    panda = babysit.Panda(model).fit(x, y, epochs=2, paused=True, **how)
+    panda.run(2)
+    return panda.status()["remarks"]
+
+
+def test_a_first_loss_far_above_the_log_of_the_classes_is_remarked():
+    [remark] = remarks_of_the_first_step(x=X * 255)
+    assert "near ln 10 = 2.3;" in remark.replace(". ", "; ") and "scaled" in remark
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"batch_size": 1},
+        {"x": X * 255, "class_weight": dict.fromkeys(range(10), 9.0)},
+        {"class_weight": dict.fromkeys(range(10), 9.0)},
+        {"sample_weight": np.full(len(X), 9.0)},
+        {"penalty": keras.regularizers.L2(9.0)},
+        {"weights": 9.0},
+        {"y": np.eye(10)[Y], "loss": keras.losses.CategoricalCrossentropy(label_smoothing=0.3)},
+        {"loss": keras.losses.SparseCategoricalCrossentropy(reduction="sum")},
+        {"y": 100.0 * np.eye(10)[Y], "loss": "mse"},
+    ],
+    ids=", ".join,
+)
+def test_a_first_loss_of_which_nothing_is_known_or_odd_is_not(how):
+    assert remarks_of_the_first_step(**how) == []
