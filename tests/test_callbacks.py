@@ -2,7 +2,6 @@
 
 import importlib
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from keras import callbacks, layers
 
 import babysit
+from tests.patience import until
 from tests.zoo import compiled, dense, state, table
 
 DATA = table(88)  # five batches of 16 and one of 8
@@ -521,13 +521,6 @@ def inside(tmp_path: Path, hook: str, act: Callable[[babysit.Panda], Any]) -> tu
     return panda, callback
 
 
-def rested(panda: babysit.Panda) -> None:
-    """Waits, a minute at most, until the panda rests."""
-    end = time.monotonic() + 60
-    while panda.state == "running" and time.monotonic() < end:
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("hook", BOUNDARY)
 def test_set_from_inside_acts_on_the_next_step(tmp_path, hook):
     panda, callback = inside(tmp_path, hook, lambda panda: panda.set(learning_rate=0.005, why="from inside"))
@@ -561,7 +554,7 @@ def test_note_and_save_from_inside_are_done_at_once(tmp_path, hook):
 @pytest.mark.parametrize("hook", BOUNDARY)
 def test_pause_from_inside_rests_at_the_next_boundary(tmp_path, hook):
     panda, callback = inside(tmp_path, hook, lambda panda: panda.pause())
-    rested(panda)
+    until(lambda: panda.state != "running")
     assert (panda.state, panda.step, callback.result) == ("paused", BOUNDARY[hook], None)
     panda.resume()
     panda.wait(60)

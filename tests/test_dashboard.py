@@ -14,6 +14,7 @@ from babysit.ui.bar import Bar
 from babysit.ui.dashboard import Dashboard
 from babysit.ui.dial import Dial
 from babysit.ui.view import View
+from tests.patience import until
 
 TABLES = ("entries", "blocks", "epochs", "branches", "checkpoints", "vitals")
 
@@ -125,13 +126,6 @@ def words(widget):
     return " ".join(own + [words(child) for child in getattr(widget, "children", ())])
 
 
-def eventually(condition, timeout_s=10):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.01)
-
-
 def test_its_thread_ends_before_the_interpreter_does(run, monkeypatch):
     at_exit = []
     monkeypatch.setattr("atexit.register", at_exit.append)
@@ -145,7 +139,7 @@ def test_its_thread_ends_before_the_interpreter_does(run, monkeypatch):
 def test_merely_shown_it_changes_and_sends_nothing(run, dashboard):
     run.values["learning_rate"] = 3e-4
     slider = find(dashboard.widget, description="learning rate")
-    eventually(lambda: slider.value == 3e-4)
+    until(lambda: slider.value == 3e-4)
     assert find(dashboard.widget, description="batch size").value == 32
     assert find(dashboard.widget, description="momentum").value == 0.9
     assert run.commands == []
@@ -160,10 +154,10 @@ def test_a_slider_hands_over_a_command_and_then_shows_what_is_in_effect(run, das
     slider.value = value
     assert [(c["action"], c["changes"], c["author"]) for c in run.commands] == [("set", {name: value}, "dashboard")]
     assert run.threads == [threading.current_thread()]
-    eventually(lambda: "asked for" in words(dashboard.widget))
+    until(lambda: "asked for" in words(dashboard.widget))
     run.step = 4200
     run.apply(run.commands[0])
-    eventually(lambda: "in effect since step 4,200" in words(dashboard.widget))
+    until(lambda: "in effect since step 4,200" in words(dashboard.widget))
     assert slider.value == value
     assert len(run.commands) == 1
 
@@ -196,8 +190,8 @@ def test_a_refused_value_springs_back_and_says_why(run, dashboard):
     slider = find(dashboard.widget, description="momentum")
     slider.value = 0.5
     run.enter("refuse", command="1", why="not <now>")
-    eventually(lambda: slider.value == 0.9)
-    eventually(lambda: words(dashboard.widget).count("not &lt;now&gt;") >= 2)
+    until(lambda: slider.value == 0.9)
+    until(lambda: words(dashboard.widget).count("not &lt;now&gt;") >= 2)
     assert len(run.commands) == 1
 
 
@@ -207,38 +201,38 @@ def test_the_stops_of_the_learning_rate_are_tidy_and_an_exact_value_is_exact(run
     slider.value = 0.00125
     run.apply(run.commands[-1])
     box = find(dashboard.widget, description="learning rate, exactly")
-    eventually(lambda: box.value == "0.00125")
+    until(lambda: box.value == "0.00125")
     box.value = "3.14159265e-3"
     assert run.commands[-1]["changes"] == {"learning_rate": 3.14159265e-3}
     run.apply(run.commands[-1])
-    eventually(lambda: slider.value == 3.14159265e-3 and box.value == "0.00314159265")
+    until(lambda: slider.value == 3.14159265e-3 and box.value == "0.00314159265")
     box.value = "fast"
-    eventually(lambda: "“fast” is not a number" in words(dashboard.widget))
+    until(lambda: "“fast” is not a number" in words(dashboard.widget))
     box.value = "0,5"
     assert run.commands[-1]["changes"] == {"learning_rate": 0.5}
     assert len(run.commands) == 3
     run.apply(run.commands[-1])
-    eventually(lambda: box.value == "0.5")
+    until(lambda: box.value == "0.5")
     box.value = "1/50"
-    eventually(lambda: "“1/50” is not a number" in words(dashboard.widget))
+    until(lambda: "“1/50” is not a number" in words(dashboard.widget))
     run.apply({"changes": {"momentum": 0.95}, "command": None})
-    eventually(lambda: "momentum 0.9 → 0.95" in words(dashboard.widget))
+    until(lambda: "momentum 0.9 → 0.95" in words(dashboard.widget))
     assert "not a number" in words(dashboard.widget)  # another dial was turned
     run.enter("resume")
-    eventually(lambda: "not a number" not in words(dashboard.widget))
+    until(lambda: "not a number" not in words(dashboard.widget))
 
 
 def test_a_change_from_elsewhere_moves_the_slider_even_between_its_stops(run, dashboard):
     run.apply({"changes": {"momentum": 0.9371, "batch_size": 100}, "command": None})
-    eventually(lambda: find(dashboard.widget, description="momentum").value == 0.9371)
-    eventually(lambda: find(dashboard.widget, description="batch size").value == 100)
+    until(lambda: find(dashboard.widget, description="momentum").value == 0.9371)
+    until(lambda: find(dashboard.widget, description="batch size").value == 100)
     assert run.commands == []
 
 
 def test_the_batch_size_offers_powers_of_two_within_the_data_and_the_value_in_effect(run, dashboard):
     run.apply({"changes": {"batch_size": 100}, "command": None})
     slider = find(dashboard.widget, description="batch size")
-    eventually(lambda: slider.value == 100)
+    until(lambda: slider.value == 100)
     assert [value for _, value in slider.options] == [1, 2, 4, 8, 16, 32, 64, 100, 128, 256, 512, 1024]
 
 
@@ -262,9 +256,9 @@ def test_the_batch_size_offers_powers_of_two_within_the_data_and_the_value_in_ef
 )
 def test_each_button_hands_over_its_command(run, dashboard, label, state, action):
     run.state = state
-    eventually(lambda: find(dashboard.widget, description=label) is not None)
+    until(lambda: find(dashboard.widget, description=label) is not None)
     button = find(dashboard.widget, description=label)
-    eventually(lambda: not button.disabled)
+    until(lambda: not button.disabled)
     button.click()
     assert run.commands[-1].items() >= (action | {"author": "dashboard"}).items()
 
@@ -276,7 +270,7 @@ def test_rewind_goes_to_the_checkpoint_chosen_in_the_menu(run, dashboard):
         row = {"step": step, "name": name, "folder": f"{step:06}", "branch": "branch 1", "digest": "", "time": 0}
         run.rows.append(("checkpoints", row))
     menu = find(dashboard.widget, _model_name="DropdownModel")
-    eventually(lambda: menu.value == "000070")
+    until(lambda: menu.value == "000070")
     assert [label for label, _ in menu.options] == ["before the drop · 70", "automatic · step 0"]
     menu.value = "000000"
     button.click()
@@ -297,8 +291,8 @@ def test_vital_signs_are_switched_and_shown_and_told_where_they_are_off(run, das
     signs |= {"layers": layers, "left_out": ["The noise scale is left out: <why>."]}
     run.vitals = run.vitals | {"on": True}
     run.rows.append(("vitals", {"branch": "branch 1", "step": 4200, "time": 0.0, "signs": signs}))
-    eventually(lambda: "measured at step 4,200 of branch 1" in words(dashboard.widget))
-    eventually(lambda: button.description == "Stop measuring")
+    until(lambda: "measured at step 4,200 of branch 1" in words(dashboard.widget))
+    until(lambda: button.description == "Stop measuring")
     text = words(dashboard.widget)
     for part in (
         "One step every 3 s, at most 3% of",
@@ -319,7 +313,7 @@ def test_vital_signs_are_switched_and_shown_and_told_where_they_are_off(run, das
     button.click()
     assert run.commands[-1]["on"] is False
     run.vitals = run.vitals | {"unable": "It <cannot> be."}
-    eventually(lambda: "It &lt;cannot&gt; be." in words(dashboard.widget))
+    until(lambda: "It &lt;cannot&gt; be." in words(dashboard.widget))
 
 
 def test_figures_are_words_a_person_reads(run, dashboard):
@@ -332,9 +326,9 @@ def test_figures_are_words_a_person_reads(run, dashboard):
 
 def test_an_error_and_a_loss_that_is_not_finite_are_told(run, dashboard):
     run.state, run.not_finite = "paused", True
-    eventually(lambda: "not a finite number" in words(dashboard.widget))
+    until(lambda: "not a finite number" in words(dashboard.widget))
     run.state, run.error = "failed", "Traceback …\nValueError: <shape>"
-    eventually(lambda: "<summary>ValueError: &lt;shape&gt;</summary>" in words(dashboard.widget))
+    until(lambda: "<summary>ValueError: &lt;shape&gt;</summary>" in words(dashboard.widget))
 
 
 def test_the_numbers_go_on_when_the_drawing_fails(run, dashboard, monkeypatch):
@@ -344,22 +338,22 @@ def test_the_numbers_go_on_when_the_drawing_fails(run, dashboard, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("babysit.ui.curves.Curves.draw", broken)
         run.enter("note", why="hello")
-        eventually(lambda: "could not be drawn" in words(dashboard.widget))
+        until(lambda: "could not be drawn" in words(dashboard.widget))
         run.step = 123
-        eventually(lambda: "step 123" in words(dashboard.widget))
+        until(lambda: "step 123" in words(dashboard.widget))
     run.enter("note", why="again")
-    eventually(lambda: "could not be drawn" not in words(dashboard.widget))
+    until(lambda: "could not be drawn" not in words(dashboard.widget))
 
 
 def test_the_journal_is_shown_newest_first_and_filtered(run, dashboard):
     for i in range(70):
         run.enter("note", why=f"line {i} <b>")
-    eventually(lambda: "line 69 &lt;b&gt;" in words(dashboard.widget))
+    until(lambda: "line 69 &lt;b&gt;" in words(dashboard.widget))
     text = words(dashboard.widget)
     assert text.index("line 69") < text.index("line 10")
     assert "line 9 " not in text and "70 lines, the newest 60 shown" in text
     find(dashboard.widget, placeholder="filter").value = "LINE 9 "
-    eventually(lambda: "line 9 " in words(dashboard.widget))
+    until(lambda: "line 9 " in words(dashboard.widget))
     assert "line 69" not in words(dashboard.widget) and "1 of 70 lines" in words(dashboard.widget)
 
 
@@ -368,12 +362,12 @@ def test_a_reason_goes_with_the_last_change_and_the_box_is_emptied(run, dashboar
     find(dashboard.widget, description=add).click()
     assert run.commands == []
     run.apply({"changes": {"momentum": 0.95}, "command": None})
-    eventually(lambda: "momentum 0.9 → 0.95" in words(dashboard.widget))
+    until(lambda: "momentum 0.9 → 0.95" in words(dashboard.widget))
     box.value = "let it settle"
     find(dashboard.widget, description=add).click()
     assert run.commands[-1].items() >= {"action": "note", "author": "dashboard"}.items()
     assert run.commands[-1]["why"] == "on momentum 0.9 → 0.95 at step 100: let it settle"
-    eventually(lambda: box.value == "")
+    until(lambda: box.value == "")
     box.value = "and so it did"
     box._handle_custom_msg({"event": "submit"}, [])  # the Enter key
     assert run.commands[-1]["why"].endswith("and so it did") and len(run.commands) == 2
@@ -386,7 +380,7 @@ def test_a_line_tells_the_mean_loss_of_200_steps_before_and_after(run, dashboard
     run.train(losses[500:600])
     run.train(losses[600:])
     expected = f"loss {np.mean(losses[300:500]):.3g} → {np.mean(losses[500:]):.3g}"
-    eventually(lambda: f'before and 200 after">{expected}</td>' in words(dashboard.widget))
+    until(lambda: f'before and 200 after">{expected}</td>' in words(dashboard.widget))
 
 
 def test_the_last_change_is_taken_back_and_then_the_one_before(run, dashboard):
@@ -394,24 +388,24 @@ def test_the_last_change_is_taken_back_and_then_the_one_before(run, dashboard):
     assert undo.disabled
     run.apply({"changes": {"momentum": 0.95, "learning_rate": 0.1}, "command": None})
     run.apply({"changes": {"batch_size": 64}, "command": None})
-    eventually(lambda: not undo.disabled)
+    until(lambda: not undo.disabled)
     for back in ({"batch_size": 32}, {"momentum": 0.9, "learning_rate": 0.01}):
         undo.click()
         assert run.commands[-1].items() >= {"action": "set", "changes": back}.items()
         run.apply(run.commands[-1])
     undo.click()
     assert len(run.commands) == 2
-    eventually(lambda: undo.disabled)
+    until(lambda: undo.disabled)
 
 
 def test_a_change_that_could_not_be_taken_back_can_be_tried_again(run, dashboard):
     undo = find(dashboard.widget, description="Undo last change")
     run.apply({"changes": {"batch_size": 64}, "command": None})
-    eventually(lambda: not undo.disabled)
+    until(lambda: not undo.disabled)
     undo.click()
-    eventually(lambda: undo.disabled)
+    until(lambda: undo.disabled)
     run.enter("refuse", command=run.commands[-1]["command"], why="no")
-    eventually(lambda: not undo.disabled)
+    until(lambda: not undo.disabled)
     undo.click()
     assert run.commands[-1]["changes"] == {"batch_size": 32}
 
@@ -420,14 +414,14 @@ def test_reset_leads_back_to_the_value_of_the_start_or_to_the_schedule(run, dash
     reset = find(dashboard.widget, tooltip="momentum back to 0.5, as at the start")
     assert reset is None
     run.branch("branch 1", None, 0, momentum=0.5, learning_rate=0.01)
-    eventually(lambda: find(dashboard.widget, tooltip="momentum back to 0.5, as at the start") is not None)
+    until(lambda: find(dashboard.widget, tooltip="momentum back to 0.5, as at the start") is not None)
     reset = find(dashboard.widget, tooltip="momentum back to 0.5, as at the start")
-    eventually(lambda: not reset.disabled and reset.layout.visibility == "visible")
+    until(lambda: not reset.disabled and reset.layout.visibility == "visible")
     assert find(dashboard.widget, tooltip="learning rate back to 0.01, as at the start").layout.visibility == "hidden"
     reset.click()
     assert run.commands[-1]["changes"] == {"momentum": 0.5}
     run.enter("set", learning_rate=("schedule", 0.02))
-    eventually(lambda: find(dashboard.widget, tooltip="learning rate back to schedule, as at the start") is not None)
+    until(lambda: find(dashboard.widget, tooltip="learning rate back to schedule, as at the start") is not None)
     find(dashboard.widget, tooltip="learning rate back to schedule, as at the start").click()
     assert run.commands[-1]["changes"] == {"learning_rate": "schedule"}
 
@@ -437,11 +431,11 @@ def test_couplings_are_switched_and_spring_back_when_refused(run, dashboard):
     scaling.value = "linear"
     assert run.commands[-1]["changes"] == {"scaling": "linear"}
     run.apply(run.commands[-1])
-    eventually(lambda: find(dashboard.widget, titles=("couplings: learning rate follows batch size, linear",)))
+    until(lambda: find(dashboard.widget, titles=("couplings: learning rate follows batch size, linear",)))
     scaling.value = "square root"
     run.enter("refuse", command=run.commands[-1]["command"], why="no such rule")
-    eventually(lambda: scaling.value == "linear")
-    eventually(lambda: words(dashboard.widget).count("no such rule") >= 2)
+    until(lambda: scaling.value == "linear")
+    until(lambda: words(dashboard.widget).count("no such rule") >= 2)
     find(dashboard.widget, description="rescale velocities when the learning rate jumps").value = True
     assert run.commands[-1]["changes"] == {"momentum_correction": True}
     assert len(run.commands) == 3
@@ -450,7 +444,7 @@ def test_couplings_are_switched_and_spring_back_when_refused(run, dashboard):
 def test_derived_numbers_follow_the_values_in_effect(run, dashboard):
     assert "learning rate ÷ (1 − momentum)</span><span>0.1<" in words(dashboard.widget)
     run.apply({"changes": {"batch_size": 100}, "command": None})
-    eventually(lambda: "learning rate ÷ batch size</span><span>0.0001<" in words(dashboard.widget))
+    until(lambda: "learning rate ÷ batch size</span><span>0.0001<" in words(dashboard.widget))
 
 
 def test_what_a_hand_has_chosen_stays_chosen_when_the_lists_grow(run, dashboard):
@@ -462,11 +456,11 @@ def test_what_a_hand_has_chosen_stays_chosen_when_the_lists_grow(run, dashboard)
         find(dashboard.widget, description=f"{name}")
         for name in ("checkpoint to rewind to", "branches and checkpoints")
     )
-    eventually(lambda: len(menu.options) == 3 and len(tree.options) == 4)
+    until(lambda: len(menu.options) == 3 and len(tree.options) == 4)
     menu.value, tree.value = "000002", tree.options[2][1]
     run.checkpoint(30, "000004")
-    eventually(lambda: len(menu.options) == 4 and len(tree.options) == 5)
-    eventually(lambda: (menu.value, tree.value.folder) == ("000002", "000002"))
+    until(lambda: len(menu.options) == 4 and len(tree.options) == 5)
+    until(lambda: (menu.value, tree.value.folder) == ("000002", "000002"))
     assert run.commands == []
 
 
@@ -478,15 +472,15 @@ def test_a_place_of_the_time_line_is_chosen_read_named_deleted_and_rewound_to(ru
     run.rows.append(("epochs", {"branch": "branch 1", "epoch": 1, "step": 50, "logs": {"loss": 2.0, "val_loss": 3.0}}))
     run.branch("branch 2", "branch 1", 50)
     tree = find(dashboard.widget, description="branches and checkpoints")
-    eventually(lambda: len(tree.options) == 3)
+    until(lambda: len(tree.options) == 3)
     assert [label.strip() for label, _ in tree.options] == [
         "branch 1",
         "• step 50 · automatic",
         "└ branch 2 (present), left branch 1 at step 50",
     ]
-    eventually(lambda: tree.label.strip().startswith("└ branch 2"))  # nobody has chosen another one
+    until(lambda: tree.label.strip().startswith("└ branch 2"))  # nobody has chosen another one
     tree.value = tree.options[1][1]
-    eventually(lambda: "loss 2 · after epoch 1: loss 2, val loss 3" in words(dashboard.widget))
+    until(lambda: "loss 2 · after epoch 1: loss 2, val loss 3" in words(dashboard.widget))
     back, keep = (find(dashboard.widget, description=name) for name in ("Rewind there", "hyperparameters"))
     back.click()
     asked = {"action": "rewind", "folder": "000001", "hyperparameters": "checkpoint", "skip": 0}
@@ -503,24 +497,24 @@ def test_a_place_of_the_time_line_is_chosen_read_named_deleted_and_rewound_to(ru
     assert run.commands[-1].items() >= {"action": "rename", "folder": "000001", "name": "good"}.items()
     run.line = "branch 1"
     run.checkpoint(50, "000001", name="good")
-    eventually(lambda: tree.label.strip() == "• step 50 · good")  # still the one chosen
+    until(lambda: tree.label.strip() == "• step 50 · good")  # still the one chosen
     delete = find(dashboard.widget, description="Delete")
     delete.click()
-    eventually(lambda: delete.description == "Delete it for good")
+    until(lambda: delete.description == "Delete it for good")
     tree.value = tree.options[0][1]
-    eventually(lambda: delete.description == "Delete")  # another place: the question is taken back
+    until(lambda: delete.description == "Delete")  # another place: the question is taken back
     tree.value = tree.options[1][1]
-    eventually(lambda: not delete.disabled)
+    until(lambda: not delete.disabled)
     delete.click()
     delete.click()  # too fast to have read the question
     assert len(run.commands) == 3
-    eventually(lambda: delete.description == "Delete it for good")
+    until(lambda: delete.description == "Delete it for good")
     delete.click()
     assert run.commands[-1].items() >= {"action": "delete", "folder": "000001"}.items()
     run.gone.add("000001")
-    eventually(lambda: len(tree.options) == 2 and tree.label == "branch 1")
+    until(lambda: len(tree.options) == 2 and tree.label == "branch 1")
     assert len(run.commands) == 4
-    eventually(lambda: find(dashboard.widget, description="Delete").disabled)
+    until(lambda: find(dashboard.widget, description="Delete").disabled)
 
 
 def test_what_the_time_line_was_refused_is_told_beside_its_button_until_another_place_is_chosen(run, dashboard):
@@ -528,18 +522,18 @@ def test_what_the_time_line_was_refused_is_told_beside_its_button_until_another_
     run.train(np.full(50, 2.0))
     run.checkpoint(50, "000001")
     tree, back = (find(dashboard.widget, description=name) for name in ("branches and checkpoints", "Rewind there"))
-    eventually(lambda: len(tree.options) == 2 and not back.disabled)
+    until(lambda: len(tree.options) == 2 and not back.disabled)
     beside = next(box for box in boxes(dashboard.widget) if back in box.children)
     chosen = lambda: words(beside)  # noqa: E731
     find(dashboard.widget, description="step").value = "51"
     back.click()
     run.enter("refuse", "1", why="`to` must be a step <= 50")
-    eventually(lambda: "`to` must be a step &lt;= 50" in chosen())
+    until(lambda: "`to` must be a step &lt;= 50" in chosen())
     run.enter("refuse", "of another", why="something else")
-    eventually(lambda: "something else" in words(dashboard.widget))
+    until(lambda: "something else" in words(dashboard.widget))
     assert "something else" not in chosen()
     tree.value = tree.options[1][1]
-    eventually(lambda: "must be" not in chosen())
+    until(lambda: "must be" not in chosen())
 
 
 def boxes(widget):
@@ -552,9 +546,9 @@ def boxes(widget):
 
 def test_a_file_that_was_written_is_told_of_above_the_chart_until_something_else_is_done(run, dashboard):
     run.enter("note", why="chart.png written to somewhere")
-    eventually(lambda: "chart.png written to somewhere" in find_message(dashboard))
+    until(lambda: "chart.png written to somewhere" in find_message(dashboard))
     run.enter("set", momentum=(0.9, 0.95))
-    eventually(lambda: "written" not in find_message(dashboard))
+    until(lambda: "written" not in find_message(dashboard))
 
 
 def find_message(dashboard):
@@ -572,7 +566,7 @@ def find_message(dashboard):
 )
 def test_the_tab_tells_the_state_in_escaped_text(run, dashboard, state, not_finite, title):
     run.state, run.not_finite = state, not_finite
-    eventually(lambda: f'data-title="{title}"' in words(dashboard.widget))
+    until(lambda: f'data-title="{title}"' in words(dashboard.widget))
 
 
 def test_only_the_pump_writes_and_it_writes_nothing_when_nothing_changed(run, dashboard):
@@ -582,10 +576,10 @@ def test_only_the_pump_writes_and_it_writes_nothing_when_nothing_changed(run, da
     calls = []
     status = run.status
     run.status = lambda: calls.append(threading.current_thread()) or status()
-    eventually(lambda: len(calls) > 4)
+    until(lambda: len(calls) > 4)
     assert written == []
     run.values["learning_rate"] = 0.5
-    eventually(lambda: written)
+    until(lambda: written)
     assert {thread.name for _, thread in written} == {thread.name for thread in calls} == {"babysit-pump"}
 
 
@@ -607,25 +601,25 @@ def test_where_no_page_is_visible_nothing_is_drawn_until_one_is(run, monkeypatch
         image, frames, seen = find(dashboard.widget, _model_name="ImageModel"), [], []
         image.observe(frames.append, "value")
         run.train([1.0] * 20)
-        eventually(lambda: frames)  # no page has told anything: it may be one that forbids scripts
+        until(lambda: frames)  # no page has told anything: it may be one that forbids scripts
         said(dashboard, "look", width=600, ratio=2, page="one", at=1)
-        eventually(lambda: image.width == "600")
-        eventually(lambda: not dashboard._watch.looked_at)
+        until(lambda: image.width == "600")
+        until(lambda: not dashboard._watch.looked_at)
         said(dashboard, "look", width=900, ratio=1, page="another", at=1)
-        eventually(lambda: not dashboard._watch.looked_at)
+        until(lambda: not dashboard._watch.looked_at)
         assert image.width == "600"  # two pages do not make it change to and fro
         frames.clear()
         run.train([0.5] * 20)
         run.step = 4321
-        eventually(lambda: "step 4,321" in words(dashboard.widget))  # words go on, seldom
+        until(lambda: "step 4,321" in words(dashboard.widget))  # words go on, seldom
         assert frames == []
         monkeypatch.setattr("babysit.ui.dashboard.UNSEEN_INTERVAL_S", 1e9)
-        eventually(lambda: dashboard._next_pulse > 1e8)
+        until(lambda: dashboard._next_pulse > 1e8)
         monkeypatch.setattr(run, "status", lambda status=run.status: seen.append(1) or status())
         probes.clear()
-        eventually(lambda: len(probes) > 10)
+        until(lambda: len(probes) > 10)
         assert seen == []
-        eventually(lambda: said(dashboard, "look", width=600, ratio=2, page="one", at=time.monotonic()) or frames)
+        until(lambda: said(dashboard, "look", width=600, ratio=2, page="one", at=time.monotonic()) or frames)
         assert seen
     finally:
         dashboard.close()
@@ -637,26 +631,26 @@ def test_a_mark_clicked_or_chosen_is_told_of_and_pointed_out(run, dashboard):
     run.rows[-1][1].update(why="<let it settle>", step=10)
     run.train([1.0] * 10)
     menu = find(dashboard.widget, description="a change, to be told of")
-    eventually(lambda: len(menu.options) == 2)
+    until(lambda: len(menu.options) == 2)
     mark = menu.options[1][1]
     assert menu.options == (("choose a change to be told of", 0), ("10 · momentum 0.9 → 0.95", mark))
     told = "momentum 0.9 → 0.95</span> — &lt;let it settle&gt; · by dashboard · loss 2.00 → 1.00"
     told += ", means of 10 steps before and 10 after"
     assert told not in words(dashboard.widget)
     said(dashboard, "choice", mark=mark)
-    eventually(lambda: menu.value == mark and told in words(dashboard.widget))
-    eventually(lambda: f'data-mark="{mark}" class="babysit-pointed-out"' in words(dashboard.widget))
+    until(lambda: menu.value == mark and told in words(dashboard.widget))
+    until(lambda: f'data-mark="{mark}" class="babysit-pointed-out"' in words(dashboard.widget))
     said(dashboard, "choice", place=[0.99, 0.01])  # beside it
-    eventually(lambda: menu.value == 0 and 'class="babysit-pointed-out' not in words(dashboard.widget))
+    until(lambda: menu.value == 0 and 'class="babysit-pointed-out' not in words(dashboard.widget))
     menu.value = mark
-    eventually(lambda: told in words(dashboard.widget))
+    until(lambda: told in words(dashboard.widget))
     said(dashboard, "choice", mark="nonsense")
-    eventually(lambda: menu.value == 0)
+    until(lambda: menu.value == 0)
     assert run.commands == []
     run.enter("note", why="on momentum 0.9 → 0.95 at step 10: nor did it")  # as the box for reasons words it
     menu.value = mark
-    eventually(lambda: "&lt;let it settle&gt;; nor did it · by dashboard" in words(dashboard.widget))
-    eventually(lambda: words(dashboard.widget).count(f'data-mark="{mark}"') == 2)  # the note's line, too
+    until(lambda: "&lt;let it settle&gt;; nor did it · by dashboard" in words(dashboard.widget))
+    until(lambda: words(dashboard.widget).count(f'data-mark="{mark}"') == 2)  # the note's line, too
     assert len(menu.options) == 2
 
 
@@ -700,15 +694,15 @@ def test_the_bar_makes_a_view_of_what_was_chosen():
 def test_what_is_chosen_is_drawn_said_and_written_to_a_file(run, dashboard, tmp_path):
     run.train([1.0] * 10)
     image = find(dashboard.widget, _model_name="ImageModel")
-    eventually(lambda: "At step 10 the smoothed training loss is 1.00" in words(dashboard.widget))
+    until(lambda: "At step 10 the smoothed training loss is 1.00" in words(dashboard.widget))
     before = image.value
     find(dashboard.widget, description="y").value = False
-    eventually(lambda: image.value != before)
+    until(lambda: image.value != before)
     find(dashboard.widget, description="laid over").value = str(tmp_path)
-    eventually(lambda: "holds no run that could be read" in words(dashboard.widget))
+    until(lambda: "holds no run that could be read" in words(dashboard.widget))
     for kind in ("PNG", "SVG"):
         find(dashboard.widget, description=kind).click()
-    eventually(lambda: len(run.commands) == 2)
+    until(lambda: len(run.commands) == 2)
     assert [command["kind"] for command in run.commands] == ["chart.png", "chart.svg"]
     assert [command["content"][:5] for command in run.commands] == [b"\x89PNG\r", b"<?xml"]
 
@@ -716,9 +710,9 @@ def test_what_is_chosen_is_drawn_said_and_written_to_a_file(run, dashboard, tmp_
 def test_whatever_stands_in_the_journal_is_shown(run, dashboard):
     run.enter("note", why=5)
     run.rows[-1][1]["author"] = 7
-    eventually(lambda: "note — 5" in words(dashboard.widget) and "<td>7</td>" in words(dashboard.widget))
+    until(lambda: "note — 5" in words(dashboard.widget) and "<td>7</td>" in words(dashboard.widget))
     run.enter("note", why="later")
-    eventually(lambda: "later" in words(dashboard.widget))
+    until(lambda: "later" in words(dashboard.widget))
 
 
 def test_what_could_not_be_written_is_written_the_next_time(run, dashboard, monkeypatch):
@@ -734,7 +728,7 @@ def test_what_could_not_be_written_is_written_the_next_time(run, dashboard, monk
     checkpoint = {"step": 7, "name": "good", "folder": "000001", "branch": "branch 1", "digest": "", "time": 0.0}
     run.rows.append(("checkpoints", checkpoint))
     run.enter("note", why="hello")
-    eventually(lambda: "hello" in words(dashboard.widget))
+    until(lambda: "hello" in words(dashboard.widget))
     assert failed
     assert find(dashboard.widget, _model_name="DropdownModel").options == (("good · 7", "000001"),)
-    eventually(lambda: "could not be drawn" not in words(dashboard.widget))
+    until(lambda: "could not be drawn" not in words(dashboard.widget))

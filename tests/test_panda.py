@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 
 import keras
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 
 import babysit
 from babysit import demos, steps
+from tests.patience import until
 
 (X, Y), VALIDATION = demos.digits()
 X, Y = X[:320], Y[:320]
@@ -59,10 +59,7 @@ def test_python_changes_threads_often_while_a_run_is_alive_and_as_before_afterwa
     assert sys.getswitchinterval() == pytest.approx(0.0002)
     resting.stop()
     resting.wait()
-    deadline = time.monotonic() + 10
-    while sys.getswitchinterval() < 0.005 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert sys.getswitchinterval() == pytest.approx(0.005)
+    until(lambda: sys.getswitchinterval() == pytest.approx(0.005))
 
 
 def test_a_finished_fit_goes_on_with_more_epochs_in_the_same_run(model, tmp_path):
@@ -220,10 +217,7 @@ def test_a_train_step_of_ones_own_is_run_and_its_logs_are_kept_as_returned(tmp_p
 def test_a_panda_that_nobody_holds_leaves_no_thread_behind(model, tmp_path):
     before = threading.active_count()
     babysit.Panda(model, tmp_path / "run").fit(X, Y).wait()
-    end = time.monotonic() + 30
-    while gc.collect() >= 0 and threading.active_count() > before:  # its threads are just ending
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: gc.collect() >= 0 and threading.active_count() <= before)  # its threads are just ending
 
 
 def test_every_thread_may_steer_and_read(resting):
@@ -839,9 +833,7 @@ def test_two_who_run_steps_at_once_both_get_theirs(resting):
     done = []
     long = threading.Thread(target=lambda: done.append((resting.run(3000), resting.step)))
     long.start()
-    end = time.monotonic() + 60
-    while resting.step < 20:
-        assert time.monotonic() < end
+    until(lambda: resting.step >= 20)
     resting.run(5)
     long.join()
     assert done[0][1] >= 3000
@@ -935,9 +927,7 @@ def test_the_sliders_follow_new_bounds(model):
     panda.dashboard()
     panda.stop()
     panda.fit(X[:100], Y[:100], paused=True, ranges={"learning_rate": (0.001, 0.1)})
-    end = time.monotonic() + 10
-    while max(stops(panda.dashboard(), "batch size")) > 100:
-        assert time.monotonic() < end
+    until(lambda: max(stops(panda.dashboard(), "batch size")) <= 100)
     rates = stops(panda.dashboard(), "learning rate")
     assert (min(rates), max(rates)) == (0.001, 0.1)
 

@@ -2,7 +2,6 @@
 
 import io
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -10,13 +9,7 @@ from PIL import Image
 
 import babysit
 from babysit import demos
-
-
-def eventually(condition, timeout_s=20):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.01)
+from tests.patience import until
 
 
 @pytest.fixture
@@ -42,18 +35,18 @@ def test_it_shows_the_state_at_a_boundary_and_leaves_no_trace(panda):
         drawn.append((step, len(figure.axes)))
 
     widget = panda.picture(sample, draw, size=(4, 2))
-    eventually(lambda: drawn)
+    until(lambda: drawn)
     panda.run(70)
-    eventually(lambda: drawn[-1] == (70, 1))  # on an empty figure each time
+    until(lambda: drawn[-1] == (70, 1))  # on an empty figure each time
     assert drawn[0] == (0, 1)
     assert len(threads) == 2 and threading.current_thread() not in threads
 
     image = widget.children[0]
-    eventually(lambda: tuple(np.asarray(Image.open(io.BytesIO(image.value)))[144, 288]) == (255, 0, 0))
+    until(lambda: tuple(np.asarray(Image.open(io.BytesIO(image.value)))[144, 288]) == (255, 0, 0))
     count = len(drawn)
     panda.rewind(0)
     panda.set(learning_rate=0.02)
-    eventually(lambda: len(drawn) > count and drawn[-1][0] == 0)
+    until(lambda: len(drawn) > count and drawn[-1][0] == 0)
     assert [entry.action for entry in panda.journal] == ["fit", "rewind", "set"]
 
     panda.run(30)
@@ -77,13 +70,13 @@ def test_what_goes_wrong_is_shown_and_training_goes_on(panda):
 
     widget = panda.picture(sample, draw)
     message = widget.children[1]
-    eventually(lambda: "ValueError: &lt;sample&gt;" in message.value)
+    until(lambda: "ValueError: &lt;sample&gt;" in message.value)
     faults.pop(0)
     panda.run(1)
-    eventually(lambda: "ValueError: &lt;draw&gt;" in message.value)
+    until(lambda: "ValueError: &lt;draw&gt;" in message.value)
     faults.pop(0)
     panda.resume()
-    eventually(lambda: message.value == "")
+    until(lambda: message.value == "")
     assert panda.state == "running"
     with pytest.raises(TypeError, match="`draw` must be callable"):
         panda.picture(sample, None)
@@ -96,11 +89,11 @@ def test_at_rest_and_when_another_takes_its_place_nothing_is_drawn(panda):
         counts[name] += 1
 
     panda.picture(lambda model: "first", lambda figure, name: counted(name))
-    eventually(lambda: counts["first"] == 1)
+    until(lambda: counts["first"] == 1)
     panda.picture(lambda model: "second", lambda figure, name: counted(name))
-    eventually(lambda: counts["second"] == 1)
+    until(lambda: counts["second"] == 1)
     for _ in range(3):
         seen = counts["second"]
         panda.run(1)
-        eventually(lambda seen=seen: counts["second"] > seen)
+        until(lambda seen=seen: counts["second"] > seen)
     assert counts == {"first": 1, "second": 4}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from babysit.record import SCHEMA, TABLES, Record
+from tests.patience import until
 
 PATIENCE_S = 20
 
@@ -42,13 +43,6 @@ def read_to_the_end(record, most, cursor=0):
         assert cursor < end <= cursor + most
         pages.append([row["seq"] for rows in tables.values() for row in rows])
         cursor = end
-
-
-def wait_until(condition):
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        threading.Event().wait(0.01)
 
 
 def written(path):
@@ -134,7 +128,7 @@ def test_threads_that_append_at_once_lose_and_double_nothing(record):
 def test_what_gathers_reaches_the_file_unasked(tmp_path):
     record = Record(tmp_path / "run.sqlite", interval_s=0.01)
     note(record, "kept")
-    wait_until(lambda: written(record.path) == ["kept"])
+    until(lambda: written(record.path) == ["kept"])
     record.close()
 
 
@@ -348,9 +342,9 @@ def test_what_cannot_be_written_yet_is_read_all_the_same(record, locked):
 
 def test_the_record_s_own_thread_tries_again_until_the_disk_takes_it(record, locked):
     note(record, "meanwhile")
-    wait_until(lambda: record.error is not None)
+    until(lambda: record.error is not None)
     locked.rollback()
-    wait_until(lambda: record.error is None)
+    until(lambda: record.error is None)
     assert written(record.path) == ["before", "meanwhile"]
 
 

@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 
 import keras
 import numpy as np
@@ -13,6 +12,7 @@ import tensorflow as tf
 
 import babysit
 from babysit import demos
+from tests.patience import until
 
 (X, Y), VALIDATION = demos.digits()
 X, Y = X[:160], Y[:160]
@@ -470,6 +470,7 @@ def test_who_asked_for_steps_is_told_though_somebody_resumes(tmp_path):
     panda = resting(tmp_path, epochs=10**6)
     asking = threading.Thread(target=panda.run, args=(400,))
     asking.start()
+    until(lambda: panda.step > 0)  # asked before somebody resumes
     panda.resume()
     asking.join(60)
     assert not asking.is_alive()
@@ -562,12 +563,9 @@ np.savez({str(tmp_path / "weights.npz")!r}, *model.get_weights(), momentum=model
 def test_automatic_checkpoints_are_made_while_it_trains_and_the_start_stays(tmp_path):
     panda = resting(tmp_path, epochs=10**6)
     panda.resume()
-    limit = time.monotonic() + 60
-    while len(panda.checkpoints) < 4 and time.monotonic() < limit:
-        panda.step  # noqa: B018  (it trains meanwhile)
+    until(lambda: len(panda.checkpoints) >= 4)
     panda.stop()
     panda.wait()
     found = panda.checkpoints
-    assert len(found) >= 4
     assert found[0].step == 0
     assert [saved.step for saved in found] == sorted(saved.step for saved in found)

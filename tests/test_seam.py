@@ -1,7 +1,6 @@
 """The commands that a screen sends beyond those of the panda itself: what they do, and what they refuse."""
 
 import csv
-import time
 
 import keras
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 import babysit
 from babysit import demos
+from tests.patience import until
 
 (X, Y), _ = demos.digits()
 X, Y = X[:320], Y[:320]
@@ -20,21 +20,14 @@ def panda():
     return babysit.Panda(demos.dense_network(seed=1), seed=1).fit(X, Y, epochs=3, paused=True)
 
 
-def obeyed(panda, action, timeout_s=20, **about):
+def obeyed(panda, action, **about):
     """The entry of a command sent as a dashboard sends it."""
     command = panda.send({"action": action, "author": "dashboard", **about})
-    end = time.monotonic() + timeout_s
-    while not (found := [entry for entry in panda.journal if entry.command == command]):
-        assert time.monotonic() < end, "it was not answered"
-        time.sleep(0.01)
-    return found[0]
+    return until(lambda: [entry for entry in panda.journal if entry.command == command])[0]
 
 
-def rest(panda, state="paused", timeout_s=20):
-    end = time.monotonic() + timeout_s
-    while panda.state != state:
-        assert time.monotonic() < end, f"it is {panda.state}"
-        time.sleep(0.01)
+def rest(panda, state="paused"):
+    until(lambda: panda.state == state)
 
 
 def finish_epoch(panda):

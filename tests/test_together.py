@@ -1,13 +1,12 @@
 """Pandas steered as one: exactly what each would be alone, and told when one of them refuses."""
 
-import time
-
 import keras
 import numpy as np
 import pytest
 
 import babysit
 from babysit.ui.overlay import Overlay
+from tests.patience import until
 
 X = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
 Y = X.sum(axis=1, keepdims=True)
@@ -36,13 +35,6 @@ def both(pandas):
     yield both
     if both._dashboard is not None:
         both._dashboard.close()
-
-
-def until(condition, timeout_s=60):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.01)
 
 
 def answers(both, command):

@@ -5,7 +5,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import babysit
 from babysit import lock
 from babysit.reader import Reader
 from babysit.record import Record
+from tests.patience import until
 
 TRAINING = """
 import sys
@@ -48,14 +48,6 @@ def tell(child, line):
     child.stdin.write(line + "\n")
     child.stdin.flush()
     assert child.stdout.readline() == "done\n"
-
-
-def until(condition, timeout_s=20):
-    end = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.02)
-    return found
 
 
 def controls(widget):

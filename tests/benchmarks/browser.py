@@ -2,7 +2,6 @@
 
 import contextlib
 import tempfile
-import time
 from pathlib import Path
 
 import nbformat
@@ -40,14 +39,6 @@ def watched():
         yield lab, babysit.attach(server.root / "run")
         lab.page.evaluate("window.jupyterapp.serviceManager.sessions.shutdownAll()")
         browser.close()
-
-
-def until(condition, timeout_s=60):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError("It did not come to that.")
-        time.sleep(0.05)  # to ask costs some milliseconds of a core that is measured
 
 
 def by_hand(run):

@@ -2,9 +2,10 @@
 
 import statistics
 
-from tests.benchmarks.browser import by_hand, until, watched
+from tests.benchmarks.browser import by_hand, watched
 from tests.benchmarks.ways import print_row
 from tests.browser.lab import KERNEL
+from tests.patience import until
 
 PRESSES, MARK_MS = 60, 100
 WIDTHS = [10, 10, 18, 10]

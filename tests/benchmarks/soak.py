@@ -6,9 +6,10 @@ tenth of them, and judged at the end: the last against the third, by when everyt
 
 import time
 
-from tests.benchmarks.browser import by_hand, until, watched
+from tests.benchmarks.browser import by_hand, watched
 from tests.benchmarks.memory import of_status
 from tests.benchmarks.ways import print_row, ratio
+from tests.patience import until
 
 ROUNDS, MOVES, REWINDS = 10, 100, 10
 COLUMNS = ["s", "steps", "branches", "changes", "kernel MB", "page MB", "nodes", "widgets"]

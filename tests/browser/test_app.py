@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 import babysit
 from tests.browser.lab import SCREENSHOTS, Lab
 from tests.browser.server import serving
-from tests.browser.test_panda import until
+from tests.patience import until
 
 ROOT = Path(__file__).parents[2]
 CELL = """

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import NOTEBOOKS
-from tests.browser.test_panda import until
+from tests.patience import until
 
 # The first is what test_panda.py is about.
 STEMS = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))[1:]

@@ -2,13 +2,13 @@
 
 import ast
 import io
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.browser.lab import KERNEL, SCREENSHOTS, exactly
+from tests.patience import until
 
 CUT_OFF = """(dashboard) => {
     const edge = dashboard.getBoundingClientRect().right + 1;
@@ -97,13 +97,6 @@ class Watched:
         shown = Image.open(io.BytesIO(self.dashboard.locator(".babysit-chart img").screenshot())).convert("RGB")
         red, green, blue = np.moveaxis(np.asarray(shown).astype(int)[:, shown.width // 8 :], 2, 0)
         return ((np.minimum(red, blue) > green + 15).mean(axis=0) > 0.4).sum()
-
-
-def until(condition, timeout_s=15):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.1)
 
 
 def test_a_slider_moved_by_keyboard_acts_on_the_very_next_step(panda):
