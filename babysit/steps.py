@@ -358,16 +358,16 @@ class Block:
         if self._eager:
             return self._run_eagerly(data, order, cursor, batch_size, count, watch)
         pieces: list[Logs] = []
-        for start, size, steps in self._calls(_length(data, order), cursor, batch_size, count):
-            pieces.append(self._call(data, order, start, size, steps, watch))
-            if pieces[-1].taken < steps:
+        for start, size, steps, rest in self._calls(_length(data, order), cursor, batch_size, count):
+            pieces.append(self._call(data, order, start, size, steps, watch, rest))
+            if pieces[-1].taken < steps + (rest > 0):
                 break
         return _joined(pieces)
 
     def trace(self, data: Any, order: Any) -> None:
         """Traces the block for such data, running nothing: so that its first call is quick."""
         if not self._eager and not self._whole:
-            arguments = self._arguments(data, order, 0, 1, 1, False)
+            arguments = self._arguments(data, order, 0, 1, 1, False, 0)
             self._retracing(lambda: self._function.trace(*arguments))
 
     @property
@@ -388,19 +388,23 @@ class Block:
         """Why the steps, once traced, do not come out the same each time, in a sentence; empty if they do."""
         return "" if self._graph is None else _restlessness(self._graph)
 
-    def _calls(self, size: int, cursor: int, batch_size: int, count: int) -> Iterator[tuple[int, int, int]]:
-        """(cursor, batch size, steps) of each call: one, unless the size of the batches is part of the program."""
+    def _calls(self, size: int, cursor: int, batch_size: int, count: int) -> Iterator[tuple[int, int, int, int]]:
+        """(cursor, batch size, steps, examples of one step more) of each call: one, unless sizes are in the program."""
         if not self._whole:
-            yield cursor, batch_size, count
+            yield cursor, batch_size, count, 0
             return
         full = min(count, (size - cursor) // batch_size)
+        rest = size - cursor - full * batch_size if count > full else 0
+        if rest and cursor == 0 < full < CAPACITY:  # a whole pass at once: the step is quick, a call more would not be
+            yield cursor, batch_size, full, rest
+            return
         for done in range(0, full, CAPACITY):
-            yield cursor + done * batch_size, batch_size, min(CAPACITY, full - done)
-        if count > full:
-            yield cursor + full * batch_size, size - cursor - full * batch_size, 1
+            yield cursor + done * batch_size, batch_size, min(CAPACITY, full - done), 0
+        if rest:
+            yield size - rest, rest, 1, 0
 
-    def _call(self, data: Any, order: Any, cursor: int, batch_size: int, count: int, watch: bool) -> Logs:
-        arguments = self._arguments(data, order, cursor, batch_size, count, watch)
+    def _call(self, data: Any, order: Any, cursor: int, batch_size: int, count: int, watch: bool, rest: int) -> Logs:
+        arguments = self._arguments(data, order, cursor, batch_size, count, watch, rest)
         began = time.perf_counter()
         done, table, extras = self._retracing(lambda: self._function(*arguments))
         logs = self._layout.read(table.numpy()[: int(done)], [extra.numpy() for extra in extras])
@@ -421,16 +425,15 @@ class Block:
         self._function = _Quick(function)
 
     def _arguments(
-        self, data: Any, order: Any, cursor: int, batch_size: int, count: int, watch: bool
+        self, data: Any, order: Any, cursor: int, batch_size: int, count: int, watch: bool, rest: int
     ) -> tuple[Any, ...]:
         dtype = tf.int64 if order is None else order.dtype
-        # One XLA program for each batch size, as all its shapes are fixed; none for each count.
+        # One XLA program for each size of batches, as all its shapes are fixed; none for each count.
         size = batch_size if self._whole else _scalar(batch_size, dtype)
-        return data, order, _scalar(cursor, dtype), size, _scalar(count, dtype), _scalar(watch, tf.bool)
+        return data, order, _scalar(cursor, dtype), size, _scalar(count, dtype), _scalar(watch, tf.bool), rest
 
-    def _run(self, data: Any, order: Any, cursor: Any, batch_size: Any, count: Any, watch: Any) -> Any:
+    def _run(self, data: Any, order: Any, cursor: Any, batch_size: Any, count: Any, watch: Any, rest: int = 0) -> Any:
         self._graph = tf.compat.v1.get_default_graph()
-        fixed = batch_size if self._whole else self._fixed
         step = tf.function(self._step, jit_compile=True) if self._jit and not self._whole else self._step
         careless = tf.logical_not(watch)
 
@@ -440,8 +443,14 @@ class Block:
         def proceed_by_turns(i: Any, healthy: Any, rows: Any, extras: Any) -> Any:
             return tf.logical_and(i + self._unrolled <= count, healthy)
 
-        def take(i: Any, healthy: Any, rows: Any, extras: Any) -> Any:
-            batch = _batch(data, order, cursor + i * batch_size, batch_size, fixed)
+        def proceed_to_rest(i: Any, healthy: Any, rows: Any, extras: Any) -> Any:
+            return tf.logical_and(i <= count, healthy)
+
+        def take_rest(i: Any, healthy: Any, rows: Any, extras: Any) -> Any:
+            return take(i, healthy, rows, extras, rest)
+
+        def take(i: Any, healthy: Any, rows: Any, extras: Any, size: Any = batch_size) -> Any:
+            batch = _batch(data, order, cursor + i * batch_size, size, size if self._whole else self._fixed)
             if self._fixed is None and self._whole:
                 batch = _mapped(_of_any_size, batch)
             layout = _Layout(step(batch))
@@ -454,7 +463,7 @@ class Block:
                 state = take(*state)
             return state
 
-        room = CAPACITY if self._whole else tf.cast(count, tf.int32)
+        room = CAPACITY if self._whole else tf.cast(count, tf.int32) + (rest > 0)
         rows = tf.TensorArray(self._carried.dtype, size=room, infer_shape=False)
         state = (tf.zeros_like(count), tf.constant(True), rows, tuple(map(_nothing, self._carried.extras)))
         shapes = (tf.TensorShape([]), tf.TensorShape([]), None, tuple(spec.shape for spec in self._carried.extras))
@@ -462,7 +471,10 @@ class Block:
             # One step after the other: the next begins only when this one's variables are written.
             if self._unrolled > 1:
                 state = tf.while_loop(proceed_by_turns, take_turn, state, shapes, parallel_iterations=1)
-            done, _, rows, extras = tf.while_loop(proceed, take, state, shapes, parallel_iterations=1)
+            state = tf.while_loop(proceed, take, state, shapes, parallel_iterations=1)
+            if rest:  # in a loop too, where XLA rounds as it does in the one before
+                state = tf.while_loop(proceed_to_rest, take_rest, state, shapes, parallel_iterations=1)
+        done, _, rows, extras = state
         return done, rows.gather(tf.range(room if self._whole else tf.cast(done, tf.int32))), extras
 
     def _foresee(self, layout: _Layout) -> None:

@@ -133,9 +133,10 @@ def test_compiled_by_xla_and_eagerly_it_trains_as_model_fit_does(tmp_path):
         ours, theirs = demos.dense_network(seed=3), demos.dense_network(seed=3)
         for model in (ours, theirs):
             model.compile("sgd", "sparse_categorical_crossentropy", **how)
-        panda_on(ours, tmp_path, name=str(i)).fit(X[:96], Y[:96], shuffle=False).wait()
-        theirs.fit(X[:96], Y[:96], shuffle=False, verbose=0)
-        assert_same(ours, theirs)
+        for n in (96, 90):  # 90: the last batch of each epoch is a smaller one
+            panda_on(ours, tmp_path, name=f"{i}-{n}").fit(X[:n], Y[:n], epochs=3, shuffle=False).wait()
+            theirs.fit(X[:n], Y[:n], epochs=3, shuffle=False, verbose=0)
+            assert_same(ours, theirs)
 
 
 def test_the_loss_of_a_step_is_that_of_its_batch(tmp_path):

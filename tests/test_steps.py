@@ -74,10 +74,11 @@ def test_unrolled_it_is_model_fits_too(make, examples):
     assert_same(model, twin)
 
 
-def test_a_network_with_convolutions_is_model_fits_under_xla():
+@pytest.mark.parametrize("batch_size", [48, 40])
+def test_a_network_with_convolutions_is_model_fits_under_xla(batch_size):
     model, twin = built(demos.convolutional_network, jit_compile=True)
-    run(model, batch_size=48)
-    twin.fit(X, Y, batch_size=48, shuffle=False, verbose=0)
+    run(model, batch_size=batch_size)
+    twin.fit(X, Y, batch_size=batch_size, shuffle=False, verbose=0)
     assert_same(model, twin)
 
 
@@ -102,14 +103,15 @@ def test_without_an_order_the_examples_are_taken_as_they_lie(how):
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_it_stops_behind_the_step_whose_loss_is_not_finite(how):
+@pytest.mark.parametrize("batch_size", [32, 40])
+def test_it_stops_behind_the_step_whose_loss_is_not_finite(how, batch_size):
     model, _ = built(**HOW[how])
-    block = training_block(model, steps.nullcontext, 32)
+    block = training_block(model, steps.nullcontext, None if 96 % batch_size else batch_size)
     spoilt = X.copy()
     spoilt[40] = np.nan
     data, order = (tf.constant(spoilt), tf.constant(Y)), tf.range(96)
-    assert block(data, order, 0, 32, 3, watch=True).taken == 2
-    assert block(data, order, 0, 32, 3, watch=False).taken == 3
+    assert block(data, order, 0, batch_size, 3, watch=True).taken == 2
+    assert block(data, order, 0, batch_size, 3, watch=False).taken == 3
 
 
 # ------------------------------------------------------------------- whatever is returned
