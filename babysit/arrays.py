@@ -1,9 +1,12 @@
 """Examples in arrays, as one source of batches of any size.
 
-They lie on the device and are gathered by index in the graph.
+They lie on the device and are gathered by index in the graph; the order of the next pass
+is made on a thread of its own while this one is trained on.
 """
 
 import hashlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -47,7 +50,8 @@ class Arrays:
         parts = packed(x, y, sample_weight)
         self.size, self.batch_size = common_length(parts), batch_size
         self._sampler = Sampler(self.size, seed, shuffle, batch_size)
-        self._order: tuple[int, Any] | None = None
+        self._orders: dict[int, Future[Any]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="babysit-data")
         self._keep(_handed(keras.tree.map_structure(self._prepared, parts)))
 
     def _prepared(self, array: Any) -> Any:
@@ -108,8 +112,8 @@ class Arrays:
     def declare(self, shuffle: bool | str, batch_size: int) -> None:
         """Takes the order, and the size of the batches that are all alike, of another fit."""
         if (shuffle, batch_size) != (self._sampler.shuffle, self.batch_size):
-            self._sampler.shuffle, self._sampler.batch_size, self._order = shuffle, batch_size, None
-            self.batch_size = batch_size
+            self._sampler.shuffle, self._sampler.batch_size = shuffle, batch_size
+            self.batch_size, self._orders = batch_size, {}
 
     @property
     def finished(self) -> bool:
@@ -137,15 +141,29 @@ class Arrays:
         """
         count = min(steps, self.steps_left(batch_size))
         cursor = self._sampler.cursor
-        return Piece(self.tensors, self._pass_order[1], cursor, batch_size, count, self._fixed(batch_size))
+        return Piece(self.tensors, self._pass_order, cursor, batch_size, count, self._fixed(batch_size))
 
     @property
     def _pass_order(self) -> Any:
-        """The order of this pass, as NumPy's array and as a tensor."""
-        if self._order is None or self._order[0] != self._sampler.epoch:
-            order = self._sampler.order
-            self._order = self._sampler.epoch, (order, tf.constant(order))
-        return self._order[1]
+        """The order of this pass; that of the next one is made meanwhile."""
+        passes, known = (self.place[0], self.place[0] + 1), self._orders
+        if not known.keys() >= set(passes):
+            self._orders = {n: known.get(n) or self._beside(self._order_of, n) for n in passes}
+        return self._orders[passes[0]].result()
+
+    def _order_of(self, number: int) -> Any:
+        return tf.constant(self._sampler.order_of(number))
+
+    def _beside(self, work: Callable[..., Any], *given: Any) -> Future[Any]:
+        """Has something done beside the training."""
+        try:
+            return self._thread.submit(work, *given)
+        except (
+            RuntimeError
+        ):  # the interpreter is ending and takes no more work, but the training goes on until it rests
+            done: Future[Any] = Future()
+            done.set_result(work(*given))
+            return done
 
     def _fixed(self, batch_size: int) -> int | None:
         # `Model.fit` declares the size of its batches where they are all alike.

@@ -5,7 +5,7 @@ run: in NumPy, on a thread of its own, a bounded number of bytes at a time.
 """
 
 import math
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import keras
@@ -33,14 +33,13 @@ class HostArrays(Arrays):
     def _keep(self, data: Any) -> None:
         self._arrays = data
         self._example_bytes = max(1, sum(array.example_bytes for array in keras.tree.flatten(data)))
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="babysit-gather")
         self._ahead: Future[_Window] | None = None
         self._window: _Window | None = None
 
     def declare(self, shuffle: bool | str, batch_size: int) -> None:
         """See `Arrays.declare`; what was gathered is of the order before."""
         super().declare(shuffle, batch_size)
-        if self._order is None:
+        if not self._orders:
             self._window = self._ahead = None
 
     def _rows(self, rows: np.ndarray) -> Any:
@@ -73,13 +72,16 @@ class HostArrays(Arrays):
         """Takes the next window, and has the one behind it gathered meanwhile."""
         window = self._ahead.result() if self._ahead is not None else None
         if window is None or not self._holds(window, batch_size):
-            window = self._gathered(*self.place, self._pass_order[0], batch_size * steps)
+            window = self._gathered(*self.place, self._pass_order, batch_size * steps)
         convert = tf.convert_to_tensor
         self._window = window._replace(
             data=keras.tree.map_structure(convert, window.data), order=convert(window.order)
         )  # fmt: skip
-        next_one = (window.number, window.stop, self._pass_order[0], batch_size * steps)
-        self._ahead = self._thread.submit(self._gathered, *next_one) if window.stop < self.size else None
+        next_one = (window.number, window.stop, self._pass_order, batch_size * steps)
+        self._ahead = self._beside(self._gathered, *next_one) if window.stop < self.size else None
+
+    def _order_of(self, number: int) -> np.ndarray:
+        return self._sampler.order_of(number)
 
     def _gathered(self, number: int, start: int, order: np.ndarray, count: int) -> "_Window":
         """The examples from `start` on, in NumPy: rows in rising order, as disks like it, and where each is wanted."""

@@ -30,10 +30,14 @@ class Sampler:
     @property
     def order(self) -> np.ndarray:
         """The present epoch's order: an int32 (or int64) permutation of shape (size,)."""
+        return self.order_of(self.epoch)
+
+    def order_of(self, epoch: int) -> np.ndarray:
+        """That of any epoch."""
         dtype = np.int32 if self.size < 2**31 else np.int64
         if not self.shuffle:
             return np.arange(self.size, dtype=dtype)
-        rng = np.random.Generator(np.random.PCG64([self.seed, self.epoch]))
+        rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
         if self.shuffle != "batch":
             return rng.permutation(self.size).astype(dtype)
         return self._within_batches(rng, np.arange(self.size, dtype=dtype))
