@@ -3,7 +3,7 @@
 `python -m tests.benchmarks` measures everything; `speed`, `startup`, `past`, `frame`, `memory`,
 `flat` and `latency` one part each; `flat --minutes 10` trains for so long; `soak`, which takes some
 minutes and is not among them all, is an hour of hands at speed. Ratios hold on a machine that does
-nothing else: of each way the least time of several rounds counts.
+nothing else: the ways take turns, and of each two the median of the rounds' ratios counts.
 """
 
 import argparse
