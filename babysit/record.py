@@ -132,6 +132,8 @@ class Record:
         with self._lock:
             with self._gathering:
                 pending = self._pending[:]
+            if not (pending or self._unwritten):  # as for most of those who read
+                return
             try:
                 self._database.execute(f"PRAGMA busy_timeout = {WRITE_MS}")
                 with self._database:
@@ -153,10 +155,10 @@ class Record:
             self.error = None
 
     def _insert(self, pending: list[tuple[str, tuple[Any, ...]]], place: Callable[[str], str] = str) -> None:
-        for table, rows in itertools.groupby(pending, key=lambda waiting: waiting[0]):
+        for table in {table for table, _ in pending}:
             marks = ", ".join("?" * (1 + len(TABLES[table])))
             insert = f"INSERT INTO {place(table)} ({_columns(table)}) VALUES ({marks})"
-            self._database.executemany(insert, [row for _, row in rows])
+            self._database.executemany(insert, [row for name, row in pending if name == table])
 
     def _lay_open(self, pending: list[tuple[str, tuple[Any, ...]]]) -> None:
         """Lets reads find what could not be written: in tables of this connection alone."""
