@@ -17,7 +17,7 @@ MODELS = [
     ("dense 64-128-10, batch norm, momentum", dense, 32, 25, 7, 0.85),
     ("the same, jit_compile=True", dense_xla, 32, 25, 20, None),
     ("two convolutions, dropout", convolutional, 32, 8, 1.5, 0.9),
-    ("a step of 50 ms or more", slow, 256, 1, 1.0, 0.97),
+    ("a step of 50 ms or more", slow, 256, 3, 1.0, 0.97),
 ]
 EXECUTIONS = (10, 56, 200)
 WATCHED_S = 3
