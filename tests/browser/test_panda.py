@@ -65,7 +65,8 @@ class Watched:
         self.lab.button(text).click()
 
     def wait_for_words(self, text):
-        self.dashboard.get_by_text(text, exact=False).first.wait_for()
+        """Waits until they stand on it for anybody to read; closed menus hold them too."""
+        self.dashboard.get_by_text(text, exact=False).filter(visible=True).first.wait_for()
 
     def tab(self, text):
         return self.dashboard.locator(".lm-TabBar-tab", has_text=exactly(text))
