@@ -39,7 +39,7 @@ class Frame:
         self.figure = Figure(figsize=size, dpi=100 * ratio, facecolor=theme.PAPER)
         self._canvas = FigureCanvasAgg(self.figure)
         self.panels = [self._panel(*place) for place in _places(height, metrics, hyperparameters)]
-        self.labels = Labels(self.figure, self.panels, (self.left_px, self.plot_px, width))
+        self.labels = Labels(self.figure, self.panels, (self.left_px, self.plot_px))
 
     def _panel(self, name: str, kind: str, top: float, size: float) -> Panel:
         width, height = self.key[:2]

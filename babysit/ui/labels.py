@@ -21,12 +21,12 @@ class Labels:
     Args:
         figure: To draw on.
         panels: The loss's first, for the labels.
-        places: Left edge and width of the axes, and width of the figure, in pixels of the page.
+        places: Left edge and width of the axes, in pixels of the page.
     """
 
-    def __init__(self, figure: Figure, panels: Sequence[Panel], places: tuple[int, int, int]) -> None:
+    def __init__(self, figure: Figure, panels: Sequence[Panel], places: tuple[int, int]) -> None:
         self._figure, self._panels = figure, panels
-        self._left, self._plot, self._width = places
+        self._left, self._plot = places
         self._artists: list[Any] = []
         self._at: list[tuple[float, int]] = []  # x in pixels of the page, mark
         self._boxes: list[tuple[float, float, float, float, int]] = []

@@ -104,7 +104,7 @@ class Overlay:
         last = self._panels[-1].axes
         last.tick_params(labelbottom=True)
         last.set_xlabel("step", color=theme.FAINT, fontsize=9, labelpad=3)
-        self._labels = Labels(self._figure, self._panels, (_LEFT, self._plot, _WIDTH))
+        self._labels = Labels(self._figure, self._panels, (_LEFT, self._plot))
 
     def _set_x(self, right: float) -> None:
         self._right = right
