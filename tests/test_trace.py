@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from babysit.ui.trace import COUNT, HIGH, KEEP, LOW, MEAN, SMOOTHED, STEP, Trace, mean, reduced
+from babysit.ui.trace import COUNT, HIGH, KEEP, KEEP_WIDE, LOW, MEAN, SMOOTHED, STEP, Trace, mean, reduced
 
 
 def smoothed(losses, weight=0.97):
@@ -36,7 +36,7 @@ def test_a_long_trace_stays_bounded_hides_no_spike_and_forgets_no_value():
     losses[20_000], losses[70_001] = 99.0, -5.0
     trace = trace_of(losses, pieces=613)
     columns = trace.columns()
-    assert columns.shape[1] < 2 * KEEP * 8
+    assert columns.shape[1] < 2 * (3 * KEEP + 5 * KEEP_WIDE)
     assert (columns[STEP, -1], columns[COUNT].sum()) == (100_003, 100_003)
     np.testing.assert_allclose(mean(columns), losses.mean(), rtol=1e-9)
     assert (columns[LOW].min(), columns[HIGH].max()) == (-5.0, 99.0)

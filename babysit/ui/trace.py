@@ -1,8 +1,9 @@
 """A trace: one column of what was measured, in bounded room however many steps it has.
 
 The newest steps are kept one by one, those before them in pairs, those before in fours,
-and so on: at any age there are about as many columns as a chart is wide, and zooming to
-the last thousand steps of ten million shows every one of them.
+and so on: zooming to the last thousand steps of ten million shows every one of them, and
+however far one looks back there is about a column for each two pixels. The room grows with the
+logarithm of the steps, and slowly: of wide columns there are fewer.
 """
 
 import functools
@@ -11,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-KEEP = 1024  # the fewest columns of one width that are kept
+KEEP = 1024  # the fewest columns that are kept of one width, of up to four steps
+KEEP_WIDE = 256  # and of each width above
 STEP, COUNT, LOW, HIGH, MEAN, SMOOTHED = range(6)
 ROWS = 6
 _SPAN = 64  # steps that are averaged at once
@@ -56,10 +58,11 @@ class Trace:
     def _settle(self) -> None:
         """Hands the oldest columns of a level on to the next, in pairs, once it holds too many."""
         for i, level in enumerate(self._levels):  # the list may grow meanwhile, and then that level is looked at too
-            if level.shape[1] > 2 * KEEP:
+            keep = KEEP if i < 3 else KEEP_WIDE
+            if level.shape[1] > 2 * keep:
                 if i + 1 == len(self._levels):
                     self._levels.append(np.empty((ROWS, 0)))
-                oldest = (level.shape[1] - KEEP) // 2 * 2
+                oldest = (level.shape[1] - keep) // 2 * 2
                 self._levels[i + 1] = np.hstack([self._levels[i + 1], _paired(level[:, :oldest])])
                 self._levels[i] = level[:, oldest:].copy()
 
