@@ -38,7 +38,7 @@ CAPACITY = 1024
 KINDS = 64
 
 # A block lasts about this long: short enough for a hand, long enough for Python not to matter.
-BLOCK_S = 0.03
+BLOCK_S = 0.02
 
 # Steps of a turn of the loop, once steps have proven short over some time: within a turn, what only the metrics
 # need is worked out beside the next step. Tracing so many costs about a second, which long steps do not give back.

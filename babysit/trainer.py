@@ -138,7 +138,7 @@ class Trainer:
         if self._helm.ramps or self.model.stop_training:  # told to stop in advance, `Model.fit` takes one step
             return 1
         # Hooks of batches come once an execution: of one step, unless the model is compiled for more.
-        pace = self.model.steps_per_execution if self._fit.callbacks.every_step else self._pace.steps
+        pace = self.model.steps_per_execution if self._fit.callbacks.every_step else self._stride
         ends: list[float] = [limit, pace]
         if not self._fit.callbacks.every_step:
             ends.append(self.vitals.wait or 1)
@@ -146,6 +146,12 @@ class Trainer:
             ends.append(self._fit.steps_per_epoch - self._epoch_step)
         ends += [step - self.step for step in self._waiting.steps]
         return max(1, int(min(ends)))
+
+    @property
+    def _stride(self) -> int:
+        """Steps of a block: to the end of a pass that is near, rather than a short block behind this one."""
+        pace, left = self._pace.steps, self._fit.data.steps_left(self.batch_size)
+        return left if left is not None and left <= 1.5 * pace else pace
 
     def _advance(self) -> tuple[str, ...]:
         """Moves ramps on for the coming step, that of a batch size only where all gradients have been applied."""
