@@ -151,7 +151,7 @@ class Trainer:
     def _stride(self) -> int:
         """Steps of a block: to the end of a pass that is near, rather than a short block behind this one."""
         pace, left = self._pace.steps, self._fit.data.steps_left(self.batch_size)
-        return left if left is not None and left <= 1.5 * pace else pace
+        return left if left is not None and left <= 1.25 * pace else pace
 
     def _advance(self) -> tuple[str, ...]:
         """Moves ramps on for the coming step, that of a batch size only where all gradients have been applied."""
