@@ -158,9 +158,7 @@ class Arrays:
         """Has something done beside the training."""
         try:
             return self._thread.submit(work, *given)
-        except (
-            RuntimeError
-        ):  # the interpreter is ending and takes no more work, but the training goes on until it rests
+        except RuntimeError:  # the interpreter is ending and takes no more work; the training goes on until it rests
             done: Future[Any] = Future()
             done.set_result(work(*given))
             return done

@@ -437,10 +437,12 @@ def test_load_refuses_other_data_other_models_and_what_is_no_run(tmp_path, model
 
 def test_a_script_that_ends_too_early_rests_saves_and_says_how_to_go_on(tmp_path):
     code = f"""
+        import atexit, time
         import babysit
         from babysit import demos
         (x, y), _ = demos.digits()
         babysit.Panda(demos.dense_network(), {str(tmp_path / "run")!r}).fit(x, y, epochs=100_000)
+        atexit.register(time.sleep, 3)  # it trains on for some passes, while Python's pools of threads are closed
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
@@ -448,6 +450,7 @@ def test_a_script_that_ends_too_early_rests_saves_and_says_how_to_go_on(tmp_path
     assert said, done.stderr
     panda = babysit.Panda.load(tmp_path / "run")
     assert f"{panda.step:,}" == said[1]
+    assert "fail" not in [entry.action for entry in panda.journal]
 
 
 # ------------------------------------------------------------------------------ bad input
