@@ -25,7 +25,7 @@ from babysit.timeline import Timeline
 from babysit.trainer import Trainer
 
 _FIELDS = {"author", "branch", "changes", "command", "content", "folder", "function", "hyperparameters", "name", "over"}
-_FIELDS |= {"epochs", "kind", "on", "paused", "plan", "skip", "step", "steps", "why", "written"}
+_FIELDS |= {"epochs", "kind", "on", "on_last_change", "paused", "plan", "skip", "step", "steps", "why", "written"}
 # What is exported without TensorFlow, and so beside the training.
 _BESIDE = ("logbook", "history", "chart.png", "chart.svg")
 # What code that runs within the training, such as a callback, may ask for: at once, or as soon as it has returned.
@@ -400,7 +400,8 @@ class Driver:
         else:
             self._end("stop", "stopped", **about)
 
-    def _note(self, why: str, **about: Any) -> Entry:
+    def _note(self, why: str, on_last_change: bool = False, **about: Any) -> Entry:
+        why = self._trainer.journal.on_last_change(why) if on_last_change else why
         return self._trainer.enter("note", why=why, **about)
 
     def _rename(self, folder: str, name: str, **about: Any) -> Entry:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from babysit.anatomy import optimizers_in
 from babysit.history import History
-from babysit.journal import Entry, Journal, about, describe, is_turn, utc
+from babysit.journal import CHANGES, Entry, Journal, about, deed, is_turn, utc
 
 # The logbook compares the loss over so many steps before and after a change, at most up to another by hand.
 AROUND = 200
@@ -147,7 +147,7 @@ def _rows(history: History, journal: Journal) -> Iterable[tuple[str, ...]]:
         if entry.branch not in known and entry.branch in history.branches:
             known[entry.branch] = _losses(history.along(entry.branch)), _turns(history, journal, entry.branch)
         around = _around(*known.get(entry.branch, (np.empty(0), [])), entry) if _changed(entry) else ("", "")
-        yield f"{entry.step:,}", entry.branch, f"{_deed(entry)} ({utc(entry.time)})", why, entry.author, *around
+        yield f"{entry.step:,}", entry.branch, f"{deed(entry)} ({utc(entry.time)})", why, entry.author, *around
 
 
 def _reasons(entries: Sequence[Entry]) -> list[str]:
@@ -155,17 +155,13 @@ def _reasons(entries: Sequence[Entry]) -> list[str]:
     reasons = [[entry.why] if entry.why else [] for entry in entries]
     begins: list[tuple[str, int]] = []  # of a note about what was done, and which it was
     for i, entry in enumerate(entries):
-        if entry.action in ("set", "edit", "rewind"):
-            begins.append((about(_deed(entry), entry.step), i))
+        if entry.action in CHANGES:
+            begins.append((about(deed(entry), entry.step), i))
         elif entry.action == "note" and entry.why.startswith("on "):
             found = next(((begin, k) for begin, k in reversed(begins) if entry.why.startswith(begin)), None)
             if found:
                 reasons[found[1]].append(entry.why[len(found[0]) :])
     return ["; ".join(found) for found in reasons]
-
-
-def _deed(entry: Entry) -> str:
-    return describe(Entry(**{**vars(entry), "why": ""}))
 
 
 def _losses(history: History) -> np.ndarray:
@@ -174,7 +170,7 @@ def _losses(history: History) -> np.ndarray:
 
 def _changed(entry: Entry) -> bool:
     """Whether it changed how training goes on, so that the loss around it is of interest."""
-    return entry.action in ("set", "edit", "rewind") or (entry.action == "refuse" and bool(entry.changes))
+    return entry.action in CHANGES or (entry.action == "refuse" and bool(entry.changes))
 
 
 def _turns(history: History, journal: Journal, branch: str) -> list[int]:

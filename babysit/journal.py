@@ -5,11 +5,13 @@ import datetime
 import numbers
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
 from babysit.record import Record
+
+CHANGES = ("set", "edit", "rewind")  # the actions that change how training goes on
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,12 @@ class Journal(Sequence[Entry]):
         rows = self._record.rows("entries", where, (branch, after, mark, step))
         return [(row["seq"], entry_from_row(row)) for row in rows]
 
+    def on_last_change(self, why: str) -> str:
+        """A note's text that gives the reason of the last change; the reason alone where nothing was changed."""
+        where = "seq = (SELECT max(seq) FROM entries WHERE action IN (?, ?, ?))"
+        last = map(entry_from_row, self._record.rows("entries", where, CHANGES))
+        return "".join(about(deed(entry), entry.step) for entry in last) + why
+
     def __len__(self) -> int:
         return len(self._entries())
 
@@ -100,7 +108,12 @@ class Journal(Sequence[Entry]):
 
 def is_turn(action: str, author: str) -> bool:
     """Whether somebody changed by hand how training goes on."""
-    return action in ("set", "edit", "rewind") and author in ("dashboard", "script")
+    return action in CHANGES and author in ("dashboard", "script")
+
+
+def deed(entry: Entry) -> str:
+    """What was done, without the reason."""
+    return describe(replace(entry, why=""))
 
 
 def about(what: str, step: int) -> str:

@@ -599,13 +599,13 @@ class Panda:
         ```
 
         Args:
-            command: `action` and what it needs: `set` (`changes`, `over`), `note` (`why`), `run`
-                (`steps`), `finish_epoch`, `more_epochs` (`epochs`), `save` (`name` or None),
-                `rename` (`folder`, `name`), `delete` (`folder`), `rewind` (`folder`, or `step` and
-                `branch`; `hyperparameters`, `skip`), `export` (`kind`: `logbook`, `history`,
-                `script`, `model`, or `chart.png` or `chart.svg` with its `content`), `vitals` (`on`),
-                `pause`, `resume`, `stop`; for each also `author` and, but for those that say it
-                themselves, `why`.
+            command: `action` and what it needs: `set` (`changes`, `over`), `note` (`why`, and
+                `on_last_change`, if it is the reason of that), `run` (`steps`), `finish_epoch`,
+                `more_epochs` (`epochs`), `save` (`name` or None), `rename` (`folder`, `name`),
+                `delete` (`folder`), `rewind` (`folder`, or `step` and `branch`; `hyperparameters`,
+                `skip`), `export` (`kind`: `logbook`, `history`, `script`, `model`, or `chart.png`
+                or `chart.svg` with its `content`), `vitals` (`on`), `pause`, `resume`, `stop`; for
+                each also `author` and, but for those that say it themselves, `why`.
         """
         return self._driver.send(command)
 

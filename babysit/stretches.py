@@ -13,7 +13,7 @@ import numpy as np
 from babysit.anatomy import Place, absorbs_learning_rate, optimizers_in
 from babysit.checkpoints import State
 from babysit.export import Run, followed, turns
-from babysit.journal import Entry
+from babysit.journal import CHANGES, Entry
 
 # Momentum at 0 whose velocities go on: not 0 to Python, and 0 in the types of a model.
 TINY = 5e-324
@@ -109,7 +109,7 @@ class Line:
         return column
 
     def _why(self, step: int) -> str:
-        told = [entry for entry in self._entries if entry.step == step and entry.action in ("set", "edit", "rewind")]
+        told = [entry for entry in self._entries if entry.step == step and entry.action in CHANGES]
         return "; ".join(f"{entry.why}{_by(entry)}" for entry in told if entry.why)
 
     @property

@@ -36,6 +36,20 @@ def finish_epoch(panda):
     rest(panda)
 
 
+def test_a_reason_goes_with_the_change_that_was_sent_before_it(panda):
+    assert obeyed(panda, "note", why="calm", on_last_change=True).why == "calm"
+    panda.run(7)
+    for momentum, why in [(0.95, "let it settle"), (0.5, "and now not")]:
+        old = panda.hyperparameters["momentum"].value
+        panda.send({"action": "set", "changes": {"momentum": momentum}, "author": "dashboard"})
+        note = obeyed(panda, "note", why=why, on_last_change=True)
+        assert note.why == f"on momentum {old} → {momentum} at step 7: {why}"
+    panda.set(learning_rate=0.05, why="by hand")
+    assert obeyed(panda, "note", why="again").why == "again"
+    note = obeyed(panda, "note", why="again", on_last_change=True)
+    assert note.why == "on learning rate 0.01 → 0.05 at step 7: again"
+
+
 def test_to_the_end_of_an_epoch_and_then_of_the_next(panda):
     panda.run(3)
     finish_epoch(panda)

@@ -10,13 +10,12 @@ import ipywidgets as widgets
 import numpy as np
 
 from babysit.history import decoded
-from babysit.journal import Entry, about, describe, entry_from_row, is_turn
+from babysit.journal import CHANGES, Entry, about, deed, describe, entry_from_row, is_turn
 from babysit.ui.controls import Send, button, classed, free_all, row, space, unlabelled, write
 from babysit.ui.marks import AROUND, mark_of
 
 # Lines in sight, which one message carries, and entries that the filter looks through; the record has all.
 LINES, ENTRIES = 60, 5000
-_CHANGES = ("set", "edit", "rewind")
 _EXPORTS = (("Markdown", "logbook"), ("script", "script"), ("model", "model"))
 
 
@@ -48,7 +47,7 @@ class Line:
     @property
     def losses(self) -> str:
         """`loss 0.291 → 0.224`; empty where nothing was changed."""
-        if self.entry.action not in _CHANGES or self._before is None or not self._steps:
+        if self.entry.action not in CHANGES or self._before is None or not self._steps:
             return ""
         return f"loss {self._before:.3g} → {self._sum / self._steps:.3g}"
 
@@ -118,11 +117,7 @@ class Logbook:
     def _on_note(self) -> None:
         if (why := self._why.value.strip()) and why != self._said:
             self._said = why
-            self._send("note", why=self._about_the_last_change() + why)
-
-    def _about_the_last_change(self) -> str:
-        last = next((line.entry for line in reversed(self._lines.copy()) if line.entry.action in _CHANGES), None)
-        return _reason_of(last) if last is not None else ""
+            self._send("note", why=why, on_last_change=True)  # of which the page may not know yet
 
     # ------------------------------------------------------- called by the pump alone
 
@@ -133,7 +128,7 @@ class Logbook:
             self._lines.append(line)
             if is_turn(line.entry.action, line.entry.author) and self._recent:
                 self._earlier, self._recent, self._open = self._recent, deque(maxlen=AROUND), []
-            if row["action"] in _CHANGES:
+            if row["action"] in CHANGES:
                 self._open.append(line)
             self._stale = True
         elif table == "branches":  # what comes now follows on other steps
@@ -145,7 +140,7 @@ class Logbook:
         """The mark that tells of a row: of a note that gives a reason, that of what was done."""
         if row["action"] == "note" and str(row["why"]).startswith("on "):
             for line in reversed(self._lines):
-                if line.entry.action in _CHANGES and row["why"].startswith(_reason_of(line.entry)):
+                if line.entry.action in CHANGES and row["why"].startswith(about(deed(line.entry), line.entry.step)):
                     return line.mark
         return row["seq"] if mark_of(row) else None
 
@@ -169,15 +164,6 @@ class Logbook:
         self._stale, self._pointed_out = False, self.mark
 
 
-def _deed(entry: Entry) -> str:
-    return describe(Entry(**{**vars(entry), "why": ""}))
-
-
-def _reason_of(entry: Entry) -> str:
-    """How a note begins that tells why this was done."""
-    return about(_deed(entry), entry.step)
-
-
 def _searched(line: Line) -> str:
     return f"{line.entry.step:,} {line.words} {line.entry.author} {line.entry.branch}".lower()
 
@@ -194,7 +180,7 @@ def _table(lines: list[Line], mark: int | None) -> str:
 
 def _line(line: Line, mark: int | None) -> str:
     entry = line.entry
-    changed = _deed(entry) if entry.action == "set" else ""
+    changed = deed(entry) if entry.action == "set" else ""
     what = html.escape(line.words)
     if changed and line.words.startswith(changed):
         rest = html.escape(line.words[len(changed) :])

@@ -3,10 +3,10 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from babysit.journal import about, describe, entry_from_row, is_turn, number
+from babysit.journal import about, deed, entry_from_row, is_turn, number
 
 AROUND = 200  # steps at most before and behind a mark, up to another change by hand, of which the mean loss is told
 _SHORT = {"learning_rate": "lr", "batch_size": "batch", "beta_1": "beta 1", "beta_2": "beta 2"}
@@ -100,7 +100,7 @@ def mark_of(row: Mapping[str, Any]) -> Mark | None:
         entry.time,
         entry.author,
         entry.action,
-        describe(replace(entry, why="")),
+        deed(entry),
         str(entry.why),
         entry.branch,
         changes,
