@@ -1,10 +1,14 @@
 """The dashboard against a run that is none: three calls in plain data, as `Run` says."""
 
+import gc
+import html
 import json
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 
+import ipywidgets as widgets
 import numpy as np
 import pytest
 
@@ -13,6 +17,7 @@ import babysit.ui.watch
 from babysit.ui.bar import Bar
 from babysit.ui.dashboard import Dashboard
 from babysit.ui.dial import Dial
+from babysit.ui.transport import Transport
 from babysit.ui.view import View
 from tests.patience import until
 
@@ -136,6 +141,135 @@ def test_its_thread_ends_before_the_interpreter_does(run, monkeypatch):
     dashboard.close()
 
 
+class Flood(FakeRun):
+    """Has recorded something new whenever it is asked, for twenty seconds."""
+
+    def __init__(self):
+        super().__init__()
+        self.end = time.monotonic() + 20
+
+    @property
+    def flows(self):
+        return time.monotonic() < self.end
+
+    def since(self, cursor):
+        if self.flows:
+            self.enter("note", why="again")
+        return super().since(cursor)
+
+
+def test_a_run_that_records_as_fast_as_the_panel_reads_is_shown_all_the_same(monkeypatch):
+    monkeypatch.setattr("babysit.ui.dashboard.CATCH_UP_S", 0.05)
+    run = Flood()
+    dashboard = Dashboard(run)
+    try:
+        assert "step 100" in words(dashboard.widget)
+        run.step = 4321
+        until(lambda: "step 4,321" in words(dashboard.widget))
+        assert run.flows
+    finally:
+        dashboard.close()
+
+
+def test_the_first_look_at_a_run_that_rests_shows_its_whole_record(run, monkeypatch):
+    monkeypatch.setattr("babysit.ui.dashboard.CATCH_UP_S", 0.0)
+    run.state = "finished"
+    for i in range(30):
+        run.enter("note", why=f"line {i}.")
+
+    def piece(cursor):
+        rows, end = FakeRun.since(run, cursor)
+        end = min(end, cursor + 1)
+        return {table: [row for row in found if row["seq"] <= end] for table, found in rows.items()}, end
+
+    run.since = piece
+    dashboard = Dashboard(run)
+    assert "30 lines" in words(dashboard.widget) and "line 29." in words(dashboard.widget)
+    dashboard.close()
+
+
+class Loop:
+    """A kernel's, that has time to listen whenever it is `free`."""
+
+    free = False
+
+    def call_soon_threadsafe(self, answer):
+        if self.free:
+            answer()
+
+
+@pytest.mark.parametrize(("state", "shown"), [("running", False), ("paused", False), ("finished", True)])
+def test_a_run_that_goes_on_or_that_a_page_shows_is_held(state, shown, monkeypatch):
+    monkeypatch.setattr("babysit.ui.dashboard.INTERVAL_S", 0.01)
+    monkeypatch.setattr("babysit.ui.watch._running_loop", lambda: Loop() if shown else None)
+    run = FakeRun()
+    run.state, held = state, weakref.ref(run)
+    dashboard = Dashboard(run)
+    asked = []
+    monkeypatch.setattr(FakeRun, "status", lambda self, status=FakeRun.status: asked.append(1) or status(self))
+    del run
+    until(lambda: len(asked) > 5)
+    gc.collect()
+    assert held() is not None and dashboard._pump.is_alive()
+    dashboard.close()
+
+
+def test_a_run_that_has_ended_is_let_go_once_its_page_is_heard_no_more(monkeypatch):
+    monkeypatch.setattr("babysit.ui.dashboard.INTERVAL_S", 0.01)
+    monkeypatch.setattr("babysit.ui.watch._running_loop", loop := Loop)
+    monkeypatch.setattr(loop, "free", True)
+    run = FakeRun()
+    run.state, held = "finished", weakref.ref(run)
+    dashboard = Dashboard(run)
+    said(dashboard, "look", width=600, ratio=2, page="one", at=1)
+    del run
+    until(lambda: gc.collect() >= 0 and held() is None and not dashboard._pump.is_alive())
+    dashboard.close()
+
+
+def test_a_run_that_has_ended_and_that_nobody_else_holds_is_let_go_and_the_pump_ends(monkeypatch):
+    monkeypatch.setattr("babysit.ui.dashboard.INTERVAL_S", 0.01)
+    at_exit = []
+    monkeypatch.setattr("atexit.unregister", at_exit.append)
+    run = FakeRun()
+    dashboard, held = Dashboard(run), weakref.ref(run)
+    run.train([1.0] * 5)
+    run.enter("finish", why="at last")
+    run.state = "finished"
+    del run
+    until(lambda: gc.collect() >= 0 and held() is None and not dashboard._pump.is_alive())
+    assert at_exit == [dashboard._stop_pump]
+    assert "at last" in words(dashboard.widget) and "At step 5" in words(dashboard.widget)
+    assert "takes it up from its folder" in find_message(dashboard)
+    assert find(dashboard.widget, description="More epochs").disabled
+    assert find(dashboard.widget, description="momentum").disabled
+    dashboard.close()
+
+
+def test_dials_that_are_replaced_and_all_of_a_dashboard_that_is_closed_are_let_go_by_ipywidgets(run, monkeypatch):
+    known = widgets.widget._instances
+    before, status = set(known), run.status
+    dashboard = Dashboard(run)
+    count, old = len(known), find(dashboard.widget, description="batch size")
+    bounds = {"low": 1, "high": 500, "kind": "log", "whole": True}
+    extra = {"value": 0.5, "since": 0, "follows_schedule": False, "low": 0.0, "high": 1.0, "kind": "linear"}
+
+    def narrowed(**more):
+        found = status()
+        found["hyperparameters"]["batch_size"] |= bounds
+        return found | {"hyperparameters": found["hyperparameters"] | more}
+
+    run.status = narrowed
+    until(lambda: find(dashboard.widget, description="batch size") is not old)
+    until(lambda: len(known) == count and old.comm is None)
+    run.status = lambda: narrowed(**{"dropout.rate": extra | {"whole": False}})  # in a drawer
+    until(lambda: find(dashboard.widget, description="dropout rate") is not None)
+    run.status = narrowed
+    until(lambda: find(dashboard.widget, description="dropout rate") is None and len(known) == count)
+    dashboard.close()
+    assert set(known) == before
+
+
 def test_merely_shown_it_changes_and_sends_nothing(run, dashboard):
     run.values["learning_rate"] = 3e-4
     slider = find(dashboard.widget, description="learning rate")
@@ -234,6 +368,14 @@ def test_the_batch_size_offers_powers_of_two_within_the_data_and_the_value_in_ef
     slider = find(dashboard.widget, description="batch size")
     until(lambda: slider.value == 100)
     assert [value for _, value in slider.options] == [1, 2, 4, 8, 16, 32, 64, 100, 128, 256, 512, 1024]
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"), [("1,000", 1000), ("1,437", 1437), ("64", 64), (" 1,024 ", 1024), ("2,5", 2.5)]
+)
+def test_a_comma_in_a_batch_size_separates_thousands_where_it_may(run, dashboard, typed, value):
+    find(dashboard.widget, description="batch size, exactly").value = typed
+    assert [command["changes"] for command in run.commands] == [{"batch_size": value}]
 
 
 @pytest.mark.parametrize(
@@ -408,6 +550,21 @@ def test_a_change_that_could_not_be_taken_back_can_be_tried_again(run, dashboard
     assert run.commands[-1]["changes"] == {"batch_size": 32}
 
 
+def test_a_change_taken_back_while_the_button_is_written_leaves_it_switched_off(run):
+    transport = Transport(lambda action, **about: "1", lambda: run.state)
+
+    class Pressed(str):
+        def replace(self, *words):
+            find(transport.widget, description="Undo last change").click()
+            return str.replace(self, *words)
+
+    about = {"author": "script", "step": 3, "changes": {Pressed("momentum"): (0.9, 0.5)}, "command": None}
+    transport.take("entries", {"action": "set", **about})
+    transport.refresh(run.status())
+    transport.refresh(run.status())
+    assert find(transport.widget, description="Undo last change").disabled
+
+
 def test_reset_leads_back_to_the_value_of_the_start_or_to_the_schedule(run, dashboard):
     reset = find(dashboard.widget, tooltip="momentum back to 0.5, as at the start")
     assert reset is None
@@ -534,6 +691,23 @@ def test_what_the_time_line_was_refused_is_told_beside_its_button_until_another_
     until(lambda: "must be" not in chosen())
 
 
+@pytest.mark.parametrize("typed", ["12.5", "12,5", "-3", "the end", "<b>"])
+def test_a_step_that_is_none_is_refused_beside_the_button_and_not_sent(run, dashboard, typed):
+    run.branch("branch 1", None, 0)
+    run.train(np.full(50, 2.0))
+    back, step = (find(dashboard.widget, description=name) for name in ("Rewind there", "step"))
+    until(lambda: not back.disabled)
+    step.value = typed
+    back.click()
+    until(lambda: f"“{html.escape(typed)}” is not a step: type a whole number" in words(dashboard.widget))
+    assert run.commands == []
+    step.value = "12"
+    back.click()
+    assert run.commands[-1].items() >= {"action": "rewind", "step": 12}.items()
+    run.enter("rewind", command=run.commands[-1]["command"])
+    until(lambda: "is not a step" not in words(dashboard.widget))
+
+
 def boxes(widget):
     """Whatever holds other widgets, from the outermost on."""
     if children := getattr(widget, "children", ()):
@@ -565,6 +739,13 @@ def find_message(dashboard):
 def test_the_tab_tells_the_state_in_escaped_text(run, dashboard, state, not_finite, title):
     run.state, run.not_finite = state, not_finite
     until(lambda: f'data-title="{title}"' in words(dashboard.widget))
+
+
+def test_whatever_a_file_calls_the_state_of_its_run_is_shown_as_text(run, dashboard):
+    run.state = '"><img src=x onerror=alert(1)>'
+    until(lambda: "alert(1)" in words(dashboard.widget))
+    assert "<img src=x" not in words(dashboard.widget)
+    assert '"><img' not in words(dashboard.widget)
 
 
 def test_only_the_pump_writes_and_it_writes_nothing_when_nothing_changed(run, dashboard):

@@ -1,7 +1,9 @@
 """A picture of one's own: drawn as the run moves, on a thread of its own, and never in the way of the training."""
 
+import gc
 import io
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -97,3 +99,15 @@ def test_at_rest_and_when_another_takes_its_place_nothing_is_drawn(panda):
         panda.run(1)
         until(lambda seen=seen: counts["second"] > seen)
     assert counts == {"first": 1, "second": 4}
+
+
+def test_once_the_run_has_ended_no_screen_keeps_it_from_being_collected():
+    panda = babysit.Panda(demos.dense_network(seed=1)).fit(*demos.digits()[0], epochs=1)
+    panda.dashboard()
+    panda.picture(lambda model: None, lambda figure, nothing: None)
+    pump, drawer, held = panda._dashboard._pump, panda._picture._thread, weakref.ref(panda)
+    panda.wait()
+    assert pump.is_alive() and drawer.is_alive()
+    del panda
+    until(lambda: gc.collect() >= 0 and held() is None, every_s=0.2)
+    until(lambda: not pump.is_alive() and not drawer.is_alive())

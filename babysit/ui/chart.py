@@ -59,8 +59,8 @@ class Chart:
         self._stale = True
         self._stale_marks = self._stale_marks or bool(rows["entries"] or rows["branches"])
 
-    def refresh(self) -> None:
-        """Shows what there is now, as it was chosen."""
+    def refresh(self, at_once: bool = False) -> None:
+        """Shows what there is now, as it was chosen; at once, or when it is time and somebody looks."""
         for choice in self._watch.choices():
             self._choose(choice)
         if self._stale_marks:
@@ -71,9 +71,9 @@ class Chart:
         write(self._told, value=self._about(self.mark))
         for kind in self._bar.pictures():
             self._send("export", kind=f"chart.{kind}", content=self._curves.export(kind))
-        if self._watch.looked_at:
-            self._draw(at_once=chosen)
-            self._speak()
+        if at_once or self._watch.looked_at:
+            self._draw(at_once or chosen)
+            self._speak(at_once)
         self._bar.refresh(self._curves.columns, self._curves.shown, self._curves.problem)
 
     def _draw(self, at_once: bool) -> None:
@@ -88,8 +88,8 @@ class Chart:
         self._stale, self._size = False, size
         self._next_frame = now + min((time.thread_time() - began) / FRAME_SHARE, FRAME_WAIT_S)
 
-    def _speak(self) -> None:
-        if (now := time.monotonic()) >= self._next_words:
+    def _speak(self, at_once: bool) -> None:
+        if (now := time.monotonic()) >= self._next_words or at_once:
             write(self._spoken, value=f"<p>{html.escape(self._curves.summary())}</p>")
             self._next_words = now + SPOKEN_INTERVAL_S
 

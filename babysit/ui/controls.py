@@ -94,6 +94,12 @@ def label(name: str) -> str:
     return name.replace("_", " ").replace(".", " ")
 
 
+def ungrouped(words: str) -> str:
+    """A number without the commas that separate its thousands: `1,024` -> `1024`; anything else as it is."""
+    words = words.strip()
+    return words.replace(",", "") if re.fullmatch(r"\d{1,3}(,\d{3})+", words) else words
+
+
 def write(widget: widgets.Widget, **values: Any) -> None:
     """Sets what has changed and nothing else, in one message, and none for nothing."""
     if widget in _locked:
@@ -138,6 +144,14 @@ def late_words() -> str:
         return ""
     version = kernel.implementation_version
     return f"With ipykernel {version}, sliders and buttons act when the running cell ends; from version 7 on, at once."
+
+
+def close(widget: Any) -> None:
+    """Closes a widget and everything in it, which ipywidgets would keep; may be called twice."""
+    for part in (*getattr(widget, "children", ()), *(getattr(widget, name, None) for name in ("layout", "style"))):
+        if part is not None:
+            close(part)
+    widget.close()
 
 
 def free_all(widget: widgets.Widget) -> None:

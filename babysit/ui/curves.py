@@ -92,13 +92,6 @@ class Curves:
         """
         return self._frame.labels.at(x_pixel, y_pixel) if self._frame is not None else None
 
-    def value_at(self, x_pixel: float) -> float | None:
-        """The value of x at a place of the picture drawn last, or None beside the axes."""
-        if self._frame is None or self._limits is None:
-            return None
-        share = (x_pixel - self._frame.left_px) / self._frame.plot_px
-        return self._limits[0] + share * (self._limits[1] - self._limits[0]) if 0 <= share <= 1 else None
-
     def summary(self) -> str:
         """What there is to see, in words."""
         return words.summary(self._course)

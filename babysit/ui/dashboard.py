@@ -12,6 +12,7 @@ import html
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 import ipywidgets as widgets
 
 from babysit.ui.chart import Chart
-from babysit.ui.controls import Panel, classed, late_words, lock, write
+from babysit.ui.controls import Panel, classed, close, late_words, lock, write
 from babysit.ui.head import Head
 from babysit.ui.logbook import Logbook
 from babysit.ui.marks import tells_of_a_file
@@ -32,7 +33,13 @@ from babysit.ui.watch import Watch
 INTERVAL_S = 0.25
 # Where no page shows it.
 UNSEEN_INTERVAL_S = 5.0
+# So long it takes in what a run has recorded that goes on, and may record as fast; then the rest has its turn.
+CATCH_UP_S = 1.0
 STYLE = resources.files("babysit.ui").joinpath("style.css").read_text()
+_GONE = (
+    "This run has ended and nobody held its panda any more, so it is gone from this kernel. "
+    "`babysit.Panda.load` takes it up from its folder."
+)
 
 
 class Run(Protocol):
@@ -49,11 +56,19 @@ class Run(Protocol):
 
 
 class Dashboard:
-    """The screen of one run; `widget` is what to display, as often as you like."""
+    """The screen of one run; `widget` is what to display, as often as you like.
+
+    It holds the run as long as that goes on, and as long as a page shows it. One that has ended, and
+    that nobody else holds, is let go then: the pump ends, and what it wrote last stays.
+    """
+
+    _chart: Any  # what is drawn, which is large
 
     def __init__(self, run: Run) -> None:
         """Builds every widget, fills them, and starts the pump."""
-        self._run = run
+        self._reference = weakref.ref(run)
+        self._held: Run | None = run
+        self._alive = self._needed = True  # whether the run goes on; whether it did at the pulse before, too
         self._cursor = 0
         self._refusal = self._written = ""  # the last entry, if it is a refusal or tells of a file
         self._error, self._late = "", late_words()
@@ -70,7 +85,13 @@ class Dashboard:
         """Stops the pump and takes the widgets off the page; may be called twice."""
         self._stop_pump()
         atexit.unregister(self._stop_pump)
-        self.widget.close()
+        close(self.widget)
+
+    @property
+    def _run(self) -> Run:
+        if (run := self._reference()) is None:
+            raise ReferenceError("The run is gone: nobody held it any more.")
+        return run
 
     def _stop_pump(self) -> None:
         self._closing.set()
@@ -117,8 +138,20 @@ class Dashboard:
             self._closing.wait(0.02 if woken else 0)
             self._wake.clear()
             self._watch.come_by()
+            if (run := self._reference()) is None:
+                return self._take_leave()
             if woken or self._watch.looked_at or time.monotonic() >= self._next_pulse:
                 self._pulse()
+            self._held = run if self._needed or self._watch.shown else None
+            del run  # else it would be held while this thread waits
+
+    def _take_leave(self) -> None:
+        """Shows the end, says that the run is gone, and switches off what can no longer be done."""
+        self._attempt(self._draw, True)
+        self._attempt(write, self._message, value=f'<span class="babysit-remark">{_GONE}</span>')
+        self._attempt(lock, self.widget)
+        self._chart = None
+        atexit.unregister(self._stop_pump)
 
     def _pulse(self) -> None:
         """Brings every widget up to date with the run."""
@@ -126,6 +159,8 @@ class Dashboard:
         self._attempt(self._catch_up)
         status = self._attempt(self._run.status)  # behind the entries: what they tell is in it already
         if status is not None:
+            alive = status["state"] in ("running", "paused") or bool(status.get("read_only"))
+            self._alive, self._needed = alive, self._alive or alive  # once more, for what it recorded last
             for panel in self._panels:
                 self._attempt(panel.refresh, status)
             for panel in self._commanding if status.get("read_only") else ():
@@ -133,21 +168,22 @@ class Dashboard:
             self._attempt(self._draw)
             self._attempt(self._refresh_message, status)
 
-    def _attempt(self, act: Callable[..., Any], *arguments: Any) -> Any:
+    def _attempt(self, act: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         """Calls; what goes wrong is shown and tried again at the next pulse, and everything else goes on."""
         try:
-            return act(*arguments)
+            return act(*arguments, **named)
         except Exception:
             self._error = traceback.format_exc()
 
     def _catch_up(self) -> None:
-        """Takes in what was recorded since, piece by piece."""
-        while True:
+        """Takes in what was recorded since, piece by piece; of a run that trains, no longer than `CATCH_UP_S`."""
+        end = time.monotonic() + CATCH_UP_S
+        while not self._closing.is_set():
             rows, cursor = self._run.since(self._cursor)
             caught_up, self._cursor = cursor == self._cursor, cursor
             if any(rows.values()):
                 self._take_in(rows)
-            if caught_up:
+            if caught_up or (time.monotonic() > end and self._run.status()["state"] == "running"):
                 return
 
     def _take_in(self, rows: Mapping[str, list[dict[str, Any]]]) -> None:
@@ -161,8 +197,8 @@ class Dashboard:
             self._written = str(last["why"]) if tells_of_a_file(last) else ""
         self._chart.take(rows)
 
-    def _draw(self) -> None:
-        self._chart.refresh()
+    def _draw(self, at_once: bool = False) -> None:
+        self._chart.refresh(at_once)
         self._logbook.mark = self._chart.mark
 
     def _refresh_message(self, status: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ import ipywidgets as widgets
 
 from babysit.journal import number
 from babysit.scales import Scale
-from babysit.ui.controls import Writing, button, classed, free_all, label, slug, unlabelled, write
+from babysit.ui.controls import Writing, button, classed, free_all, label, slug, ungrouped, unlabelled, write
 
 # Twenty stops a decade, near enough to evenly spaced, each a number one would write down.
 _FINE = (1, 1.1, 1.25, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3, 3.5, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9)
@@ -69,7 +69,7 @@ class Dial:
         if self._writing.here:
             return
         try:
-            self._ask(float(change["new"].replace(",", ".")))
+            self._ask(_read(change["new"], self._scale.whole))
         except ValueError:
             self._refusal = f"“{change['new']}” is not a number"
 
@@ -141,6 +141,11 @@ class Dial:
 def _steps(since: int | list[int]) -> str:
     """A step, or those of several runs."""
     return " and ".join(f"{step:,}" for step in (since if isinstance(since, list) else [since]))
+
+
+def _read(words: str, whole: bool) -> float:
+    """A number as a person writes it: in one that is to be whole a comma may separate thousands, else it is decimal."""
+    return float((ungrouped(words) if whole else words).replace(",", "."))
 
 
 def _exactly(value: float) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from babysit.ui.controls import classed, write
+from babysit.ui.controls import classed, slug, write
 
 # An HTML widget's text is put into the page as it is, where a `<script>` would stay dead; what
 # an image runs because it cannot be loaded does run. All it is told comes in as data, escaped.
@@ -42,8 +42,8 @@ class Head:
 
     def refresh(self, status: Mapping[str, Any]) -> None:
         """Shows how the run stands."""
-        name, branch, state = html.escape(status["name"]), html.escape(status["branch"]), status["state"]
-        pill = f'<span class="babysit-pill babysit-{state}" role="status">{state}</span>'
+        name, branch, state = (html.escape(status[part]) for part in ("name", "branch", "state"))
+        pill = f'<span class="babysit-pill babysit-{slug(status["state"])}" role="status">{state}</span>'
         if status.get("read_only"):
             pill += ' <span class="babysit-pill" title="its controls are where it trains">watching</span>'
         write(self._title, value=f"<b>{name}</b> <span>{branch}</span> {pill}")

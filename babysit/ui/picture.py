@@ -4,6 +4,7 @@ import html
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -34,6 +35,8 @@ class Run(Protocol):
 class Picture:
     """Draws what is sampled of a model, whenever the run has moved; `widget` is what to display.
 
+    It does not hold the run: once that is gone, what was drawn last stays on the page.
+
     Args:
         run: The run whose model it is.
         sample: Called with the model on the training thread, between two steps.
@@ -45,7 +48,7 @@ class Picture:
     def __init__(
         self, run: Run, sample: Callable[[Any], Any], draw: Callable[[Figure, Any], Any], size: tuple[float, float]
     ) -> None:
-        self._run, self._sample, self._draw = run, sample, draw
+        self._run, self._sample, self._draw = weakref.ref(run), sample, draw
         self._figure = Figure(size, dpi=_DPI)
         self._canvas = FigureCanvasAgg(self._figure)
         self._seen: Any = None  # how the run stood when it was sampled last
@@ -63,24 +66,25 @@ class Picture:
 
     def _refresh_often(self) -> None:
         cost_s = next_s = 0.0
-        while not self._closing.wait(INTERVAL_S):
+        while not self._closing.wait(INTERVAL_S) and (run := self._run()) is not None:
             now_s = time.monotonic()
-            if now_s >= next_s and self._has_moved():
-                before_s, cost_s = cost_s, self._refresh()
+            if now_s >= next_s and self._has_moved(run):
+                before_s, cost_s = cost_s, self._refresh(run)
                 # One that was dear by chance, as the first is, which loads fonts, keeps nobody waiting.
                 next_s = now_s + min(before_s, cost_s) / SHARE
+            del run  # else it would be held while this thread waits
 
-    def _has_moved(self) -> bool:
-        status = self._run.status()
+    def _has_moved(self, run: Run) -> bool:
+        status = run.status()
         values = {name: about["value"] for name, about in status["hyperparameters"].items()}
         seen, self._seen = self._seen, (status["step"], status["branch"], values)
         return bool(seen != self._seen)
 
-    def _refresh(self) -> float:
+    def _refresh(self, run: Run) -> float:
         """Draws the present state, or says why it cannot; returns the seconds of a core that it took."""
         began, sampling = time.thread_time(), [0.0]
         try:
-            data = self._run.call(lambda model: self._timed(model, sampling))
+            data = run.call(lambda model: self._timed(model, sampling))
             self._draw(self._emptied(), data)
             self._image.value = self._encoded()
             write(self._message, value="")

@@ -8,7 +8,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from babysit.ui.controls import Send, Writing, button, classed, free_all, row, unlabelled, write
+from babysit.ui.controls import Send, Writing, button, classed, free_all, row, ungrouped, unlabelled, write
 from babysit.ui.tree import Place, Tree
 
 _NOWHERE = Place("nothing yet", "", None, None)
@@ -69,10 +69,13 @@ class Places:
             self._wake()
 
     def _on_rewind(self) -> None:
-        place, typed = self._list.value, self._step.value.replace(",", "").strip()
+        place, typed = self._list.value, ungrouped(self._step.value)
         about = {"hyperparameters": self._keep.value, "skip": self._skip.value}
-        if typed:
-            self._ask("rewind", branch=place.branch, step=int(typed) if typed.isdecimal() else typed, **about)
+        if typed.isdecimal():
+            self._ask("rewind", branch=place.branch, step=int(typed), **about)
+        elif typed:
+            self._refusal = f"“{typed}” is not a step: type a whole number, such as 1,200"
+            self._wake()
         elif place.folder is not None:
             self._ask("rewind", folder=place.folder, **about)
         else:

@@ -29,14 +29,14 @@ class SharedDashboard(Dashboard):
         super().__init__(run)
 
     def _build(self) -> None:
-        self._overlay = Overlay(len(self._names))
+        self._chart = Overlay(len(self._names))
         heads, sliders = _Heads(len(self._names)), Sliders(self._send)
         transport = Transport(self._send, lambda: self._run.status()["state"])
         self._listeners: list[Panel] = [sliders, transport]
         self._commanding = self._listeners.copy()
         self._panels: list[Any] = [*self._listeners, heads]
         self._message = widgets.HTML()
-        self._image = widgets.Image(format="png", value=self._overlay.png())
+        self._image = widgets.Image(format="png", value=self._chart.png())
         self._image.layout.width = "100%"
         self._draw_later, self._next_frame = False, 0.0
         body = [sliders.widget, classed(widgets.Box([self._image]), "babysit-chart")]
@@ -53,7 +53,7 @@ class SharedDashboard(Dashboard):
     # ------------------------------------------------------- called by the pump alone
 
     def _take_in(self, rows: Mapping[str, list[dict[str, Any]]]) -> None:
-        self._overlay.add({table: found for table, found in rows.items() if table != "answers"})
+        self._chart.add({table: found for table, found in rows.items() if table != "answers"})
         self._draw_later = True
         first = {table: [row for row in rows[table] if row["run"] == 0] for table in ("branches", "checkpoints")}
         for table, found in (first | {"entries": rows["answers"]}).items():
@@ -63,11 +63,11 @@ class SharedDashboard(Dashboard):
         for row in rows["answers"]:
             self._refusal = str(row["why"]) if row["action"] == "refuse" else ""
 
-    def _draw(self) -> None:
+    def _draw(self, at_once: bool = False) -> None:
         now = time.monotonic()
-        if self._draw_later and now >= self._next_frame and self._watch.looked_at:
+        if self._draw_later and (at_once or (now >= self._next_frame and self._watch.looked_at)):
             began = time.thread_time()
-            self._image.value = self._overlay.png()
+            self._image.value = self._chart.png()
             self._draw_later = False
             self._next_frame = now + min((time.thread_time() - began) / FRAME_SHARE, FRAME_WAIT_S)
 
@@ -81,7 +81,7 @@ class _Heads:
             head.widget.children = [child for child in head.widget.children if child is not head.page]
         lines = []
         for head, colour in zip(self._heads, COLOURS * runs, strict=False):
-            sign = f'<span style="color: {colour}; margin: 0; letter-spacing: -2px">━━━</span>'
+            sign = f'<span class="babysit-sign" style="color: {colour}">━━━</span>'
             head.widget.children = [widgets.HTML(sign), *head.widget.children]
             lines.append(head.widget)
         self.widget = classed(widgets.VBox(lines), "babysit-heads")

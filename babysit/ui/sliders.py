@@ -6,7 +6,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from babysit.journal import number
-from babysit.ui.controls import Send, classed, write
+from babysit.ui.controls import Send, classed, close, write
 from babysit.ui.couplings import Couplings
 from babysit.ui.dial import Dial
 
@@ -29,6 +29,7 @@ class Sliders:
         self._starts: dict[str, Any] = {}  # the values with which the run began
         self._derived = classed(widgets.HTML(), "babysit-derived")
         self._couplings = Couplings(send)
+        self._drawer: Any = None  # with the dials that are turned seldom
         self.widget = classed(widgets.VBox(), "babysit-controls")
 
     def _turn(self, name: str, value: Any) -> str:
@@ -56,8 +57,11 @@ class Sliders:
         found = status["hyperparameters"]
         if [(name, value["low"], value["high"]) for name, value in found.items()] != self._bounds:
             self._bounds = [(name, value["low"], value["high"]) for name, value in found.items()]
+            replaced = [*(dial.widget for dial in self._dials.values()), *filter(None, [self._drawer])]
             self._dials = {name: Dial(name, value, self._turn) for name, value in found.items()}
             self.widget.children = self._arranged()
+            for widget in replaced:
+                close(widget)
         for name, value in found.items():
             start = "schedule" if value["follows_schedule"] else self._starts.get(name)
             self._dials[name].refresh(value, start)
@@ -68,12 +72,13 @@ class Sliders:
         """The dials everybody turns, what follows from them, and a drawer with the others, closed to begin with."""
         first = [dial.widget for name, dial in self._dials.items() if name.rpartition(".")[2] in FIRST]
         others = [dial.widget for name, dial in self._dials.items() if name.rpartition(".")[2] not in FIRST]
-        drawers = [self._couplings.widget] if self._dials else []
+        self._drawer = None
         if others:
             title = f"{len(others)} more hyperparameter{'s' if len(others) > 1 else ''}"
             drawer = widgets.Accordion([widgets.VBox(others)], titles=[title], selected_index=None)
-            drawers.insert(0, classed(drawer, "babysit-drawer"))
-        return [*first, self._derived, *drawers]
+            self._drawer = classed(drawer, "babysit-drawer")
+        drawers = [self._drawer, self._couplings.widget if self._dials else None]
+        return [*first, self._derived, *filter(None, drawers)]
 
 
 def _derived(values: Mapping[str, float]) -> str:

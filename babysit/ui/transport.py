@@ -102,7 +102,9 @@ class Transport:
             write(control, disabled=not alive)
         for control in (self._more, self._save):
             write(control, disabled=state == "idle")
-        write(self._undo, disabled=not self._changes, tooltip=_undo_words(self._changes))
+        with self._undoing:  # a hand may take it back meanwhile
+            last = self._changes[-1] if self._changes else None
+        write(self._undo, disabled=last is None, tooltip=_undo_words(last))
         write(self._over, disabled=state == "idle" or status["step"] == 0)
         self._refresh_menu(set(status["checkpoints"]))
 
@@ -126,11 +128,11 @@ def _words(row: Mapping[str, Any]) -> str:
     return str(row["name"]) if row["name"].startswith(step) else f"{row['name']} · {row['step']:,}"
 
 
-def _undo_words(changes: list[_Change]) -> str:
-    if not changes:
+def _undo_words(last: _Change | None) -> str:
+    if last is None:
         return "nothing has been changed on this branch"
-    named = ", ".join(name.replace("_", " ") for name in changes[-1].changes)
-    return f"{named}, changed at step {changes[-1].step:,}"
+    named = ", ".join(name.replace("_", " ") for name in last.changes)
+    return f"{named}, changed at step {last.step:,}"
 
 
 def _count(value: int, description: str) -> Any:

@@ -79,6 +79,11 @@ class Watch:
         """Whether somebody may be looking."""
         return not self.told or self._silence < SILENT
 
+    @property
+    def shown(self) -> bool:
+        """Whether a page may be showing it: none does where a kernel could hear none, as in a script."""
+        return self._loop is not None and self.looked_at
+
     def come_by(self) -> None:
         """Counts how long no page has been heard, while the kernel had time to listen."""
         if self._loop is not None and not self._asked:

@@ -15,6 +15,7 @@ class Lab:
 
     def __init__(self, page: Page, url: str, root: Path) -> None:
         self.page = page
+        self.page.set_default_timeout(60_000)  # as `until` waits: two workers share the machine
         self.url = url
         self.root = root  # the folder that the server serves
         self.keeps_kernel = False  # at its end
