@@ -8,7 +8,7 @@ import copy
 import csv
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -295,8 +295,10 @@ class History(Mapping[str, np.ndarray]):
         return rows[0]["hyperparameters"] if rows else {}
 
     def _hyperparameter(self, name: str) -> np.ndarray:
-        column = np.empty(self.steps)
-        for stretch in self.line():
+        branch = self.branch
+        steps = self.tip(branch)  # up to which all is read: a run may go on meanwhile, or be rewound
+        column = np.full(steps, np.nan)
+        for stretch in (replace(part, end=min(part.end, steps)) for part in self.line(branch)):
             column[stretch.start :] = self._start_values(stretch).get(name, np.nan)
             # Under a schedule or a ramp each step has a value of its own, which is measured.
             steered = [block for block in self._blocks(stretch) if name in block["names"]]

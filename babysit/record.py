@@ -103,9 +103,10 @@ class Record:
 
     @property
     def last(self) -> int:
-        """The highest sequence number written so far; 0 when there is none."""
+        """The highest sequence number that a read finds; 0 when there is none."""
         with self._lock:
-            newest = " UNION ALL ".join(f"SELECT max(seq) AS seq FROM {table}" for table in TABLES)
+            places = [*TABLES, *(map(_waiting, TABLES) if self._laid_open else ())]
+            newest = " UNION ALL ".join(f"SELECT max(seq) AS seq FROM {place}" for place in places)
             return int(self._database.execute(f"SELECT coalesce(max(seq), 0) FROM ({newest})").fetchone()[0])
 
     def append(self, table: str, **row: Any) -> int:
@@ -117,8 +118,7 @@ class Record:
             if not isinstance(value, str | bytes | int | float | None):
                 raise TypeError(f"A row holds plain values only. Received: {value!r} in {table}.")
         with self._gathering:
-            if self._closing.is_set():
-                raise ValueError(f"The run at {self.path.parent} is closed here: it goes on in another Panda.")
+            self._check_open()
             seq = next(self._sequence)
             self._pending.append((table, (seq, *values)))
         return seq
@@ -175,13 +175,16 @@ class Record:
         """The rows of a table, oldest first, as dicts with `seq`; those that satisfy `where`."""
         with self._lock:
             self.flush()
-            columns, both = _columns(table), ""
-            if self._laid_open:  # under the table's name, so that `where` means both too
-                both = f"SELECT {columns} FROM main.{table} UNION ALL SELECT {columns} FROM {_waiting(table)}"
-                both = f"WITH {table} AS ({both})"
-            query = f"{both} SELECT {columns} FROM {table} {'WHERE ' + where if where else ''} ORDER BY seq"
-            cursor = self._database.execute(query, tuple(values))
-            found = [dict(zip(("seq", *TABLES[table]), row, strict=True)) for row in cursor]
+            return self._found(table, where, values)
+
+    def _found(self, table: str, where: str, values: Iterable[Any]) -> list[dict[str, Any]]:
+        columns, both = _columns(table), ""
+        if self._laid_open:  # under the table's name, so that `where` means both too
+            both = f"SELECT {columns} FROM main.{table} UNION ALL SELECT {columns} FROM {_waiting(table)}"
+            both = f"WITH {table} AS ({both})"
+        query = f"{both} SELECT {columns} FROM {table} {'WHERE ' + where if where else ''} ORDER BY seq"
+        cursor = self._database.execute(query, tuple(values))
+        found = [dict(zip(("seq", *TABLES[table]), row, strict=True)) for row in cursor]
         for row in found:
             row.update({name: json.loads(row[name] or "null") for name in _JSON & row.keys()})
         return found
@@ -193,9 +196,9 @@ class Record:
         starts late reads a long run in pieces.
         """
         with self._lock:
-            self.flush()
+            self.flush()  # once for all tables: each time is a wait for the disk
             end = min(self.last, cursor + most)
-            return {table: self.rows(table, "seq > ? AND seq <= ?", (cursor, end)) for table in TABLES}, end
+            return {table: self._found(table, "seq > ? AND seq <= ?", (cursor, end)) for table in TABLES}, end
 
     def meta(self, key: str) -> Any:
         """What was kept under a key, or None."""
@@ -207,6 +210,7 @@ class Record:
     def set_meta(self, values: Mapping[str, Any]) -> None:
         """Keeps values, such as the model's architecture, under their keys, at once; `flush` tells where it cannot."""
         with self._lock:
+            self._check_open()
             self._unwritten |= {key: json.dumps(value) for key, value in values.items()}
             self.flush()
 
@@ -219,11 +223,15 @@ class Record:
 
     def close(self) -> None:
         """Writes what is left and stops the writer; reading goes on to work."""
+        self.tell()  # for the last time: whoever takes the run up now tells how it stands
         self._closing.set()
         if threading.current_thread() is not self._writer:  # which may be collecting the garbage that closes us
             self._writer.join()
-        self.tell()
         self.flush()
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise ValueError(f"The run at {self.path.parent} is closed here: it goes on in another Panda.")
 
     def _write_often(self, interval_s: float) -> None:
         while not self._closing.wait(interval_s):

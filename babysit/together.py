@@ -49,7 +49,6 @@ class Together:
         self._lock = threading.Lock()  # an answer may be read before `send` has returned
         self._waiting: dict[tuple[int, str | None], str] = {}  # (panda, its command) -> our command
         self._refused: set[str] = set()
-        self._steps: dict[str, int] = {}  # of the first panda's checkpoints
         self._dashboard: Any = None
 
     def set(self, *, why: str = "", over: int = 1, **changes: float | str | bool) -> list[Entry]:
@@ -92,7 +91,7 @@ class Together:
                 `resume`, `run`, `finish_epoch`, `stop`.
 
         Raises:
-            ValueError: If it is none of these.
+            ValueError: If it is none of these, or there is no such checkpoint. Nothing was sent then.
         """
         action = command.get("action")
         if action not in _TO_ALL + _TO_THE_LIVING:
@@ -100,19 +99,27 @@ class Together:
                 f"`action` must be one of {', '.join(_TO_ALL + _TO_THE_LIVING)}. Received: {action!r}. "
                 "Send it to one of the pandas."
             )
+        others = self._for_others(command)
         with self._lock:
             name = f"together {next(self._numbers)}"
             for i, panda in enumerate(self.pandas):
                 if action in _TO_ALL or panda.state in ("running", "paused"):
-                    self._waiting[i, panda.send(self._for_one(i, command))] = name
+                    self._waiting[i, panda.send(others if i else command)] = name
         return name
 
-    def _for_one(self, i: int, command: Mapping[str, Any]) -> dict[str, Any]:
-        """The command as a panda understands it, which knows no checkpoints but its own."""
-        own = dict(command)
-        if i > 0 and "folder" in own:
-            own["step"] = self._steps[own.pop("folder")]
-        return own
+    def _for_others(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """The command as all but the first panda understand it, who know no checkpoints but their own."""
+        others, first = dict(command), self.pandas[0]
+        if "folder" in others:
+            folder = others.pop("folder")
+            steps = [row["step"] for row in first._record.rows("checkpoints") if row["folder"] == folder]
+            if not steps or folder not in first.status()["checkpoints"]:
+                raise ValueError(
+                    f"`folder` must be that of a checkpoint of {self.names[0]}. Received: {folder!r}. Choose one of "
+                    "the list."
+                )
+            others["step"] = steps[0]
+        return others
 
     def status(self) -> dict[str, Any]:
         """How they stand, in plain data: as one run, and under `runs` each of them."""
@@ -145,8 +152,6 @@ class Together:
             for table, rows in found.items():
                 tables.setdefault(table, []).extend({**row, "run": i} for row in rows)
             tables["answers"] += [answer for row in found["entries"] if (answer := self._answer(i, row)) is not None]
-            if i == 0:
-                self._steps |= {row["folder"]: row["step"] for row in found["checkpoints"]}
         return tables, tuple(ends)
 
     def _answer(self, i: int, row: Mapping[str, Any]) -> dict[str, Any] | None:

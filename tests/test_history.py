@@ -191,6 +191,33 @@ def test_a_hyperparameter_changes_behind_the_step_of_its_entry(history, record):
     np.testing.assert_array_equal(history["batch_size"], [32] * 6)
 
 
+@pytest.mark.parametrize("meanwhile", ["steps", "a rewind"])
+def test_a_scheduled_column_is_of_one_moment_though_the_run_goes_on_as_it_is_read(record, meanwhile):
+    history, read = History(record), record.rows
+    history.begin({"learning_rate": 0.1})
+
+    def take(steps=3):
+        first = history.steps + 1
+        rates = np.arange(first, first + steps, dtype="float32")
+        history.append(1, first, steps, {"loss": rates, "learning_rate": rates})
+
+    def rows(*about):  # another thread is quick
+        record.rows = read
+        if meanwhile == "steps" or history.branch != ROOT:
+            take()
+        else:
+            history.leave(2, ROOT, {"learning_rate": 0.5})
+        record.rows = rows
+        return read(*about)
+
+    take()
+    record.rows = rows
+    np.testing.assert_array_equal((found := history["learning_rate"]), np.arange(1, len(found) + 1))
+    frame = history.to_pandas()
+    np.testing.assert_array_equal(frame["learning_rate"], frame["loss"])
+    assert len(found) and len(frame)
+
+
 def test_of_two_changes_at_one_step_the_later_one_counts(history, record):
     journal = Journal(record)
     about = {"author": "script", "action": "set", "branch": ROOT}

@@ -234,6 +234,22 @@ def test_appending_after_closing_is_an_error_of_the_caller(record):
         note(record)
 
 
+def test_what_is_kept_under_a_key_is_the_next_one_s_alone_once_the_record_is_closed(tmp_path):
+    first = Record(tmp_path / "run.sqlite")
+    first.teller = lambda: lambda: "the first one's"
+    first.close()
+    second = Record(tmp_path / "run.sqlite")
+    assert second.meta("status") == "the first one's"
+    second.set_meta({"seed": 3, "status": "the second one's"})
+    with pytest.raises(ValueError, match="closed"):
+        first.set_meta({"seed": 4})
+    first.teller = lambda: lambda: "the first one's again"
+    first.tell()
+    first.close()
+    assert (second.meta("seed"), second.meta("status")) == (3, "the second one's")
+    second.close()
+
+
 def test_a_newer_schema_is_refused(tmp_path):
     path = tmp_path / "run.sqlite"
     record = Record(path)
@@ -338,6 +354,34 @@ def test_what_cannot_be_written_yet_is_read_all_the_same(record, locked):
     locked.rollback()
     assert whys(record) == ["before", "one", "two"] == written(record.path)
     assert record.error is None
+
+
+def test_who_follows_a_record_that_cannot_be_written_sees_each_row_once(record, locked):
+    locked.rollback()
+    locked.execute("BEGIN IMMEDIATE")  # others may read
+    _, cursor = record.since(0)
+    for i in range(5):
+        note(record, str(i))
+    seen = [row["why"] for row in record.since(cursor)[0]["entries"]]
+    assert seen == list("01234")
+    assert read_to_the_end(record, 2, cursor) == [[cursor + 1, cursor + 2], [cursor + 3, cursor + 4], [cursor + 5]]
+    _, cursor = record.since(cursor)
+    locked.rollback()
+    note(record, "later")
+    assert [row["why"] for row in record.since(cursor)[0]["entries"]] == ["later"]
+
+
+def test_who_follows_a_record_has_it_written_once_however_much_is_appended_meanwhile(unhurried):
+    def appending():
+        note(unhurried)
+        flush()
+
+    flush, told = unhurried.flush, []
+    unhurried._database.set_trace_callback(told.append)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(unhurried, "flush", appending)
+        unhurried.since(0)
+    assert told.count("COMMIT") == 1
 
 
 def test_the_record_s_own_thread_tries_again_until_the_disk_takes_it(record, locked):

@@ -104,7 +104,11 @@ def test_its_chart_draws_each_run_s_losses_and_a_checkpoint_of_the_first_takes_a
         np.testing.assert_array_equal(x, panda.history["step"])
         assert y[0] == panda.history["loss"][0]
 
-    digest = pandas[1].digest()
+    digests = [panda.digest() for panda in pandas]
+    with pytest.raises(ValueError, match="`folder`.*checkpoint of plain.*'nowhere'"):
+        both.send({"action": "rewind", "folder": "nowhere"})
+    assert [panda.digest() for panda in pandas] == digests
+    assert [list(panda.branches) for panda in pandas] == [["branch 1"]] * 2
     pandas[0].save("here")
     for panda in pandas:
         panda.run(4)
@@ -113,7 +117,7 @@ def test_its_chart_draws_each_run_s_losses_and_a_checkpoint_of_the_first_takes_a
     command = both.send({"action": "rewind", "folder": folder})
     assert [row["action"] for row in answers(both, command)] == ["rewind"]
     assert [panda.step for panda in pandas] == [5, 5]
-    assert pandas[1].digest() == digest
+    assert pandas[1].digest() == digests[1]
 
 
 def test_a_slider_of_its_dashboard_steers_all_and_shows_what_is_in_effect(pandas, both):
