@@ -128,6 +128,9 @@ class Arrays:
         """Begins the next pass."""
         self._sampler.next_epoch()
 
+    def turn(self) -> None:
+        """Does nothing: nobody is told that an epoch of some steps is over."""
+
     def advance(self, steps: int, batch_size: int) -> None:
         """Moves on by that many steps of the last piece."""
         self._sampler.advance(steps, batch_size)

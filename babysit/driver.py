@@ -4,6 +4,7 @@ Separation of concerns: the trainer knows how to train, the driver when. Command
 thread wait in a queue and act at step boundaries; who asked is told what came of it.
 """
 
+import contextlib
 import math
 import queue
 import sys
@@ -95,6 +96,7 @@ class Driver:
             if action not in _AT_ONCE:
                 self._refuse_within(action)
             return self._obey(command | {"command": None})
+        self._refuse_within(action)
         outcome: Future[Any] = Future()
         self._hand_over(command, outcome)
         return outcome.result()
@@ -141,10 +143,11 @@ class Driver:
         }
 
     def _refuse_within(self, action: str) -> None:
-        if threading.current_thread() is self._worker:
+        thread = threading.current_thread()
+        if thread is self._worker or isinstance(thread, threading._DummyThread):  # one of TensorFlow's, for data
             raise RuntimeError(
                 f"`{action}` would wait for the training, and was called from within it. Call it from another "
-                "thread, or from a cell."
+                "thread, or from a cell; or hand a command over with `send`, which does not wait."
             )
 
     def _hand_over(self, command: dict[str, Any], outcome: "Future[Any] | None") -> str:
@@ -178,11 +181,27 @@ class Driver:
 
     def _work(self) -> None:
         with _switching:
-            while (order := self._next_order()) is not None or self.state == "running":
-                if order is not None:
-                    self._answer(order)
-                else:
-                    self._advance()
+            try:
+                while (order := self._next_order()) is not None or self.state == "running":
+                    if order is not None:
+                        self._answer(order)
+                    else:
+                        self._advance()
+            except BaseException as error:  # what even failing failed with: nobody may wait for ever
+                self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
+        """Ends the thread, with an answer to all who wait for it; the next command begins another."""
+        with self._changed:
+            self.error, self.state, self._worker = self.error or error, "failed", None
+            waiting = [run for _, run in self._runs] + [order.outcome for order in self._held_back]
+            while not self._orders.empty():
+                waiting.append(self._orders.get().outcome)
+            self._runs, self._held_back = [], []
+            self._changed.notify_all()
+        for outcome in waiting:
+            if outcome is not None:
+                outcome.set_exception(self.error)
 
     def _next_order(self) -> _Order | None:
         """The next order, without waiting while it runs; none, and the thread ends, when all is over."""
@@ -199,13 +218,15 @@ class Driver:
                 return None
 
     def _obey_between(self) -> None:
-        """Between two blocks of a validation: changes and notes act, everything else waits its turn."""
+        """Between two blocks of a validation: changes and notes act, all else waits its turn; to stop ends it."""
         while not self._orders.empty():
             order = self._orders.get()
             if self._held_back or order.command.get("action") not in ("set", "note"):
                 self._held_back.append(order)
             else:
                 self._answer(order)
+            if order.command.get("action") == "stop":
+                raise _Stopped
 
     def _obey_within(self) -> None:
         """Between two steps of a fit of the model's own: obeys what waits, and rests there if it is to."""
@@ -232,7 +253,8 @@ class Driver:
             if order.outcome is not None:
                 order.outcome.set_exception(error)
             else:
-                self._refuse(order.command, error)
+                with contextlib.suppress(ValueError):  # the record is closed, as the run goes on in another panda
+                    self._refuse(order.command, error)
         else:
             if order.outcome is not None:
                 order.outcome.set_result(result)
@@ -284,6 +306,8 @@ class Driver:
                 taken = trainer.take(int(min(self._budget, 2**31)))
                 self._count(0 if trainer.by_itself else taken)  # which has counted its own
                 self._rate.add(trainer)
+        except _Stopped:
+            return
         except BaseException as error:
             self._fail(error)
             return
@@ -446,7 +470,7 @@ class Driver:
             self._move_to(state)
 
     def _fail(self, error: BaseException) -> None:
-        self.error = error
+        self.error, self._stopping = error, None
         self._trainer.fail(error)
         self._save_last()
         self._move_to("failed")
@@ -454,7 +478,7 @@ class Driver:
     def _save_last(self) -> None:
         try:
             self._trainer.keeper.keep_last()
-        except OSError as error:
+        except Exception as error:  # a full disk's, or a device's that gives nothing any more
             self._trainer.enter("refuse", why=f"the last state could not be saved: {error}")
 
     def _move_to(self, state: str) -> None:
@@ -474,6 +498,10 @@ class Driver:
             else:
                 run.set_result(None)
         self._runs = []
+
+
+class _Stopped(Exception):
+    """A validation was left, as somebody asked to stop."""
 
 
 class _Switching:

@@ -46,10 +46,12 @@ class Feed:
         spec: TensorFlow's specs of a batch, in the structure handed to a step.
         reopens: Whether it can be begun again at all.
         ahead: Batches that are made ready beside the training, from the next pass on.
+        batch_size: Examples of a batch, where the first to come may be another; None for that one's.
     """
 
     reopens = True
     ahead = 0
+    batch_size: int | None = None
 
     def __init__(self, adapter: Any, remark: str = "", whole_epochs: bool = False) -> None:
         self._adapter, self.remark, self._whole_epochs = adapter, remark, whole_epochs
@@ -94,6 +96,9 @@ class Feed:
 
     def close(self) -> None:
         """Leaves the present iterator, at its end or before."""
+
+    def turn(self, begins: bool) -> None:
+        """Tells the user's data that an epoch of some steps begins, or is over, within a pass."""
 
     def end(self) -> None:
         """Tells the user's data that a pass is over."""
@@ -153,11 +158,16 @@ class PyDatasetFeed(Feed):
         )
         remark = "Rewinding is not exact, because the PyDataset changes with each epoch." if hooks else ""
         super().__init__(data_adapters.get_data_adapter(self._ordered, class_weight=class_weight), remark)
+        self.batch_size = self._ordered.batch_size
 
     def begin(self, number: int) -> None:
         """Tells the user's data that pass `number` begins."""
         self._set_order(number)  # before the workers start
         super().begin(number)
+
+    def turn(self, begins: bool) -> None:
+        """Tells the user's data that an epoch of some steps begins, or is over, within a pass."""
+        (self._ordered.on_epoch_begin if begins else self._ordered.on_epoch_end)()
 
     def open(self, number: int) -> Any:
         """A new iterator over the batches of pass `number`."""
@@ -189,9 +199,15 @@ class _Ordered(keras.utils.PyDataset):  # type: ignore[misc]  # Keras ships no t
         super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
         self.dataset = dataset
         self.order: Any = None
+        self.batch_size: int | None = None  # of the first batch, shuffled or not: the last may hold fewer
 
     def __getitem__(self, index: int) -> Any:
-        return self.dataset[index if self.order is None else int(self.order[index])]
+        if self.order is not None:
+            return self.dataset[int(self.order[index])]
+        batch = self.dataset[index]
+        if self.batch_size is None:  # as Keras looks at the first ones to learn what they are
+            self.batch_size = int(keras.tree.flatten(batch)[0].shape[0])
+        return batch
 
     @property
     def num_batches(self) -> int | None:
@@ -273,6 +289,10 @@ def _restlessness(dataset: Any) -> str:
                 "Rewinding is not exact, because the dataset is shuffled anew each time it is gone through: "
                 "`shuffle(…, reshuffle_each_iteration=False)` would not be."
             )
+        if getattr(each, "_deterministic", "") == "false":
+            return "Rewinding is not exact, because the dataset has a part with `deterministic=False`."
+        if getattr(each, "_rerandomize", None):
+            return "Rewinding is not exact, because the dataset has a part with `rerandomize_each_iteration=True`."
         if operations := _restless(each):
             return f"Rewinding is not exact, because the dataset uses {', '.join(operations)}."
     if dataset.options().deterministic is False:

@@ -82,6 +82,7 @@ class Plan:
     def turn_over(self, steps: int, quietly: bool) -> None:
         """Makes the data ready for the epoch behind one of so many steps."""
         if not self.data.finished and self.steps_per_epoch:
+            self.data.turn()
             return
         if self.steps_per_epoch and steps < self.steps_per_epoch and not quietly:
             warnings.warn(

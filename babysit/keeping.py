@@ -8,8 +8,9 @@ from babysit.checkpoints import Checkpoint, State
 from babysit.history import History
 from babysit.shelf import BEST, HAND, Shelf
 
-# A copy of the state in memory is made so seldom that it costs this share of the time.
-SNAPSHOT_SHARE = 0.01
+# A copy of the state in memory is made so seldom that it costs this share of the time; where steps cannot be taken
+# again, this one.
+SNAPSHOT_SHARE, ONLY_SHARE = 0.01, 0.05
 
 
 class Keeper:
@@ -21,12 +22,14 @@ class Keeper:
         state: Returns a copy of the present state.
 
     Attributes:
-        snapshot: A state in memory from which the present one follows by steps alone; None if there is none.
+        snapshot: A state in memory from which the present one follows; None if there is none.
+        by_steps: Whether it follows by steps alone, so that they can be taken again.
     """
 
     def __init__(self, shelf: Shelf, history: History, state: Callable[[], State]) -> None:
         self.shelf, self._history, self._state = shelf, history, state
         self.snapshot: State | None = None
+        self.by_steps = True
         self._snapshot_time = self._snapshot_cost = 0.0
         self._best: tuple[State, str] | None = None  # the best one so far and its branch, until it is saved
         self._bests: dict[str, float] = {}
@@ -91,11 +94,11 @@ class Keeper:
             self.shelf.keep_soon(*self._best, name=BEST)
         self._best = None
 
-    def keep_snapshot(self, now: bool) -> None:
-        """Takes a snapshot: now, or if there is none, or if it is so long ago that one costs little."""
+    def keep_snapshot(self, share: float) -> None:
+        """Takes a snapshot if there is none, or if the last is so long ago that one costs this share of the time."""
         began = time.perf_counter()
-        if now or self.snapshot is None or began - self._snapshot_time > self._snapshot_cost / SNAPSHOT_SHARE:
-            self.snapshot = self._state()
+        if self.snapshot is None or began - self._snapshot_time > self._snapshot_cost / share:
+            self.snapshot, self.by_steps = self._state(), True
             self.shelf.remember(self.snapshot, self._history.branch)
             self._snapshot_time = time.perf_counter()
             self._snapshot_cost = self._snapshot_time - began

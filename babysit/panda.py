@@ -81,7 +81,8 @@ class Panda:
         """A run from disk, as it was at its newest checkpoint; idle until `fit`.
 
         `fit` then goes on with it: `epochs` counts from the run's very beginning, and the
-        hyperparameters are the recorded ones.
+        hyperparameters are the recorded ones. Where no checkpoint is left it begins anew, on a new
+        branch.
 
         Args:
             directory: The run's folder.
@@ -633,8 +634,9 @@ class Panda:
             )
         if isinstance(to, numbers.Integral):
             return {"step": int(to)}
+        wanted = to.path if isinstance(to, Checkpoint) else to  # its name may have changed, or gone to another one
         for checkpoint in reversed(self.checkpoints):
-            if to in (checkpoint, checkpoint.name):
+            if wanted in (checkpoint.path, checkpoint.name):
                 return {"folder": checkpoint.path.name}
         if to in self.branches:
             return {"branch": to}
@@ -650,7 +652,7 @@ class Panda:
             self.pause()
             self._driver.ask("keep_last")
             said = f"is saved. To go on: babysit.Panda.load({str(self.directory)!r}).fit(...)"
-        except OSError as error:
+        except Exception as error:
             said = f"could not be saved: {error}"
         print(f"babysit: {self.model.name} rests at step {self.step:,} and {said}", file=sys.stderr)
 

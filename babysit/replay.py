@@ -124,18 +124,26 @@ class _Again:
         self._left_out: list[str] = []  # in sentences, what cannot be taken again
 
     def compare(self, progress: bool) -> Replay:
-        total = sum(self._history.tip(name) - row["step"] for name, row in self._branches.items())
-        with tqdm(total=total, unit="step", disable=not progress) as bar:
-            for name in self._branches:
+        steps = {name: self._history.tip(name) - row["step"] for name, row in self._branches.items()}
+        for name in self._lost():
+            self._left_out.append(f"The {steps.pop(name):,} steps of {name} were not taken again: its start is lost.")
+        with tqdm(total=sum(steps.values()), unit="step", disable=not progress) as bar:
+            for name in steps:
                 if (step := self._differs_on(name, bar)) is not None:
                     return Replay(False, step, self._compared, self._steps, name, self._left_out)
         return Replay(True, None, self._compared, self._steps, remarks=self._left_out)
+
+    def _lost(self) -> list[str]:
+        """The branches before the first that has a start: the run then began anew, for no state of them was left."""
+        names = list(self._branches)
+        starts = [i for i, name in enumerate(names) if self._first(name, 0) is not None]
+        return names[: starts[0]] if starts else []
 
     def _differs_on(self, branch: str, bar: Any) -> int | None:
         """The first step of a branch that differs, or None."""
         trainer, tip = self._trainer, self._history.tip(branch)
         mark, reached = self._begin(branch), 0
-        trainer.act_as(self._branches[branch]["seq"] if branch != ROOT else mark, self._fits)
+        trainer.act_as(max(mark, self._branches[branch]["seq"]), self._fits)
         ended = self._history.ended(*self._history.line(branch))
         for step, place, kind, what in sorted(self._events(branch, mark), key=lambda event: event[:3]):
             if step < reached or place < mark:  # within what is left out

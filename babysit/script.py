@@ -110,7 +110,8 @@ LINES    restore(model, "start")
 def restore(model, state):
     arrays = np.load(Path(__file__).with_name(STATES))
     for i, variable in enumerate([*model.variables, VARIABLES]):
-        variable.assign(arrays[f"{state}.{i}"])
+        # NumPy's files know no bfloat16: its bits lie in them, without a type.
+        variable.assign(arrays[f"{state}.{i}"].view(tf.as_dtype(variable.dtype).as_numpy_dtype))
 
 
 def digest(model):
@@ -230,7 +231,7 @@ def _parts(run: Run, line: Line, places: Mapping[str, Place], arrays: str) -> It
     yield _UNBUILT if run.architecture is None else _BUILT
     yield _DATA
     yield _keeps(run, {name: place for name, place in places.items() if name in used})
-    yield _ORDERS[run.fits[0]["shuffle"]]
+    yield _ORDERS[line.first_fit["shuffle"]]
     yield _readiness(run, line)
     yield _training(run, used)
     yield "" if run.architecture is None else _architecture(run)
@@ -345,7 +346,7 @@ def _literal(value: Any) -> str:
 
 
 def _constants(run: Run, line: Line, arrays: str) -> str:
-    fit = run.fits[0]
+    fit = line.first_fit
     values = {
         "NAME": run.model.name,
         "ENVIRONMENT": {
@@ -371,7 +372,7 @@ def _notes(run: Run, line: Line) -> list[str]:
         "The data came in batches of their own: `load_data` must give the examples in the order in which they came, "
     )
     stream += "and each pass is taken to be the same."
-    return [*line.notes, *([stream] if run.fits[0]["is_stream"] else [])]
+    return [*line.notes, *([stream] if line.first_fit["is_stream"] else [])]
 
 
 _MEANT = {

@@ -109,6 +109,12 @@ def evaluation_block(model: Any, fixed: int | None = None) -> "Block":
     return Block(model, lambda data: _Seen(model.test_step(data)), nullcontext, fixed)
 
 
+def trace_step(model: Any, batch: Any) -> None:
+    """Traces `model.train_step` on such a batch, TensorFlow's specs, which builds what a first step would build."""
+    step = tf.autograph.experimental.do_not_convert(lambda data: model.train_step(data))
+    tf.function(step).get_concrete_function(batch)
+
+
 def unfusable(model: Any) -> str:
     """Why the model's steps cannot be run in one call, in a sentence; empty if they can."""
     if getattr(type(model), "make_train_function", None) is not keras.Model.make_train_function:

@@ -43,7 +43,7 @@ class Stream:
         self.fixed: int | None = self._specs[0].shape[0]
         self._fetch_many = self._compiled()
         self._last: Piece | None = None
-        self._passes = 0
+        self._passes, self._turned = 0, False
         self._pass_size: int | None = None
         self._pass_batches: int | None = feed.batches
         feed.begin(0)
@@ -51,7 +51,7 @@ class Stream:
         if self._ahead is None:
             raise ValueError("`x` must hold at least one batch. Received: a stream without any.")
         first = _components(self._ahead.get_value())
-        self.batch_size = _size_of(first)
+        self.batch_size = feed.batch_size or _size_of(first)
         self._fetch_limit = max(1, FETCH_BYTES // max(1, sum(map(_size_bytes, first))))
         feed.ahead = min(AHEAD, self._fetch_limit)
         self._fingerprint = _hash(feed.spec, first if feed.rewindable else [])
@@ -132,10 +132,18 @@ class Stream:
         self._passes, self._cursor, self._batches_done = self._passes + 1, 0, 0
         self._waits = True
 
+    def turn(self) -> None:
+        """Ends an epoch of some steps within a pass."""
+        self._feed.turn(begins=False)
+        self._turned = True
+
     def _begin(self) -> None:
         if self._waits:
             self._feed.begin(self._passes)
             self._open()
+        elif self._turned:
+            self._feed.turn(begins=True)
+        self._turned = False
 
     def restore(self, passes: int, cursor: int) -> None:
         """Goes to a place in any pass.

@@ -48,6 +48,7 @@ class Line:
 
     Attributes:
         states: Name -> state that a program must load: `start`, and those edited by hand.
+        first_fit: What the fit was given with which it begins.
         built_on: For each optimizer, which of the model's variables it knows at last, by position.
         notes: What a program cannot repeat, a sentence each.
         velocities: Names of momentums whose velocities exist at some time.
@@ -66,7 +67,7 @@ class Line:
         self.steps = run.history.steps
         self.columns = {name: run.history[name] for name in run.history.hyperparameters}
         self.notes = list(run.remarks)
-        self.states = {"start": _state(run.kept, 0, parts[0].branch, -1)}
+        self.states = {"start": _start(run.kept, [p.branch for p in parts if p.start == 0])}
         self.built_on = self.states["start"].built_on
         self._events: dict[int, dict[str, Any]] = {}
         self._tell_of_fits()
@@ -133,6 +134,7 @@ class Line:
         begun = self._fits_on_line()
         epochs, sizes = self._run.history["epoch"], self.columns.get("batch_size", np.zeros(self.steps))
         fit, passes, cursor = begun.get(0, self._run.fits[0]), 0, 0
+        self.first_fit = fit
         for step in range(self.steps):
             size, jumped = fit["size"], False
             if step and epochs[step] != epochs[step - 1] and cursor and not fit["steps_per_epoch"]:
@@ -275,6 +277,16 @@ def _state(kept: Sequence[Any], step: int, branch: str, mark: int) -> State:
             state: State = one.load()
             return state
     raise ValueError(f"There is no checkpoint at step {step:,} of {branch}.")
+
+
+def _start(kept: Sequence[Any], branches: Sequence[str]) -> State:
+    """The state at step 0, of the first of these branches that has one: a run that began anew lost that of others.
+
+    Raises:
+        ValueError: If there is none, or it is damaged.
+    """
+    found = {one.branch for one in kept if one.step == 0}
+    return _state(kept, 0, next((branch for branch in branches if branch in found), branches[0]), -1)
 
 
 def _identity(fit: Mapping[str, Any]) -> list[Any]:

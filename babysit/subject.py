@@ -14,7 +14,7 @@ import tensorflow as tf
 from babysit.checkpoints import State
 from babysit.data import symbolic
 from babysit.dials import Dials
-from babysit.steps import Block, Stepwise, training_block
+from babysit.steps import Block, Stepwise, trace_step, training_block
 from babysit.variables import Variables, applied_in, attribute_optimizers
 
 # What `Model.fit` and its kin leave on a model.
@@ -38,6 +38,7 @@ class Subject:
     def __init__(self, model: Any) -> None:
         self.model, self.restless = model, ""
         self._frozen: tuple[bool, ...] = ()
+        self._opaque = False
         self.take()
 
     def take(self) -> None:
@@ -61,19 +62,38 @@ class Subject:
             spec: Of a batch, in plain data; None if that is not known.
             signature: TensorFlow's specs of the data and their order; None for those of `spec`.
         """
-        if spec is not None:
-            with self.model.distribute_strategy.scope():
-                self.model._symbolic_build(data_batch=symbolic(spec))
-        self.dials.read()
-        if signature is not None or spec is not None:
-            self._choose(*(signature or (keras.tree.map_structure(_tensor_spec, symbolic(spec)), None)))
+        if spec is None:
+            self.dials.read()
+            return
+        batch = signature[0] if signature else keras.tree.map_structure(_tensor_spec, symbolic(spec))
+        with self.model.distribute_strategy.scope():
+            self._build(spec, batch)
+            self.dials.read()
+            self._choose(batch)
 
-    def _choose(self, data: Any, order: Any) -> None:
-        """Where a model has several optimizers, finds those that its step applies: by tracing it on such data."""
+    def _build(self, spec: Any, batch: Any) -> None:
+        """Builds the model by its `call`, or, as its `train_step` may do without, by what a first step would build."""
+        if type(self.model).call is not keras.Model.call:
+            with contextlib.suppress(Exception):  # what is wrong the step will say, as it does to `Model.fit`
+                self.model._symbolic_build(data_batch=symbolic(spec))
+                return
+        self._trace(batch)
+
+    def _trace(self, batch: Any) -> None:
+        """Traces the step on such a batch."""
+        try:
+            trace_step(self.model, batch)
+        except Exception:
+            if not self.model.run_eagerly:
+                raise
+            self._opaque = True  # until its first step builds it
+
+    def _choose(self, batch: Any) -> None:
+        """Where a model has several optimizers, finds those that its step applies: by tracing it on such a batch."""
         if len(self.optimizers) < 2 or self._chosen:
             return
         with applied_in(self.optimizers) as applied:
-            training_block(self.model, self.dials.held).trace(data, order)
+            self._trace(batch)
         self._chosen = True
         if applied:
             self._use({name: optimizer for name, optimizer in self.optimizers.items() if name in applied})
@@ -90,6 +110,13 @@ class Subject:
     def is_custom(self) -> bool:
         """Whether its `train_step` is the user's own."""
         return type(self.model).train_step is not keras.Model.train_step
+
+    @property
+    def unbuilt(self) -> str:
+        """That only the first step can build the model, in a sentence; empty where it is built."""
+        if not self._opaque or all(layer.built for layer in self.model._flatten_layers(include_self=False)):
+            return ""
+        return "The run cannot be rewound to before its first step, because only that step can build the model."
 
     @property
     def has_one_size(self) -> bool:
@@ -166,7 +193,7 @@ class Subject:
 
     def block(self, fixed: int | None, signature: Any, may_unroll: bool = False) -> Block | Stepwise:
         """The compiled block for the present structure, of batches of one size or of any."""
-        key = self.dials.graph, self._frozen, fixed
+        key = self.dials.graph, self._frozen, fixed, may_unroll
         if key not in self._blocks:
             measured = self.dials.measured if self.dials.schedules else None
             self._blocks[key] = training_block(self.model, self.dials.held, fixed, measured)
@@ -185,6 +212,8 @@ class Subject:
         """
         before = self.dials.values, self.dials.structure, self.learns, self.variables.built_on
         self.dials.bind()
+        if self.variables.groups()["model"] and not state.tensors["model"]:
+            raise ValueError("Before its first step the model was not built. Rewind to a later step.")
         try:
             self._restructure(state.hyperparameters, state.structure, state.trainable, state.built_on)
             self.variables.check(state.tensors)

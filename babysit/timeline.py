@@ -67,16 +67,17 @@ class Timeline:
         if hyperparameters not in ("checkpoint", "keep"):
             raise ValueError(f'`hyperparameters` must be "checkpoint" or "keep". Received: {hyperparameters!r}.')
         skip = int(checked("skip", skip, Scale(0, 2**53, whole=True), "It is a number of batches."))
-        present, left = trainer.told, trainer.step
+        present, left, waited = trainer.told, trainer.step, trainer.waiting
         with self._or_back():
             origin, mark, name = self._go_to_checkpoint(folder) if folder is not None else self._go_to(step, branch)
-            restored, turn, size = trainer.told, dict[str, Any](), None
+            restored, turn, size, batch_size = trainer.told, dict[str, Any](), None, trainer.batch_size
             if hyperparameters == "keep":
                 trainer.forget_waiting()
                 turn["values"] = {name: value for name, value in present.items() if restored.get(name) != value}
+                batch_size = turn["values"].get("batch_size", batch_size)
                 size = trainer.put_off(turn["values"])
             if skip:
-                turn["skipped"] = trainer.places_to_skip(skip)
+                turn["skipped"] = trainer.places_to_skip(skip, batch_size)
             trainer.apply(turn)
         # Kept values are a change against the checkpoint's, restored ones against the present.
         before, now = restored if hyperparameters == "keep" else present, trainer.told
@@ -88,6 +89,7 @@ class Timeline:
         said += ["examples {1:,} to {2:,} of pass {0} left out".format(*_counted(turn["skipped"]))] if skip else []
         said += [f"the steps taken again differ from step {self.differs:,} on"] if self.differs else []
         entry = trainer.enter("rewind", changes=changes, why=about.pop("why", "") or ", ".join(said), **about)
+        trainer.refuse_dropped(waited, "the run was rewound before that")
         self._tail = None
         trainer.recall()
         trainer.keeper.keep("branch")
@@ -108,8 +110,10 @@ class Timeline:
         tip = self._trainer.step if place == self._history.branch and self._tail is None else self._history.tip(place)
         if step is None:
             step = tip
-        elif not 0 <= step <= tip:
-            raise ValueError(f"`to` must be a step from 0 to {tip:,}, the last one of {place}. Received: {step:,}.")
+        elif not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= tip:
+            raise ValueError(
+                f"`to` must be a step, a whole number from 0 to {tip:,}, the last one of {place}. Received: {step!r}."
+            )
         line = self._way(place, step)
         self._retrace(line, step)
         return line[-1].branch, int(min(line[-1].mark, self._journal.mark)), ""

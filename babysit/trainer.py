@@ -9,6 +9,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from babysit.checkpoints import Checkpoint, State
 from babysit.edits import Edits
 from babysit.fits import Fits, Plan, going_on
 from babysit.hand import Hand
-from babysit.history import Ended, History
+from babysit.history import ROOT, Ended, History
 from babysit.hyperparameters import Hyperparameter
 from babysit.journal import Entry, Journal
-from babysit.keeping import Keeper
+from babysit.keeping import ONLY_SHARE, SNAPSHOT_SHARE, Keeper
 from babysit.memory import Memory
 from babysit.own_fit import Watch, columns
+from babysit.pieces import Piece
 from babysit.record import Record
 from babysit.shelf import Shelf
 from babysit.steering import Helm
@@ -34,7 +36,7 @@ from babysit.steps import Logs, Pace, unfusable
 from babysit.subject import Subject
 from babysit.validation import Validation
 from babysit.vitals import Vitals
-from babysit.waiting import Waitlist
+from babysit.waiting import Waiting, Waitlist
 
 
 class Trainer:
@@ -72,6 +74,7 @@ class Trainer:
         self.loss = math.nan
         self.healthy = True
         self._early = self._anew = False
+        self._traced: Any = None  # what the train function of a model's own `fit` was made for
         self._proven = 0  # the largest batch size that a block went through with
         self._last: Mapping[str, Any] = {}  # what the last step returned
         self._logs: Mapping[str, Any] = {}  # what the last epoch came to
@@ -96,10 +99,9 @@ class Trainer:
             return 0
         boundary, first = self.step, self._epoch_step
         count = self._room(limit)
-        # Always where steps cannot be taken again.
-        self.keeper.keep_snapshot(bool(self._helm.ramps) or not self._fit.data.rewindable)
-        moving = self._advance()
         self._call("on_train_batch_begin", first)
+        self.keeper.keep_snapshot(self._snapshot_share)
+        moving = self._advance()
         watched = self.vitals.begin(count, self._fit.data, self.batch_size)
         logs = self._run_or_return(count, boundary)
         self.vitals.end(watched, self.step)
@@ -117,7 +119,8 @@ class Trainer:
 
     def _take_own(self, given: Mapping[str, Any]) -> int:
         """Has the model's own `fit` train to its end, and sees its steps from a callback."""
-        before = self.step
+        before, self._traced = self.step, None
+        self._retrace_own()
         watch = Watch(self._saw_step, self._saw_epoch)
         self.model.fit(**{**given, "callbacks": [*self._fit.callbacks.all, watch]})
         self._early = True
@@ -128,6 +131,13 @@ class Trainer:
         self._take_down(Logs(columns(logs), dict(logs), columns(logs).get("loss"), 1), self.step - 1, ())
         self._hand.adopt(self.step, "script")
         self.between_steps()
+        self._retrace_own()
+
+    def _retrace_own(self) -> None:
+        """Has the model make its train function anew where that is another by now, or was made before us."""
+        if (structure := self.subject.structure) != self._traced and not unfusable(self.model):
+            self.model.make_train_function(force=True)
+        self._traced = structure
 
     def _saw_epoch(self, logs: Mapping[str, Any]) -> None:
         self.history.append_epoch(self.epoch + 1, self.step, plain(logs))
@@ -148,6 +158,13 @@ class Trainer:
         return max(1, int(min(ends)))
 
     @property
+    def _snapshot_share(self) -> float:
+        """The share of the time that a snapshot may cost."""
+        if self._helm.ramps or self.batch_size > self._proven:  # for which memory may not suffice
+            return math.inf
+        return SNAPSHOT_SHARE if self.keeper.by_steps and self._fit.data.rewindable else ONLY_SHARE
+
+    @property
     def _stride(self) -> int:
         """Steps of a block: to the end of a pass that is near, rather than a short block behind this one."""
         pace, left = self._pace.steps, self._fit.data.steps_left(self.batch_size)
@@ -158,8 +175,10 @@ class Trainer:
         return self._helm.advance(self.step, not self._helm.ramps or self.subject.steps_to_update == 0)
 
     def _run_or_return(self, count: int, boundary: int) -> Logs:
+        piece = None
         try:
-            return self._run_to_fault(count, boundary)
+            piece = self._fit.data.piece(self.batch_size, count)
+            return self._run_to_fault(piece, boundary)
         except tf.errors.ResourceExhaustedError as error:
             if not self._hand.may_spring_back or self.batch_size <= self._proven:
                 self._return_to(boundary)
@@ -167,25 +186,26 @@ class Trainer:
             self._return_to(boundary)
             self._hand.spring_back(self.step, error)
             self._helm.advance(boundary, True)
-            return self._run_to_fault(min(count, self._room(count)), boundary)
+            return self._run_to_fault(self._fit.data.piece(self.batch_size, min(count, self._room(count))), boundary)
         except Exception:
-            self._return_to(boundary)
+            assert self.keeper.snapshot is not None
+            if piece is not None or self.keeper.snapshot.step == boundary:  # data that fail have changed nothing
+                self._return_to(boundary)
             raise
 
-    def _run_to_fault(self, count: int, boundary: int) -> Logs:
+    def _run_to_fault(self, piece: Piece, boundary: int) -> Logs:
         """Takes a block of steps, none behind the first whose loss is not finite."""
-        logs = self._run(count)
+        logs = self._run(piece)
         if not self.healthy or logs.sound == logs.taken:
             return logs
         standing = self.standing  # an unrolled block has gone on to the end of its turn
         self._return_to(boundary)
         self.standing = standing
-        return self._run(logs.sound)
+        return self._run(self._fit.data.piece(self.batch_size, logs.sound))
 
-    def _run(self, count: int) -> Logs:
+    def _run(self, piece: Piece) -> Logs:
         size, source = self.batch_size, self._fit.data
-        piece = source.piece(size, count)
-        block = self.subject.block(piece.fixed, source.signature, may_unroll=source.rewindable)
+        block = self.subject.block(piece.fixed, source.signature, self._may_unroll)
         began = time.perf_counter()
         logs = block(piece.data, piece.order, piece.cursor, piece.batch_size, piece.count, watch=self.healthy)
         self._pace.took(logs.taken, time.perf_counter() - began)
@@ -208,11 +228,16 @@ class Trainer:
         self.history.append(self.epoch + 1, boundary + 1, logs.taken, columns)
         self._helm.follow()
 
-    def _trace_ahead(self, piece: Any) -> None:
+    def _trace_ahead(self, piece: Piece) -> None:
         """Beside a block fixed in size traces the one for any size, so that a change need not wait for it."""
         if piece.fixed is None or self.model.jit_compile or "batch_size" not in self._helm.scales:
             return
-        self.subject.block(None, self._fit.data.signature)
+        self.subject.block(None, self._fit.data.signature, self._may_unroll)
+
+    @property
+    def _may_unroll(self) -> bool:
+        """Whether steps may be taken by turns: where those of half a turn can be taken again."""
+        return self._fit.data.rewindable and not self._fit.callbacks.every_step
 
     @property
     def _epoch_spent(self) -> bool:
@@ -334,8 +359,8 @@ class Trainer:
             Exception: What Keras raises when the model cannot be built for such data.
         """
         self.notice()
-        first = not self.history.branches
-        before = {} if first else self._helm.values
+        first, lost = not self.history.branches, self._is_lost
+        before = {} if first or lost else self._helm.values
         self._anew = self.subject.compiled_anew
         if self._anew:
             self.subject.take()
@@ -350,7 +375,9 @@ class Trainer:
             self.model.reset_metrics()
         self.keeper.snapshot = None  # of other data, or of other values
         if not (plan.completes or (plan.keeps_size and batch_size == before.get("batch_size"))):
+            waited = self._waiting.all
             self._waiting.clear()
+            self.refuse_dropped(waited, "a fit with another batch size began before that")
         elif self._anew:
             self._waiting.put_off(self.step + self.subject.steps_to_update)
         self._fits.describe(plan, self._helm.scales)
@@ -360,12 +387,24 @@ class Trainer:
         values = self._helm.values
         if first:
             self.history.begin(values)
+        elif lost:
+            self._start_over()
         self.subject.settle()
         changes = {name: (before.get(name), values[name]) for name in values if before.get(name) != values[name]}
         changes = {name: change for name, change in changes.items() if name in self._helm.scales}
         self._helm.since |= dict.fromkeys(changes, self.step)
         self.subject.dials.bind()
         return changes
+
+    @property
+    def _is_lost(self) -> bool:
+        """Whether the run had begun, and no state of it is left to go on from."""
+        return self._plan is None and bool(self.history.branches) and not self.shelf.candidates()
+
+    def _start_over(self) -> None:
+        tip, left = self.history.steps, self.history.branch
+        self.leave(ROOT, 0, {}, {})  # from before anything that was done there
+        self.enter("rewind", why=f"to the start, as no checkpoint is left, from step {tip:,} of {left}")
 
     def announce(self, changes: Mapping[str, Any]) -> Entry:
         """Writes into the journal that the fit begins."""
@@ -390,7 +429,8 @@ class Trainer:
         self._validation = None
         if plan.validation is not None:
             about = plan.validation, plan.validation_steps, plan.validation_freq, plan.callbacks
-            self._validation = Validation(self.model, *about, lambda: self.subject.variables.reset_metrics())
+            reset, structure = (lambda: self.subject.variables.reset_metrics()), (lambda: self.subject.dials.graph)
+            self._validation = Validation(self.model, *about, reset, structure)
 
     def _recompile(self) -> None:
         """Goes on with the model as it was compiled anew while it rested."""
@@ -470,7 +510,8 @@ class Trainer:
         plan = self._plan
         if plan is None:
             return []
-        found = [unfusable(self.model) if plan.own is None else "", plan.data.remark, self.subject.restless]
+        ours = [unfusable(self.model), self.subject.unbuilt] if plan.own is None else []
+        found = [*ours, plan.data.remark, self.subject.restless]
         return [sentence for sentence in found if sentence]
 
     def finish(self, action: str, **about: Any) -> Entry:
@@ -537,9 +578,10 @@ class Trainer:
 
     def _after_hook(self, hook: str, author: str, may_edit: bool) -> None:
         """Finds out what a callback has changed by hand, and journals it under its name."""
+        snapshot = self.keeper.snapshot
         self._hand.adopt(self.step, author)
-        if may_edit and "batch" in hook:
-            self.keeper.snapshot = None  # from before it, what it may have done cannot be done again
+        if may_edit and "batch" in hook:  # what it may have done cannot be done again
+            self.keeper.snapshot, self.keeper.by_steps = snapshot, False
         if may_edit and hook in _EDITING:
             self._edits.note(author)
 
@@ -624,7 +666,7 @@ class Trainer:
             if self._fit.steps_per_epoch:
                 count = min(count, self._fit.steps_per_epoch - self._epoch_step)
             self._advance()
-            logs = self._run(count)
+            logs = self._run(self._fit.data.piece(self.batch_size, count))
             self._helm.follow()
             self._last = logs.last
             losses = np.full(logs.taken, np.nan) if logs.loss is None else logs.loss
@@ -646,6 +688,16 @@ class Trainer:
         """Drops the changes that wait for their step."""
         self._waiting.restore([])
 
+    @property
+    def waiting(self) -> list[Waiting]:
+        """The changes that wait for their step."""
+        return self._waiting.all
+
+    def refuse_dropped(self, waited: Iterable[Waiting], reason: str) -> None:
+        """Answers those of the changes that waited which no longer do."""
+        for change in self._waiting.dropped(waited):
+            self.enter("refuse", **change.refusal(reason))
+
     def put_off(self, values: dict[str, Any]) -> int | None:
         """Takes the batch size out of values that are to be applied where it has to wait; returns it then."""
         return values.pop("batch_size", None) if self.subject.steps_to_update else None
@@ -654,7 +706,7 @@ class Trainer:
         """Has a batch size that is kept act when gradients have been applied; returns the steps done then."""
         return self._hand.keep_size(self.step, size)
 
-    def places_to_skip(self, batches: int) -> list[int]:
+    def places_to_skip(self, batches: int, batch_size: int) -> list[int]:
         """Where batches are left out: pass, and the places of the first example left out and of the next one not.
 
         Raises:
@@ -662,7 +714,7 @@ class Trainer:
         """
         if self._plan is None:
             raise ValueError("`skip` needs the data. Call `fit(…, paused=True)` first.")
-        return self._plan.places_to_skip(batches, self.batch_size)
+        return self._plan.places_to_skip(batches, batch_size)
 
     def apply(self, turn: Mapping[str, Any]) -> None:
         """Does what was done where a branch began: values that were kept, examples that were left out."""
@@ -789,18 +841,34 @@ class Trainer:
             self._plan.check_size(state.examples)
 
     def _return_to(self, boundary: int) -> None:
-        """After a failed block: from the snapshot, the same steps again, up to the boundary."""
-        assert self.keeper.snapshot is not None
-        self.restore(self.keeper.snapshot)
-        try:
-            while self.step < boundary:
-                self._run(boundary - self.step)
-                if self._epoch_spent:
-                    self._begin_epoch()
-        except Exception:  # once more: what has been lost is told
+        """After a failed block: from the snapshot, the same steps again, up to the boundary; what is lost is told."""
+        snapshot, data = self.keeper.snapshot, self._fit.data
+        assert snapshot is not None
+        by_steps = self.keeper.by_steps and data.rewindable
+        if not data.rewindable:  # its examples go on
+            snapshot = replace(snapshot, passes=data.place[0], cursor=data.place[1])
+        self.restore(snapshot)
+        if snapshot.step == boundary:
+            lost = ""
+        elif by_steps:
+            lost = self._take_again(boundary)
+        else:
+            lost = "from which no step can be taken again"
+        if lost:
             self.leave(self.history.branch, self.journal.mark, {}, {})
-            self.enter("rewind", why=f"to step {self.step:,}, behind which a step failed twice")
+            self.enter("rewind", why=f"to step {self.step:,}, {lost}")
         self._helm.follow()
+
+    def _take_again(self, boundary: int) -> str:
+        """Takes the steps up to the boundary again; returns what prevents it, if anything."""
+        ended = self.history.ended(*self.history.line())
+        try:
+            for _ in self.retake(boundary, ended):
+                pass
+            self.close_epoch(ended)
+        except Exception:  # once more
+            return "behind which a step failed twice"
+        return ""
 
 
 # Hooks behind which the weights may have been changed.

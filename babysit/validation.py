@@ -19,6 +19,7 @@ class Validation:
         every: Epochs from one to the next, or the epochs behind which to validate, from 1 on.
         callbacks: Those of the fit.
         reset_metrics: Does what `model.reset_metrics()` does.
+        structure: Returns what a graph of the model depends on.
     """
 
     def __init__(
@@ -29,12 +30,13 @@ class Validation:
         every: int | list[int],
         callbacks: Callbacks,
         reset_metrics: Callable[[], None],
+        structure: Callable[[], Any],
     ) -> None:
         self._model, self._source, self._callbacks = model, source, callbacks
-        self._reset_metrics = reset_metrics
+        self._reset_metrics, self._structure = reset_metrics, structure
         self._limit, self._every = steps or math.inf, every
         self._pace = Pace()
-        self._blocks: dict[int | None, Block] = {}
+        self._blocks: dict[Any, Block] = {}
 
     def is_due(self, epoch: int) -> bool:
         """Whether to validate behind an epoch, counted from 1."""
@@ -69,7 +71,8 @@ class Validation:
         return int(self._model.steps_per_execution if self._callbacks.every_test_step else self._pace.steps)
 
     def _block_of(self, fixed: int | None) -> Block:
-        if fixed not in self._blocks:
-            self._blocks[fixed] = evaluation_block(self._model, fixed)
-            self._blocks[fixed].trace(*self._source.signature)
-        return self._blocks[fixed]
+        key = self._structure(), fixed
+        if key not in self._blocks:
+            self._blocks[key] = evaluation_block(self._model, fixed)
+            self._blocks[key].trace(*self._source.signature)
+        return self._blocks[key]

@@ -1,7 +1,7 @@
 """Waiting: changes that act at a later step, because gradients are being accumulated until then."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,12 @@ class Waiting:
     over: int
     about: Mapping[str, Any]
     alone: bool = False
+
+    def refusal(self, reason: str) -> dict[str, Any]:
+        """What its entry says where it is dropped before it could act: the command that asked for it is answered."""
+        names = ", ".join(f"`{name}`" for name in self.values)
+        why = f"{names} waited for step {self.step:,}, and {reason}: set it again if it is still wanted"
+        return {**self.about, "why": why}
 
     def plain(self) -> dict[str, Any]:
         """The same in plain data."""
@@ -81,6 +87,16 @@ class Waitlist:
         if branch == self._history.branch:
             acted = {entry.time for _, entry in self._journal.between(branch, -1, math.inf, math.inf)}
             self.restore([one for one in changes if one["about"]["time"] not in acted])
+
+    @property
+    def all(self) -> list[Waiting]:
+        """All of them."""
+        return list(self._changes)
+
+    def dropped(self, before: Iterable[Waiting]) -> list[Waiting]:
+        """Those that waited before and no longer do."""
+        present = {change.about["time"] for change in self._changes}
+        return [change for change in before if change.about["time"] not in present]
 
     @property
     def steps(self) -> list[int]:

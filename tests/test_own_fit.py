@@ -46,6 +46,29 @@ def test_it_trains_as_its_own_fit_does(tmp_path):
     assert "overrides `fit`" in panda.journal[0].why
 
 
+@pytest.mark.parametrize("begins_with", [0.9, 0.0])
+def test_what_is_set_acts_though_the_model_was_traced_before_or_the_step_becomes_another(tmp_path, begins_with):
+    ours, theirs = make(), make()
+    for model in (ours, theirs):
+        model.optimizer.momentum = begins_with
+        model.fit(X[:32], Y[:32], verbose=0)
+    panda = begun(tmp_path, ours, epochs=1, paused=True)
+    panda.run(2)
+    panda.set(momentum=0.5)
+    panda.resume()
+    panda.wait(60)
+
+    def turn(batch, logs=None):
+        theirs.optimizer.momentum = 0.5
+        theirs.make_train_function(force=True)
+
+    theirs.make_train_function(force=True)
+    turning = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: turn(batch) if batch == 1 else None)
+    theirs.fit(X, Y, shuffle=False, verbose=0, callbacks=[turning])
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_between_its_steps_it_rests_is_steered_saved_and_stopped(tmp_path):
     model = make()
     panda = begun(tmp_path, model, epochs=1000, paused=True)

@@ -1,4 +1,5 @@
 import gc
+import itertools
 import json
 import math
 import re
@@ -10,6 +11,7 @@ import threading
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import babysit
 from babysit import demos, steps
@@ -413,8 +415,9 @@ def test_load_takes_up_the_run_where_it_was_saved(tmp_path):
     assert again.hyperparameters["batch_size"].value == 20
     assert again.status()["hyperparameters"]["momentum"]["since"] == 14
     np.testing.assert_array_equal(again.history["loss"], panda.history["loss"])
-    with pytest.raises(ValueError, match="closed here"):
-        panda.note("too late")
+    for too_late in (lambda: panda.note("too late"), lambda: panda.fit(X[:64], Y[:64], batch_size=8)):
+        with pytest.raises(ValueError, match="closed here"):
+            too_late()
 
     again.fit(X, Y, epochs=3).wait()
     whole.resume()
@@ -636,6 +639,69 @@ def test_a_validation_that_fails_ends_the_run_and_another_fit_goes_on(model):
     assert (panda.state, panda.step, panda.epoch) == ("failed", 10, 1)
     panda.fit(X, Y, epochs=1).wait()
     assert (panda.state, panda.epoch) == ("finished", 2)
+
+
+def test_a_validation_without_an_end_is_left_to_stop(model):
+    endless = tf.data.Dataset.from_tensor_slices((X, Y)).batch(32).repeat()
+    panda = babysit.Panda(model).fit(X, Y, epochs=3, validation_data=endless)
+    until(lambda: panda.step == 10)
+    panda.stop()
+    assert panda.wait(60).state == "stopped"
+    assert (panda.step, panda.epoch, list(panda.history.epochs)) == (10, 1, ["accuracy", "loss"])
+    panda.fit(X, Y).wait(60)
+    assert panda.step == 20
+
+
+def test_what_validation_tells_follows_a_change_of_structure(tmp_path):
+    keras.utils.set_random_seed(1)
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")]
+    model = keras.Sequential(layers)
+    model.compile("sgd", keras.losses.CategoricalCrossentropy())  # without label smoothing, and so traced without
+    data = X, keras.utils.to_categorical(Y, 10)
+    panda = babysit.Panda(model).fit(*data, epochs=3, validation_data=data, paused=True)
+    panda.run(10)
+    panda.set(label_smoothing=0.3)
+    panda.run(10)
+    evaluated = panda.call(lambda model: model.evaluate(*data, batch_size=32, verbose=0))
+    assert panda.history.epochs["val_loss"][1] == pytest.approx(evaluated, rel=1e-6)
+
+
+def test_nobody_waits_for_ever_where_even_failing_fails(model, monkeypatch):
+    panda = babysit.Panda(model).fit(X, Y, epochs=10**6)
+    until(lambda: panda.step > 10)
+
+    def lost(*_, **__):
+        raise RuntimeError("the device is lost")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("babysit.subject.Subject.block", lost)
+        broken.setattr("babysit.variables.Variables.read", lost)
+        broken.setattr("babysit.variables.Variables.watched", lost)
+        with pytest.raises(RuntimeError, match="the device is lost"):
+            panda.wait(60)
+        refused(panda.digest, RuntimeError, "the device is lost")
+    assert panda.state == "failed"
+    panda.fit(X, Y).wait(60)
+    assert panda.state == "finished"
+
+
+def test_data_that_call_the_panda_are_refused_and_told_what_to_do(model):
+    refusals = []
+
+    def batches():
+        for i in itertools.count():
+            if i == 20:
+                try:
+                    panda.note("harder now")
+                except RuntimeError as error:
+                    refusals.append(str(error))
+                panda.send({"action": "note", "why": "harder now"})
+            yield X[:32], Y[:32]
+
+    panda = babysit.Panda(model)
+    panda.fit(batches(), steps_per_epoch=10, epochs=10).wait(60)
+    assert len(refusals) == 1 and "`send`" in refusals[0]
+    assert "harder now" in [entry.why for entry in panda.journal]
 
 
 def test_a_full_disk_costs_a_checkpoint_and_nothing_else(resting, monkeypatch):

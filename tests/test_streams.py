@@ -15,6 +15,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import babysit
 from babysit import feeds, streams
 from babysit.data import Arrays, HostArrays, Stream, source, symbolic
 from babysit.steps import training_block
@@ -466,6 +467,22 @@ def test_a_pydataset_hears_of_its_epochs_as_from_model_fit():
     assert ours.heard == theirs.heard
 
 
+@pytest.mark.filterwarnings("ignore:Rewinding is not exact", "ignore:.*ran out")
+def test_a_pydataset_hears_of_epochs_of_some_steps_as_from_model_fit(tmp_path):
+    ours, theirs = Reshuffling(), Reshuffling()
+    how = {"steps_per_epoch": 3, "epochs": 5, "shuffle": False}
+    babysit.Panda(network(), tmp_path / "run").fit(ours, **how).wait(60)
+    network().fit(theirs, **how, verbose=0)
+    assert ours.heard == theirs.heard
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_batch_size_of_a_shuffled_pydataset_is_not_that_of_its_short_last_batch(seed):
+    data = source(Numbers(), seed=seed)
+    assert data.batch_size == 8
+    assert sorted(number for batch in walk(data) for number in batch) == list(range(N))
+
+
 def test_arrays_on_the_host_train_as_arrays_on_the_device(monkeypatch):
     monkeypatch.setattr("babysit.data.DEVICE_SHARE", 0)
     x, y = NUMBERS.astype("float64") / 7, LABELS
@@ -637,8 +654,9 @@ def test_a_stream_without_batches_is_refused(x, message):
         (lambda: Reshuffling(), "changes with each epoch"),
         (lambda: dataset().shuffle(5, reshuffle_each_iteration=False), ""),
         (lambda: dataset().map(lambda x, y: (x + 1, y), num_parallel_calls=2).cache(), ""),
+        (lambda: dataset().map(lambda *row: row, num_parallel_calls=2, deterministic=False), "`deterministic=False`"),
     ],
-    ids=["shuffle", "random", "from_generator", "PyDataset", "shuffled once", "mapped"],
+    ids=["shuffle", "random", "from_generator", "PyDataset", "shuffled once", "mapped", "mapped in any order"],
 )
 def test_a_stream_that_cannot_come_again_says_why(make, word):
     data = source(make())

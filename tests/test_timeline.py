@@ -28,8 +28,9 @@ def network(*more):
     return compiled(dense(*hidden), keras.optimizers.SGD(0.02, momentum=0.9), metrics=["mae"])
 
 
-def resting(model=None, **how):
-    return babysit.Panda(model or network(), seed=7).fit(X, Y, **{"batch_size": 16, "epochs": 9, "paused": True, **how})
+def resting(model=None, directory=None, **how):
+    how = {"batch_size": 16, "epochs": 9, "paused": True, **how}
+    return babysit.Panda(model or network(), directory, seed=7).fit(X, Y, **how)
 
 
 def digests(panda, script):
@@ -379,9 +380,12 @@ def test_through_a_fit_on_other_data_no_way_leads(tmp_path):
     assert panda.digest() == digest
 
 
+def accumulating():
+    return compiled(dense(), keras.optimizers.SGD(0.02, momentum=0.9, gradient_accumulation_steps=4))
+
+
 def test_a_change_that_waited_is_made_once(tmp_path):
-    optimizer = keras.optimizers.SGD(0.02, momentum=0.9, gradient_accumulation_steps=4)
-    panda = resting(compiled(dense(), optimizer))
+    panda = resting(accumulating())
     panda.run(5)
     panda.set(batch_size=24)  # acts behind step 8
     panda.save("waiting")
@@ -398,6 +402,43 @@ def test_a_change_that_waited_is_made_once(tmp_path):
     panda.rewind("waiting")  # the instant at which it was saved
     panda.run(5)
     assert panda.digest() == ten
+
+
+def answers(panda, command):
+    return [(entry.action, entry.why) for entry in panda.journal if entry.command == command]
+
+
+@pytest.mark.parametrize("how", ["checkpoint", "keep"])
+def test_a_change_that_waits_and_is_rewound_away_is_refused(how):
+    panda = resting(accumulating())
+    panda.run(5)
+    command = panda.send({"action": "set", "changes": {"batch_size": 24}})
+    panda.save("waiting")
+    panda.rewind("waiting")  # where it waits too
+    assert answers(panda, command) == []
+    panda.rewind(2, hyperparameters=how)
+    [(action, why)] = answers(panda, command)
+    assert action == "refuse" and "`batch_size` waited for step 8" in why and "set it again" in why
+    assert panda.journal[-1].branch == "branch 3"
+    panda.run(8)
+    assert panda.hyperparameters["batch_size"].value == 16
+    ten = panda.digest()
+    panda.rewind("branch 2")
+    panda.rewind("branch 3")
+    assert panda.digest() == ten
+
+
+def test_a_change_that_waits_and_gives_way_to_another_fit_is_refused():
+    panda = resting(accumulating())
+    panda.run(5)
+    command = panda.send({"action": "set", "changes": {"batch_size": 24}})
+    panda.stop()
+    panda.wait()
+    panda.fit(X, Y, batch_size=16, paused=True)
+    [(action, why)] = answers(panda, command)
+    assert action == "refuse" and "a fit with another batch size" in why
+    panda.run(5)
+    assert panda.hyperparameters["batch_size"].value == 16
 
 
 # ------------------------------------------------------------------- keeping, skipping, refusing
@@ -440,6 +481,40 @@ def test_skipped_batches_are_left_out_by_their_place_and_the_rest_is_model_fits(
     reference.fit(X[left], Y[left], batch_size=16, shuffle=False, verbose=0)
     for ours, theirs in zip(state(panda.model), state(reference), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_skipped_batches_are_of_the_size_that_is_kept():
+    panda = resting()
+    panda.run(2)
+    panda.set(batch_size=10)
+    assert "examples 17 to 36 of pass 1 left out" in panda.rewind(1, hyperparameters="keep", skip=2).why
+    panda.run(1)
+    panda.set(batch_size=20)
+    assert "examples 1 to 32 of pass 1 left out" in panda.rewind(0, skip=2).why
+
+
+def test_a_checkpoint_is_known_by_its_place_whatever_it_is_called_now(tmp_path):
+    panda = resting()
+    panda.run(2)
+    saved = panda.save("two")
+    panda.send({"action": "rename", "folder": saved.path.name, "name": "second"})
+    panda.run(2)
+    assert "“second”" in panda.rewind(saved).why
+    assert (panda.step, panda.digest()) == (2, saved.digest)
+    other = babysit.Panda(network(), tmp_path / "other", seed=7).fit(X, Y, batch_size=16, paused=True)
+    with pytest.raises(ValueError, match="of this run"):
+        panda.rewind(other.checkpoints[0])
+
+
+@pytest.mark.parametrize("step", [1.5, "2", True, [2], -1, 3])
+def test_a_command_to_rewind_to_no_step_is_refused_in_words(step):
+    panda = resting()
+    panda.run(2)
+    command = panda.send({"action": "rewind", "step": step})
+    panda.digest()
+    [(action, why)] = answers(panda, command)
+    assert action == "refuse" and "whole number from 0 to 2" in why and repr(step) in why
+    assert panda.step == 2
 
 
 def test_what_cannot_be_reached_is_refused_and_nothing_has_changed():
@@ -528,6 +603,36 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, last):
     np.testing.assert_array_equal(panda.history["loss"], whole.history["loss"])
     np.testing.assert_array_equal(panda.history["learning_rate"], whole.history["learning_rate"])
     assert panda.history.history == whole.history.history
+
+
+def test_a_run_of_which_no_checkpoint_is_left_begins_anew_on_a_branch_of_its_own(tmp_path):
+    panda = resting(directory=tmp_path / "run")
+    panda.run(3)
+    panda.set(momentum=0.3)
+    panda.rewind(2)
+    panda.run(3)
+    panda.stop()
+    panda.wait()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    panda = babysit.Panda.load(tmp_path / "run", network()).fit(X, Y, batch_size=20, epochs=9, paused=True)
+    assert panda.branches["branch 3"] == ("branch 1", 0)
+    assert ("rewind", 0, "branch 3") in [(entry.action, entry.step, entry.branch) for entry in panda.journal]
+    assert "from step 5 of branch 2" in panda.journal[-2].why
+    panda.run(6)
+    fresh = resting(batch_size=20)
+    fresh.run(6)
+    assert panda.digest() == fresh.digest()
+    assert panda.history.to_pandas().equals(fresh.history.to_pandas())
+    panda.rewind(4)
+    fresh.rewind(4)
+    assert panda.digest() == fresh.digest()
+    with pytest.raises(ValueError, match="no checkpoint"):
+        panda.rewind("branch 1")
+    panda.stop()
+    panda.wait()
+    replay = babysit.replay(tmp_path / "run", network(), X, Y)
+    assert replay.identical and replay.compared and replay.steps == 6
+    assert [remark for remark in replay.remarks if "The 3 steps of branch 1 were not taken again" in remark]
 
 
 def test_a_run_cut_off_within_a_validation_ends_its_epoch_when_it_goes_on(tmp_path):

@@ -401,7 +401,6 @@ class Gan(keras.Model):
         self.seed_generator = keras.random.SeedGenerator(1337)
         self.discriminator_loss = metrics.Mean(name="discriminator_loss")
         self.generator_loss = metrics.Mean(name="generator_loss")
-        self.built = True
 
     @property
     def metrics(self) -> list[Any]:
@@ -477,6 +476,37 @@ def _autoencoder() -> tuple[Make, dict[str, Any]]:
 
     x = table()["x"]
     return make, {"x": x, "y": x}
+
+
+class Uncallable(keras.Model):
+    """Only its `train_step` says what it is: it has no `call`, and its networks are built in the first step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = keras.Sequential([layers.Dense(8, "relu"), layers.Dense(2), layers.Dropout(0.2, seed=5)])
+        self.decoder = keras.Sequential([layers.Dense(8, "relu"), layers.Dense(6)])
+        self.distance = metrics.Mean(name="distance")
+
+    @property
+    def metrics(self) -> list[Any]:
+        return [self.distance]
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        with tf.GradientTape() as tape:
+            distance = ops.mean(ops.square(self.decoder(self.encoder(data, training=True)) - data))
+        self.optimizer.apply(tape.gradient(distance, self.trainable_weights), self.trainable_weights)
+        self.distance.update_state(distance)
+        return {"distance": self.distance.result()}
+
+
+@member("autoencoder without a call")
+def _uncallable() -> tuple[Make, dict[str, Any]]:
+    def make() -> keras.Model:
+        model = Uncallable()
+        model.compile(optimizers.Adam(0.02))
+        return model
+
+    return make, {"x": table()["x"]}
 
 
 # --------------------------------------------------------------------- ways to be compiled
