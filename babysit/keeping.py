@@ -47,9 +47,8 @@ class Keeper:
 
     def keep(self, anchor: str = "") -> None:
         """Has the present state saved beside the training, without a name; what for says the anchor."""
-        began = time.perf_counter()
-        state = self._state()
-        self.shelf.spent(time.perf_counter() - began)
+        state = self._taken()
+        self.shelf.spent(self._snapshot_cost)
         if anchor:  # there for as long as the process lives, should the disk not take it
             self.shelf.remember(state, self._history.branch)
         self.shelf.keep_soon(state, self._history.branch, anchor)
@@ -96,9 +95,13 @@ class Keeper:
 
     def keep_snapshot(self, share: float) -> None:
         """Takes a snapshot if there is none, or if the last is so long ago that one costs this share of the time."""
+        if self.snapshot is None or time.perf_counter() - self._snapshot_time > self._snapshot_cost / share:
+            self.shelf.remember(self._taken(), self._history.branch)
+
+    def _taken(self) -> State:
+        """The present state, which is the snapshot from now on."""
         began = time.perf_counter()
-        if self.snapshot is None or began - self._snapshot_time > self._snapshot_cost / share:
-            self.snapshot, self.by_steps = self._state(), True
-            self.shelf.remember(self.snapshot, self._history.branch)
-            self._snapshot_time = time.perf_counter()
-            self._snapshot_cost = self._snapshot_time - began
+        self.snapshot, self.by_steps = self._state(), True
+        self._snapshot_time = time.perf_counter()
+        self._snapshot_cost = self._snapshot_time - began
+        return self.snapshot

@@ -49,6 +49,7 @@ def test_it_trains_as_its_own_fit_does(tmp_path):
 @pytest.mark.parametrize("begins_with", [0.9, 0.0])
 def test_what_is_set_acts_though_the_model_was_traced_before_or_the_step_becomes_another(tmp_path, begins_with):
     ours, theirs = make(), make()
+    theirs.optimizer.build(theirs.trainable_variables)  # with velocities, which Keras makes at no later time
     for model in (ours, theirs):
         model.optimizer.momentum = begins_with
         model.fit(X[:32], Y[:32], verbose=0)
