@@ -138,6 +138,8 @@ class History(Mapping[str, np.ndarray]):
         if name in self.hyperparameters:
             return self._hyperparameter(name)
         if name not in self.columns:
+            if name in self.epochs:
+                raise KeyError(f"`{name}` is measured once an epoch: `history.epochs[{name!r}]`.")
             raise KeyError(f"`{name}` is not measured. The columns are {', '.join(self.columns)}.")
         stretches = [_column(block, name, stretch) for stretch in self.line() for block in self._blocks(stretch)]
         return np.concatenate(stretches) if stretches else np.array([])

@@ -53,20 +53,25 @@ class Keeper:
             self.shelf.remember(state, self._history.branch)
         self.shelf.keep_soon(state, self._history.branch, anchor)
 
+    def keep_left(self, state: State, branch: str) -> None:
+        """Has a state saved that is left, and that no steps lead to again."""
+        self.shelf.remember(state, branch)
+        self.shelf.keep_soon(state, branch, "tip")
+
     def keep_last(self) -> None:
         """Saves the present state, and what waits to be saved.
 
         Raises:
             OSError: If the disk does not take it.
         """
-        self._keep_best()
+        self.keep_best()
         self.shelf.keep(self._state(), None, self._history.branch, "end")
 
     def keep_if_due(self) -> None:
         """Has the present state saved if what all that costs stays below its share."""
         if self.shelf.is_due():
             self.keep()
-            self._keep_best()
+            self.keep_best()
 
     def note_best(self, name: str, sign: int, logs: Mapping[str, Any]) -> None:
         """Takes a copy of the state if what is monitored has never been better in this run.
@@ -88,7 +93,8 @@ class Keeper:
             self._bests[name] = value
             self._best = self._state(), self._history.branch
 
-    def _keep_best(self) -> None:
+    def keep_best(self) -> None:
+        """Has the best state so far saved, if it is another one by now."""
         if self._best is not None and BEST not in self.shelf.names:  # which a person may have taken
             self.shelf.keep_soon(*self._best, name=BEST)
         self._best = None

@@ -10,12 +10,13 @@ import datetime
 import inspect
 import itertools
 import numbers
+import random
 import re
-import secrets
 import sys
 import threading
 import warnings
 import weakref
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ class Panda:
     Args:
         model: A compiled `keras.Model`, trained in place.
         directory: Where the run is kept; `runs/<model name>-<date>-<n>` by default.
-        seed: Whole number from 0 on, of the order of examples; drawn if not given.
+        seed: Whole number from 0 on, of the order of examples; if not given, it follows from how Python's
+            `random` stands, and so from `keras.utils.set_random_seed`.
 
     Raises:
         TypeError: If `model` is no Keras model.
@@ -70,7 +72,7 @@ class Panda:
 
     def __init__(self, model: keras.Model, directory: str | Path | None = None, seed: int | None = None) -> None:
         _check_model(model)
-        seed = secrets.randbits(31) if seed is None else int(checked("seed", seed, any_whole(0)))
+        seed = _drawn_seed() if seed is None else int(checked("seed", seed, any_whole(0)))
         path = _new_directory(model.name) if directory is None else _own_directory(Path(directory))
         with _opened(path) as (lock, record):
             record.set_meta({"model": model.name, "seed": seed, "architecture": architecture.describe(model)})
@@ -280,10 +282,19 @@ class Panda:
 
         Raises:
             ValueError: If no fit is going on, or `steps` is no whole number from 1 on.
+            FloatingPointError: If it rests before that because the loss is no longer finite.
             Exception: Whatever the training raised.
         """
         _refuse_second(self.model, but=self)
         self._driver.ask("run", steps=steps).result()
+        self._check_finite()
+
+    def _check_finite(self) -> None:
+        if self._driver.not_finite:
+            raise FloatingPointError(
+                f"The loss of step {self.step:,} is not finite. The run rests there: `rewind` to a checkpoint and "
+                "lower the learning rate, or `resume()` all the same."
+            )
 
     def wait(self, timeout: float | None = None) -> "Panda":
         """Waits until the run is finished, stopped or failed; returns the panda.
@@ -301,11 +312,7 @@ class Panda:
         over = self._progress.wait(self._driver, timeout)
         if self._driver.error is not None:
             raise self._driver.error
-        if self._driver.not_finite:
-            raise FloatingPointError(
-                f"The loss of step {self.step:,} is not finite. The run rests there: `rewind` to a checkpoint and "
-                "lower the learning rate, or `resume()` all the same."
-            )
+        self._check_finite()
         if not over:
             raise TimeoutError(f"After {timeout} s the run is still {self.state}, at step {self.step:,}.")
         return self
@@ -413,6 +420,12 @@ class Panda:
         _refuse_second(self.model, but=self)
         place = self._found(to)
         entry: Entry = self._driver.ask("rewind", **place, hyperparameters=hyperparameters, skip=skip)
+        if self._timeline.differs is not None:
+            warnings.warn(
+                f"The steps taken again differ from step {self._timeline.differs:,} on: this is not the state that was "
+                "there. From now on the tip of what is left is kept.",
+                stacklevel=2,
+            )
         return entry
 
     # ------------------------------------------------------------------ reading
@@ -655,6 +668,11 @@ class Panda:
         except Exception as error:
             said = f"could not be saved: {error}"
         print(f"babysit: {self.model.name} rests at step {self.step:,} and {said}", file=sys.stderr)
+
+
+def _drawn_seed() -> int:
+    """A seed that is another in each process, unless somebody has seeded Python's `random`; that is not drawn on."""
+    return zlib.crc32(repr(random.getstate()).encode()) >> 1
 
 
 _DEFAULTS = inspect.signature(Panda.fit).parameters

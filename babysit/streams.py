@@ -158,9 +158,9 @@ class Stream:
             return
         if not self._feed.reopens:
             raise ValueError(
-                f"`restore` cannot move a generator: what it has yielded is gone. Received: example {cursor} of pass "
-                f"{passes}, standing at example {self._cursor} of pass {self._passes}. Give a `tf.data.Dataset` or a "
-                "`keras.utils.PyDataset` instead."
+                "The run cannot be rewound: what a generator has yielded is gone. Received: a place behind example "
+                f"{cursor:,} of pass {passes + 1:,}, standing behind example {self._cursor:,} of pass "
+                f"{self._passes + 1:,}. Give a `tf.data.Dataset` or a `keras.utils.PyDataset` instead."
             )
         before, waited, known = self.place, self._waits, (self._pass_size, self._pass_batches)
         try:

@@ -73,7 +73,8 @@ class Subject:
 
     def _build(self, spec: Any, batch: Any) -> None:
         """Builds the model by its `call`, or, as its `train_step` may do without, by what a first step would build."""
-        if type(self.model).call is not keras.Model.call:
+        told = all(layer.built for layer in self.model._flatten_layers(include_self=False))
+        if type(self.model).call is not keras.Model.call and (told or not self.is_custom):
             with contextlib.suppress(Exception):  # what is wrong the step will say, as it does to `Model.fit`
                 self.model._symbolic_build(data_batch=symbolic(spec))
                 return

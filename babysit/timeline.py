@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from babysit.checkpoints import State
 from babysit.history import Ended, Stretch
 from babysit.hyperparameters import checked
 from babysit.journal import Entry
@@ -20,6 +21,7 @@ from babysit.trainer import Trainer
 
 # What of the journal changes the state when it is applied again; an edit can only be read from a checkpoint.
 REPEATED = ("set", "refuse", "fit")
+_DIFFERS = "Rewinding is not exact, because steps that were taken again differed from those before."
 
 
 class _Edited(ValueError):
@@ -68,7 +70,7 @@ class Timeline:
             raise ValueError(f'`hyperparameters` must be "checkpoint" or "keep". Received: {hyperparameters!r}.')
         skip = int(checked("skip", skip, Scale(0, 2**53, whole=True), "It is a number of batches."))
         present, left, waited = trainer.told, trainer.step, trainer.waiting
-        with self._or_back():
+        with self._or_back() as (before, standing_on):
             origin, mark, name = self._go_to_checkpoint(folder) if folder is not None else self._go_to(step, branch)
             restored, turn, size, batch_size = trainer.told, dict[str, Any](), None, trainer.batch_size
             if hyperparameters == "keep":
@@ -79,9 +81,13 @@ class Timeline:
             if skip:
                 turn["skipped"] = trainer.places_to_skip(skip, batch_size)
             trainer.apply(turn)
+        if self.differs:
+            trainer.subject.restless = trainer.subject.restless or _DIFFERS
+        if not trainer.comes_again and before.step:
+            trainer.keeper.keep_left(before, standing_on)
         # Kept values are a change against the checkpoint's, restored ones against the present.
-        before, now = restored if hyperparameters == "keep" else present, trainer.told
-        changes = {name: (old, now[name]) for name, old in before.items() if name in now and old != now[name]}
+        were, now = restored if hyperparameters == "keep" else present, trainer.told
+        changes = {name: (old, now[name]) for name, old in were.items() if name in now and old != now[name]}
         trainer.leave(origin, mark, turn, changes)
         said = [f"to {name or f'step {trainer.step:,}'}, from step {left:,}"]
         said += ["hyperparameters kept"] if hyperparameters == "keep" else []
@@ -123,12 +129,12 @@ class Timeline:
         return [replace(part, end=min(part.end, step)) for part in self._history.line(branch) if part.start <= step]
 
     @contextmanager
-    def _or_back(self) -> Iterator[None]:
-        """Whatever fails inside leaves everything as it was."""
+    def _or_back(self) -> Iterator[tuple[State, str]]:
+        """Whatever fails inside leaves everything as it was; yields the state of before, and its branch."""
         trainer = self._trainer
         before, standing = trainer.state(), trainer.standing
         try:
-            yield
+            yield before, self._history.branch
         except Exception:
             trainer.restore(before)
             trainer.standing = standing

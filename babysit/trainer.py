@@ -592,6 +592,7 @@ class Trainer:
 
     def rest(self) -> None:
         """Remembers the state, so that `notice` finds what was changed by hand since."""
+        self.keeper.keep_best()
         self._edits.watch()
 
     def notice(self) -> None:
@@ -767,6 +768,11 @@ class Trainer:
             data.restore(max(data.place[0], self.epoch), 0)
             self._epoch_step = 0
             self.subject.variables.reset_metrics()
+
+    @property
+    def comes_again(self) -> bool:
+        """Whether steps that are taken again are the same, as far as is known."""
+        return self._plan is None or (self._plan.data.rewindable and not self.subject.restless)
 
     def check_rewindable(self) -> None:
         """Raises ValueError unless the data give the same examples once more."""

@@ -2,6 +2,7 @@ import gc
 import itertools
 import json
 import math
+import random
 import re
 import subprocess
 import sys
@@ -586,7 +587,8 @@ def test_a_loss_that_turns_nan_rests_at_that_very_step():
     panda.rewind(0)
     assert np.isfinite(panda.model.get_weights()[0]).all()
     panda.run(4)
-    panda.run(1)
+    with pytest.raises(FloatingPointError, match="step 5 "):
+        panda.run(1)
     assert panda.status()["not_finite"]
     panda.run(3)  # who goes on all the same may
     assert panda.step == 8
@@ -639,6 +641,68 @@ def test_a_validation_that_fails_ends_the_run_and_another_fit_goes_on(model):
     assert (panda.state, panda.step, panda.epoch) == ("failed", 10, 1)
     panda.fit(X, Y, epochs=1).wait()
     assert (panda.state, panda.epoch) == ("finished", 2)
+
+
+def test_the_order_follows_from_keras_s_seed_unless_it_is_given(model, tmp_path):
+    def weights(name, **how):
+        keras.utils.set_random_seed(5)
+        panda = babysit.Panda(demos.dense_network(seed=1), tmp_path / name, **how)
+        drawn = random.random()
+        panda.fit(X, Y, epochs=2).wait()
+        return panda.model.get_weights()[0].tolist(), drawn
+
+    first = weights("first")
+    random.random()
+    assert weights("again") == first
+    assert weights("other", seed=3)[0] != first[0]
+    keras.utils.set_random_seed(5)
+    demos.dense_network(seed=1)
+    assert random.random() == first[1]  # the panda has not drawn on it
+
+
+def test_run_raises_where_the_loss_is_no_longer_finite(model):
+    panda = babysit.Panda(model).fit(X, Y, paused=True)
+    panda.set(learning_rate=1.0, momentum=0.9999)
+    panda.call(lambda model: model.layers[-1].kernel.assign(model.layers[-1].kernel * np.nan))
+    with pytest.raises(FloatingPointError, match="The loss of step 1 is not finite"):
+        panda.run(5)
+    assert (panda.step, panda.state) == (1, "paused")
+    panda.run(2)  # all the same
+    assert panda.step == 3
+
+
+def test_what_a_train_step_needs_and_build_makes_is_made_once(tmp_path):
+    class Averaging(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(10)
+
+        def build(self, shape):
+            self.dense.build(shape)
+            self.sums = [tf.Variable(tf.zeros(weight.shape), trainable=False) for weight in self.trainable_weights]
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(x, training=True))
+            gradients = tape.gradient(loss, self.trainable_weights)
+            self.optimizer.apply(gradients, self.trainable_weights)
+            return {"loss": loss}
+
+    def made():
+        keras.utils.set_random_seed(2)
+        model = Averaging()
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    ours, theirs, x = made(), made(), X.reshape(len(X), -1)
+    babysit.Panda(ours, tmp_path / "run").fit(x, Y, shuffle=False).wait()
+    theirs.fit(x, Y, shuffle=False, verbose=0)
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_validation_without_an_end_is_left_to_stop(model):

@@ -549,6 +549,14 @@ def test_the_best_state_is_kept_under_that_name(tmp_path):
     assert panda.model.evaluate(*VALIDATION, verbose=0)[1] == np.float32(accuracy.max())
 
 
+def test_the_best_state_is_there_as_soon_as_the_run_rests(tmp_path):
+    stop = keras.callbacks.EarlyStopping(patience=100)
+    panda = resting(tmp_path, validation_data=VALIDATION, callbacks=[stop])
+    panda.run(7)
+    panda.rewind("best")
+    assert panda.step == 5
+
+
 def test_a_person_may_have_that_name_and_keeps_it(tmp_path):
     panda = resting(tmp_path, validation_data=VALIDATION, epochs=3)
     panda.run(2)

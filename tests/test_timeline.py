@@ -721,3 +721,45 @@ def test_a_run_is_loaded_with_the_model_as_it_was_compiled_last(tmp_path, when):
     panda.stop()
     panda.wait()
     assert babysit.Panda.load(panda.directory).model.loss == "mae"
+
+
+# --------------------------------------------------------------- where steps do not come again
+
+
+class Restless(layers.Layer):
+    """Draws what nobody could draw again."""
+
+    def call(self, inputs):
+        return inputs + 0.01 * tf.random.normal(tf.shape(inputs))
+
+
+def shuffled_anew():
+    return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(97).batch(16)
+
+
+INEXACT = {
+    "data shuffled anew": lambda: babysit.Panda(network()).fit(shuffled_anew(), epochs=9, paused=True),
+    "a step that draws": lambda: resting(network(Restless())),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Rewinding is not exact")
+@pytest.mark.parametrize("begun", INEXACT.values(), ids=INEXACT.keys())
+def test_the_tip_of_what_is_left_is_kept_where_its_steps_would_not_come_again(begun):
+    panda = begun()
+    panda.run(5)
+    panda.save("a")
+    panda.run(14)
+    tip = panda.digest()
+    panda.rewind("a")
+    panda.run(3)
+    assert panda.rewind("branch 1").step == 19
+    assert panda.digest() == tip
+
+
+@pytest.mark.filterwarnings("ignore:Rewinding is not exact")
+def test_who_rewinds_to_where_nothing_is_kept_is_warned_that_it_is_another_state():
+    panda = INEXACT["data shuffled anew"]()
+    panda.run(9)
+    with pytest.warns(UserWarning, match=r"differ from step \d+ on"):
+        panda.rewind(7)
