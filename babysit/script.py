@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from babysit import anatomy
 from babysit.anatomy import Place, Spot
+from babysit.architecture import is_whole
 from babysit.checkpoints import State
 from babysit.export import Run
 from babysit.stretches import TINY, Line, Stretch
@@ -54,8 +55,8 @@ def build_model():
 
 _DATA = """
 def load_data():
-    # Return (x, y) or (x, y, sample_weight), arrays, as `fit` was given them: without a part set aside for
-    # validation, and with class weights as weights of the examples.
+    # Return (x, y) or (x, y, sample_weight), or (x,) where there is no y, arrays, as `fit` was given them: without
+    # a part set aside for validation, and with class weights as weights of the examples.
     raise NotImplementedError("Fill in `load_data`.")
 """
 
@@ -101,10 +102,8 @@ def set_trainable(model, flags):
         layer.trainable = flag
 
 
-def make_ready(model, x):
-    if not model.built:
-        model(keras.tree.map_structure(lambda array: array[:1], x))
-LINES    restore(model, "start")
+def make_ready(model, data):
+BUILDINGLINES    restore(model, "start")
 
 
 def restore(model, state):
@@ -112,7 +111,7 @@ def restore(model, state):
     for i, variable in enumerate([*model.variables, VARIABLES]):
         # NumPy's files know no bfloat16: its bits lie in them, without a type.
         variable.assign(arrays[f"{state}.{i}"].view(tf.as_dtype(variable.dtype).as_numpy_dtype))
-
+CONSTANTS
 
 def digest(model):
     sha = hashlib.sha256()
@@ -121,16 +120,42 @@ def digest(model):
     return sha.hexdigest()
 """
 
+# How a model is built: by its `call`, or, as its `train_step` may do without, as `Model.fit` does.
+_BY_CALL = """    if not model.built:
+        x = data[0] if isinstance(data, tuple) else data
+        model(keras.tree.map_structure(lambda array: array[:1], x))
+"""
+_BY_STEP = """    # As `Model.fit` builds it: by tracing its step.
+    step = tf.autograph.experimental.do_not_convert(lambda batch: model.train_step(batch))
+    tf.function(step).get_concrete_function(tf.data.Dataset.from_tensor_slices(data).batch(1).element_spec)
+"""
+_BY_BOTH = """    if not model.built:
+        x = data[0] if isinstance(data, tuple) else data
+        try:
+            model(keras.tree.map_structure(lambda array: array[:1], x))
+        except Exception:  # its step calls it with something else, or not at all
+            pass
+        step = tf.autograph.experimental.do_not_convert(lambda batch: model.train_step(batch))
+        tf.function(step).get_concrete_function(tf.data.Dataset.from_tensor_slices(data).batch(1).element_spec)
+"""
+
+_CONSTANTS = """    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # which makes constants of its variables
+"""
+
 _TRAINING = """
 def train():
-    data = keras.tree.map_structure(prepared, keras.tree.lists_to_tuples(load_data()))
+    data = load_data()
+    data = keras.tree.lists_to_tuples(data if isinstance(data, list | tuple) else (data,))
+    data = keras.tree.map_structure(prepared, data)
     size = len(keras.tree.flatten(data)[0])
     if EXAMPLES not in (None, size):
         raise ValueError(f"`load_data` must give {EXAMPLES} examples. Received: {size}.")
-    model = build_model()
-    make_ready(model, data[0])
     if len(data) == 1 and not isinstance(data[0], tuple):
         (data,) = data
+    model = build_model()
+    make_ready(model, data)
     kept, pass_, done, declared, traced_for = kept_by(model), 0, 0, DECLARED, 0
 SCHEDULES    for steps, batch_size, changes, _ in STRETCHES:
 EVENTS        for name in kept.keys() & changes.keys():
@@ -205,7 +230,8 @@ def write(run: Run, path: Path) -> None:
     """Writes the program, and beside it the arrays that it needs, under the same name with `.npz`.
 
     Raises:
-        ValueError: If the run has not begun, its data are not dense, or the checkpoint of its start cannot be used.
+        ValueError: If the run has not begun, its data are not dense, the checkpoint of its start cannot be used, or
+            it holds no weights yet.
     """
     if not all(fit.get("is_dense", True) for fit in run.fits):
         raise ValueError(
@@ -214,6 +240,11 @@ def write(run: Run, path: Path) -> None:
         )
     places = dict(_places(run))
     line = Line(run, places)
+    if len(line.states["start"].tensors["model"]) != len(run.model.variables):
+        raise ValueError(
+            "`export_script` needs the weights that the run began with. Received: a model that only its first step "
+            "could build. `panda.schedules()` and `export_logbook` tell of such a run."
+        )
     arrays = path.with_suffix(".npz")
     states = _arrays(run, line)
     source = "\n".join(_parts(run, line, places, arrays.name))
@@ -228,13 +259,13 @@ def _parts(run: Run, line: Line, places: Mapping[str, Place], arrays: str) -> It
     yield _HEAD
     yield _constants(run, line, arrays)
     yield _table(stretches)
-    yield _UNBUILT if run.architecture is None else _BUILT
+    yield _BUILT if is_whole(run.architecture) else _UNBUILT
     yield _DATA
     yield _keeps(run, {name: place for name, place in places.items() if name in used})
     yield _ORDERS[line.first_fit["shuffle"]]
     yield _readiness(run, line)
     yield _training(run, used)
-    yield "" if run.architecture is None else _architecture(run)
+    yield _architecture(run) if is_whole(run.architecture) else ""
     yield _END
 
 
@@ -399,7 +430,7 @@ def _row(row: tuple[Any, ...]) -> str:
 
 
 def _architecture(run: Run) -> str:
-    literal = _literal(run.architecture)
+    literal = pprint.pformat(run.architecture, width=WIDTH, sort_dicts=False, compact=True)  # it may hold vocabularies
     infinite = "inf, nan = math.inf, math.nan\n" if re.search(r"\b(inf|nan)\b", literal) else ""
     return f"\n{infinite}MODEL = {literal}\n"
 
@@ -418,13 +449,31 @@ def _readiness(run: Run, line: Line) -> str:
         if line.averages:
             lines.append(f"{source}.finalize_variable_values = lambda variables: None  # not behind every stretch")
     variables = ", ".join(f"*{source}.variables" for source in sources)
-    readiness = _filled(_READINESS, {"LINES": "".join(f"    {one}\n" for one in lines), "VARIABLES": variables})
+    parts = {
+        "BUILDING": _building(run.model),
+        "LINES": "".join(f"    {one}\n" for one in lines),
+        "VARIABLES": variables,
+        "CONSTANTS\n": _CONSTANTS if _adapted(run.model) else "",
+    }
+    readiness = _filled(_READINESS, parts)
     velocities = [
         f"        {prefix!r}: [slot for slot in {source}.{name} if slot is not None],\n"
         for prefix, optimizer, source in _inner_optimizers(run)
         if (name := anatomy.slots_name(optimizer))
     ]
     return readiness + (_VELOCITIES.replace("LINES", "".join(velocities)) if line.multiplies else "")
+
+
+def _building(model: Any) -> str:
+    if type(model).call is keras.Model.call:
+        return _BY_STEP
+    return _BY_CALL if type(model).train_step is keras.Model.train_step else _BY_BOTH
+
+
+def _adapted(model: Any) -> bool:
+    """Whether layers keep constants that are made of their variables."""
+    layers = model._flatten_layers()
+    return any(isinstance(layer, keras.layers.Normalization) and layer.input_mean is None for layer in layers)
 
 
 def _inner_optimizers(run: Run) -> list[tuple[str, Any, str]]:

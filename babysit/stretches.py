@@ -47,7 +47,7 @@ class Line:
         places: Hyperparameter -> where the model keeps it.
 
     Attributes:
-        states: Name -> state that a program must load: `start`, and those edited by hand.
+        states: Name -> state that a program must load: `start`, and those that a hand or a callback edited.
         first_fit: What the fit was given with which it begins.
         built_on: For each optimizer, which of the model's variables it knows at last, by position.
         notes: What a program cannot repeat, a sentence each.
@@ -188,10 +188,11 @@ class Line:
             return None
 
     def _tell_of_edit(self, entry: Entry, state: State, trainable: tuple[bool, ...]) -> tuple[bool, ...]:
-        if "changed by hand" in entry.why:
+        if "variables changed" in entry.why:
             name = f"step_{entry.step}"
             self.states[name] = state
             self._happens(entry.step, state=name)
+            self._events[entry.step].pop("average", None)  # which came before: the state tells what it came to
         if state.trainable != trainable:
             self._happens(entry.step, trainable=list(state.trainable))
         self.built_on = state.built_on

@@ -228,6 +228,33 @@ def test_of_data_that_are_not_dense_no_program_is_written(tmp_path, kind):
     assert not (tmp_path / "again.py").exists()
 
 
+class Eager(keras.Model):
+    """A model that only its first step can build."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+
+    def train_step(self, data):
+        x, y = (part.numpy() for part in data)
+        with tf.GradientTape() as tape:
+            loss = keras.ops.mean((self.dense(x) - y) ** 2)
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return {"loss": loss}
+
+
+@pytest.mark.filterwarnings("ignore:The run cannot be rewound")
+def test_of_weights_that_nobody_saw_at_the_start_no_program_is_written(tmp_path):
+    model = Eager()
+    model.compile("sgd", run_eagerly=True)
+    x = np.ones((8, 3), "float32")
+    panda = babysit.Panda(model, tmp_path / "run").fit(x, x[:, :1], epochs=1).wait(60)
+    with pytest.raises(ValueError, match="weights that the run began with"):
+        panda.export_script(tmp_path / "again.py")
+    assert not (tmp_path / "again.py").exists()
+
+
 def test_a_program_has_the_name_of_one(steered, tmp_path):
     with pytest.raises(ValueError, match="`path`"):
         steered.export_script(tmp_path / "again")

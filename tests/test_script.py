@@ -149,6 +149,47 @@ def weights_put_in_place(folder):
     return finish(panda)
 
 
+def weights_put_in_place_by_a_callback(folder):
+    return finish(start(demos.dense_network(seed=1), folder, callbacks=[Restless()]))
+
+
+def stopping_early():
+    """Ends the training behind the second epoch, with the weights of the first."""
+    return keras.callbacks.EarlyStopping("loss", patience=1, min_delta=9, restore_best_weights=True)
+
+
+def the_best_weights_at_the_end(folder):
+    return finish(start(demos.dense_network(seed=1), folder, callbacks=[stopping_early()]))
+
+
+def the_best_weights_over_moving_averages(folder):
+    optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
+    return finish(start(demos.dense_network(optimizer, seed=1), folder, callbacks=[stopping_early()]))
+
+
+def the_best_weights_trained_on(folder):
+    panda = the_best_weights_over_moving_averages(folder)
+    return panda.fit(X, Y, batch_size=24, epochs=1).wait()
+
+
+class AtTheEnd(Restless):
+    """Puts other weights in place when the last epoch ends, before moving averages take their place."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch - 2)
+
+
+def moving_averages_over_weights_put_in_place(folder):
+    optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
+    return finish(start(demos.dense_network(optimizer, seed=1), folder, callbacks=[AtTheEnd()]))
+
+
+def weights_put_in_place_behind_the_end(folder):
+    panda = finish(start(demos.dense_network(seed=1), folder, epochs=1))
+    panda.model.layers[-1].bias.assign(np.ones(10))
+    return panda
+
+
 def layers_that_rest(folder):
     model = demos.dense_network(keras.optimizers.Adam(0.003), seed=1)
     model.layers[1].trainable = False
@@ -244,6 +285,129 @@ def a_model_of_ones_own(folder):
     return finish(panda)
 
 
+class Autoencoder(keras.Model):
+    """A model without a `call`."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4)])
+        self.decoder = keras.Sequential([keras.layers.Dense(64), keras.layers.Reshape((8, 8, 1))])
+        self.noise = keras.random.SeedGenerator(3)
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            code = self.encoder(data)
+            code += 0.1 * keras.random.normal(keras.ops.shape(code), seed=self.noise)
+            loss = keras.ops.mean((self.decoder(code) - data) ** 2)
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return {"loss": loss}
+
+
+def autoencoder():
+    model = Autoencoder()
+    model.compile(keras.optimizers.Adam(0.01))
+    return model
+
+
+def a_model_without_a_call(folder):
+    panda = start(autoencoder(), folder, y=None)
+    panda.run(4)
+    panda.set(learning_rate=0.003, batch_size=50)
+    return finish(panda)
+
+
+class Rivals(keras.Model):
+    """A model without a `call`, with two optimizers."""
+
+    def __init__(self):
+        super().__init__()
+        self.critic = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(1)])
+        self.artist = keras.Sequential([keras.layers.Dense(64), keras.layers.Reshape((8, 8, 1))])
+        self.noise = keras.random.SeedGenerator(3)
+
+    def compile(self, critic_optimizer, artist_optimizer):
+        super().compile()
+        self.critic_optimizer, self.artist_optimizer = critic_optimizer, artist_optimizer
+
+    def train_step(self, data):
+        images, _ = data
+        with tf.GradientTape(persistent=True) as tape:
+            drawn = self.artist(keras.random.normal((keras.ops.shape(images)[0], 5), seed=self.noise))
+            real, false = (keras.ops.mean(self.critic(seen)) for seen in (images, drawn))
+            losses = {"critic": false - real + real**2, "artist": -false}
+        for name, loss in losses.items():
+            variables = getattr(self, name).trainable_variables
+            gradients = tape.gradient(loss, variables)
+            getattr(self, f"{name}_optimizer").apply_gradients(zip(gradients, variables, strict=True))
+        return losses
+
+
+def rivals():
+    model = Rivals()
+    model.compile(keras.optimizers.Adam(0.01), keras.optimizers.RMSprop(0.001))
+    return model
+
+
+def two_optimizers_without_a_call(folder):
+    panda = start(rivals(), folder)
+    panda.run(4)
+    panda.set(**{"artist.learning_rate": 0.01, "critic.beta_1": 0.5})
+    return finish(panda)
+
+
+class Paired(keras.Model):
+    """A model whose step calls it with what its examples alone are not."""
+
+    def __init__(self):
+        super().__init__()
+        self.flat, self.dense = keras.layers.Flatten(), keras.layers.Dense(10)
+
+    def call(self, inputs):
+        images, labels = inputs
+        return self.dense(self.flat(images)) - keras.ops.one_hot(labels, 10)
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = keras.ops.mean(self(data) ** 2)
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return {"loss": loss}
+
+
+def paired():
+    model = Paired()
+    model.compile(keras.optimizers.SGD(0.05))
+    return model
+
+
+def a_step_that_calls_the_model_in_its_own_way(folder):
+    return finish(start(paired(), folder))
+
+
+def inputs_that_were_adapted_to(folder):
+    keras.utils.set_random_seed(1)
+    normalization = keras.layers.Normalization(axis=None)
+    normalization.adapt(X)
+    layers = [keras.Input((8, 8, 1)), normalization, keras.layers.Flatten(), keras.layers.Dense(10, "softmax")]
+    model = keras.Sequential(layers)
+    model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
+    return finish(start(model, folder))
+
+
+WORDS = np.array([f"{'even' if y % 2 == 0 else 'odd'} {'small' if y < 5 else 'large'} it's {y}" for y in Y])
+
+
+def words_that_were_adapted_to(folder):
+    keras.utils.set_random_seed(1)
+    vectorization = keras.layers.TextVectorization(output_sequence_length=4)
+    vectorization.adapt(WORDS)
+    layers = [keras.layers.Embedding(20, 4), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")]
+    model = keras.Sequential([keras.Input((), dtype="string"), vectorization, *layers])
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    return finish(start(model, folder, x=WORDS.astype(object)))
+
+
 def scaled_model():
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.003), 2.0**10, dynamic_growth_steps=5)
     return demos.dense_network(scaled, seed=1)
@@ -324,6 +488,12 @@ RUNS = [
     any_step_with_batches_left_out,
     jumps_of_a_callback_corrected_for,
     weights_put_in_place,
+    weights_put_in_place_by_a_callback,
+    weights_put_in_place_behind_the_end,
+    the_best_weights_at_the_end,
+    the_best_weights_over_moving_averages,
+    the_best_weights_trained_on,
+    moving_averages_over_weights_put_in_place,
     layers_that_rest,
     moving_averages,
     epochs_of_so_many_steps,
@@ -332,14 +502,31 @@ RUNS = [
     accumulated_gradients,
     penalties_and_smoothing,
     a_model_of_ones_own,
+    a_model_without_a_call,
+    two_optimizers_without_a_call,
+    a_step_that_calls_the_model_in_its_own_way,
+    inputs_that_were_adapted_to,
+    words_that_were_adapted_to,
     scaled_losses,
     a_stream,
 ]
 
 # What a reader fills in, and what runs all programs in one process: each import of TensorFlow takes seconds.
 LOADED = """    arrays = np.load(Path(__file__).with_name("data.npz"))
-    return arrays["x"], arrays[{y!r}]
+    return {data}
 """
+# What is returned where it is not the images and their labels, and what builds a model that is the reader's own.
+DATA = {
+    penalties_and_smoothing: 'arrays["x"], arrays["one_hot"]',
+    a_model_without_a_call: 'arrays["x"]',
+    words_that_were_adapted_to: 'arrays["words"].astype(object), arrays["y"]',
+}
+MODELS = {
+    scaled_losses: "scaled_model",
+    a_model_without_a_call: "autoencoder",
+    two_optimizers_without_a_call: "rivals",
+    a_step_that_calls_the_model_in_its_own_way: "paired",
+}
 OWN = """    sys.path.append({tests!r})
     from tests.test_script import {model}
     return {model}()
@@ -352,10 +539,10 @@ for path in sys.argv[1:]:
 """
 
 
-def fill(path, y="y", model="own_model"):
+def fill(path, data='arrays["x"], arrays["y"]', model="own_model"):
     """Fills in the places that the program leaves."""
     source = path.read_text()
-    source = source.replace('    raise NotImplementedError("Fill in `load_data`.")\n', LOADED.format(y=y))
+    source = source.replace('    raise NotImplementedError("Fill in `load_data`.")\n', LOADED.format(data=data))
     own = OWN.format(tests=str(Path(__file__).parents[1]), model=model)
     path.write_text(source.replace('    raise NotImplementedError("Fill in `build_model`.")\n', own))
 
@@ -363,7 +550,7 @@ def fill(path, y="y", model="own_model"):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scripts")
-    np.savez(folder / "data.npz", x=X, y=Y, one_hot=ONE_HOT)
+    np.savez(folder / "data.npz", x=X, y=Y, one_hot=ONE_HOT, words=WORDS)
     return folder
 
 
@@ -379,8 +566,7 @@ def weights(folder):
         expected[run.__name__] = [variable.numpy() for variable in panda.model.variables]
         if panda._driver.alive:
             panda.stop()
-        model = "scaled_model" if run is scaled_losses else "own_model"
-        fill(path, "one_hot" if run is penalties_and_smoothing else "y", model)
+        fill(path, DATA.get(run, 'arrays["x"], arrays["y"]'), MODELS.get(run, "own_model"))
     paths = [str(folder / f"{run.__name__}.py") for run in RUNS]
     done = subprocess.run([sys.executable, "-c", RUNNER, *paths], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
