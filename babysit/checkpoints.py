@@ -63,7 +63,7 @@ class State:
     """Everything that decides how training goes on, in plain data.
 
     Attributes:
-        tensors: Group (`model`, `optimizer`, `metrics`) -> arrays, in the model's own order.
+        tensors: Group (`model`, `optimizer`, `metrics`, perhaps `raw`) -> arrays, in the model's own order.
         hyperparameters: Name -> value in effect.
         structure: What of the hyperparameters fixes the structure of a step.
         seed: Of the order of examples.
@@ -238,7 +238,7 @@ def load(folder: Path) -> tuple[State, dict[str, Any]]:
         groups: dict[str, list[np.ndarray]] = {}
         for name, shape in manifest["shapes"].items():
             groups.setdefault(name.split("/")[0], []).append(tensors[name].reshape(shape))
-        groups = {group: groups.get(group, []) for group in ("model", "optimizer", "metrics")}
+        groups = {"model": [], "optimizer": [], "metrics": []} | groups
         state = State(tensors=groups, **{**manifest["state"], **_tuples(manifest["state"])})
         if state.digest() != manifest["digest"]:
             raise ValueError("its state does not have the recorded digest")

@@ -21,6 +21,8 @@ import numpy as np
 import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+from tensorflow.python.framework.auto_control_deps_utils import get_read_only_resource_input_indices_graph
+from tensorflow.python.ops.handle_data_util import get_resource_handle_data
 
 # What these operations give depends on more than what a checkpoint holds.
 _RESTLESS = re.compile(
@@ -390,6 +392,11 @@ class Block:
         self._make()
 
     @property
+    def changes(self) -> list[Any]:
+        """Handles of the variables that the steps, once traced, change."""
+        return [] if self._graph is None else _changed(self._graph)
+
+    @property
     def remark(self) -> str:
         """Why the steps, once traced, do not come out the same each time, in a sentence; empty if they do."""
         return "" if self._graph is None else _restlessness(self._graph)
@@ -459,7 +466,9 @@ class Block:
             batch = _batch(data, order, cursor + i * batch_size, size, size if self._whole else self._fixed)
             if self._fixed is None and self._whole:
                 batch = _mapped(_of_any_size, batch)
-            layout = _Layout(step(batch))
+            with _set_apart():
+                seen = step(batch)
+            layout = _Layout(seen)
             self._foresee(layout)
             healthy = tf.logical_and(healthy, tf.logical_or(layout.healthy, careless))
             return i + 1, healthy, rows.write(tf.cast(i, tf.int32), layout.row), tuple(layout.extras)
@@ -507,6 +516,31 @@ class Block:
         return _joined(pieces)
 
 
+@contextmanager
+def _set_apart() -> Iterator[None]:
+    """Within, operations join the present graph as if in a function of their own, as Keras's step is.
+
+    TensorFlow sorts the factors of a product by their names before it multiplies the small
+    ones first. Where ours stood among the step's, or it shared the constants of a step taken
+    in the same turn, names would be in another order, and it would round otherwise.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    name_scope = graph.name_scope
+
+    def below(name: str | None) -> Any:
+        leaves = not name or name.startswith("gradient_tape/")  # both begin at the root
+        return name_scope(f"{prefix}{name or ''}" if leaves else name)
+
+    mark = tf.compat.v1.AttrValue(s=graph.unique_name("train_step", mark_as_used=False).encode())
+    # The name comes after those of the batch's operations, as in Keras's graph; what differs in its mark is not shared.
+    with name_scope("train_step") as prefix, graph._attr_scope({"_step": mark}):
+        graph.name_scope = below
+        try:
+            yield
+        finally:
+            del graph.name_scope
+
+
 class _Quick:
     """A compiled function that looks at its arguments once for each kind of them.
 
@@ -543,6 +577,7 @@ class Stepwise:
     """
 
     remark, worth_unrolling = "", False
+    changes: tuple[Any, ...] = ()
 
     def __init__(self, model: Any, fixed: int | None = None, measured: Measured | None = None) -> None:
         self._model, self._fixed, self._measured = model, fixed, measured or dict
@@ -613,6 +648,15 @@ def _operations(graph: Any) -> set[str]:
     definition = graph.as_graph_def()
     nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
     return {node.op for node in nodes}
+
+
+def _changed(graph: Any) -> list[Any]:
+    """Handles of the variables outside a graph that it does not only read."""
+    read = {id(graph.inputs[i]) for i in get_read_only_resource_input_indices_graph(graph)}
+    changed = [
+        (outer, inner) for outer, inner in graph.captures if inner.dtype == tf.resource and id(inner) not in read
+    ]
+    return [outer for outer, inner in changed if get_resource_handle_data(inner).is_set]  # others are tables, iterators
 
 
 def effects(graph: Any) -> list[str]:

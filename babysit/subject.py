@@ -199,7 +199,8 @@ class Subject:
             measured = self.dials.measured if self.dials.schedules else None
             self._blocks[key] = training_block(self.model, self.dials.held, fixed, measured)
             self._blocks[key].trace(*signature)  # for data of any length, so that once is enough
-            self.restless = self.restless or self._blocks[key].remark
+            block = self._blocks[key]
+            self.restless = self.restless or block.remark or self.variables.unknown(block.changes)
         if may_unroll and self._blocks[key].worth_unrolling:
             self._blocks[key].unroll()
             self._blocks[key].trace(*signature)

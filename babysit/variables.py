@@ -14,9 +14,12 @@ from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
 Tensors = dict[str, list[np.ndarray]]
 
+# A list of a model's that is longer holds data, not variables.
+_LONGEST = 1000
+
 
 class Variables:
-    """Variables of a model, of the optimizers that its step applies, and of its metrics.
+    """Variables of a model, of the optimizers that its step applies, of its metrics, and those Keras does not know.
 
     Args:
         model: A built model.
@@ -28,12 +31,26 @@ class Variables:
         self._reset: tuple[tuple[int, ...], Any] | None = None
 
     def groups(self) -> dict[str, list[Any]]:
-        """Group (`model`, `optimizer`, `metrics`) -> variables, as they are now."""
-        return {
+        """Group (`model`, `optimizer`, `metrics`; `raw` where there are such) -> variables, as they are now."""
+        groups = {
             "model": self._model.variables,
             "optimizer": [variable for optimizer in self._optimizers for variable in optimizer.variables],
             "metrics": self._model.metrics_variables,
         }
+        if raw := raw_variables(self._model):
+            known = {id(_of_tensorflow(variable)) for variables in groups.values() for variable in variables}
+            raw = [variable for variable in raw if id(variable) not in known]
+        return groups | ({"raw": raw} if raw else {})
+
+    def unknown(self, handles: Sequence[Any]) -> str:
+        """Why steps that change the variables behind these handles cannot be taken again, in a sentence, or empty."""
+        known = {id(_of_tensorflow(variable).handle) for variables in self.groups().values() for variable in variables}
+        if known.issuperset(map(id, handles)):
+            return ""
+        return (
+            "Rewinding is not exact, because the model's step changes variables that the model does not hold: "
+            "make them with `add_weight`, or keep them as attributes of the model."
+        )
 
     def read(self) -> Tensors:
         """A copy of their values."""
@@ -41,9 +58,13 @@ class Variables:
 
     def write(self, tensors: Mapping[str, Sequence[np.ndarray]]) -> None:
         """Puts values back that `read` gave."""
+        groups = self.groups()
         for group, arrays in tensors.items():
-            for variable, array in zip(self.groups()[group], arrays, strict=True):
+            for variable, array in zip(groups[group], arrays, strict=True):
                 variable.assign(array)
+        for layer in self._model._flatten_layers():
+            if isinstance(layer, keras.layers.Normalization) and layer.built:
+                layer.finalize_state()  # which makes constants of its variables
 
     def watched(self) -> list[Any]:
         """What nobody but a step should change, as it is now: all but metrics, learning rates and seeds.
@@ -54,8 +75,8 @@ class Variables:
         groups = self.groups()
         left_out = {id(getattr(_inner(optimizer), "_learning_rate", None)) for optimizer in self._optimizers}
         left_out |= set(map(id, self._seeds))
-        watched = [variable for variable in groups["model"] + groups["optimizer"] if id(variable) not in left_out]
-        return [tf.convert_to_tensor(variable.value) for variable in watched]
+        lasting = groups["model"] + groups["optimizer"] + groups.get("raw", [])
+        return [tf.convert_to_tensor(_of_tensorflow(each)) for each in lasting if id(each) not in left_out]
 
     def edited(self, before: Sequence[Any]) -> bool:
         """Whether anything is another than when `watched` gave this."""
@@ -101,9 +122,10 @@ class Variables:
         Raises:
             ValueError: If their number or shapes are those of another model.
         """
-        for group, variables in self.groups().items():
-            have = [tuple(variable.shape) for variable in variables]
-            need = [array.shape for array in tensors[group]]
+        groups = self.groups()
+        for group, arrays in tensors.items():  # a group that it was written without stays as it is
+            have = [tuple(variable.shape) for variable in groups.get(group, ())]
+            need = [array.shape for array in arrays]
             if have != need:
                 raise ValueError(
                     f"The checkpoint is of another model: its {group} variables have shapes {_short(need)}, those of "
@@ -146,8 +168,33 @@ class Variables:
         return [generator.state for layer in layers for generator in getattr(layer, "_seed_generators", ())]
 
 
+def raw_variables(model: Any) -> list[Any]:
+    """TensorFlow's own variables of numbers that a model or a layer has as attributes, alone or in a list.
+
+    A step written by hand may accumulate in them; Keras neither tracks nor saves them.
+    """
+    found = {id(raw): raw for layer in model._flatten_layers() for raw in _raw_in(list(vars(layer).values()))}
+    return list(found.values())
+
+
+def _raw_in(values: Any) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, tf.Variable):
+            dtype = value.dtype
+            if value.shape.is_fully_defined() and (dtype.is_floating or dtype.is_integer or dtype.is_bool):
+                yield value
+        elif isinstance(value, list | tuple | Mapping) and len(value) <= _LONGEST:
+            yield from _raw_in(value.values() if isinstance(value, Mapping) else value)
+        elif isinstance(value, tf.Module):
+            yield from _raw_in(value.variables)
+
+
+def _of_tensorflow(variable: Any) -> Any:
+    return variable if isinstance(variable, tf.Variable) else variable.value
+
+
 def _value(variable: Any) -> np.ndarray:
-    value: np.ndarray = variable.value.numpy()  # a copy already, as tensors are immutable
+    value: np.ndarray = _of_tensorflow(variable).numpy()  # a copy already, as tensors are immutable
     return value
 
 

@@ -209,6 +209,17 @@ def test_a_run_whose_vocabulary_was_adapted_is_loaded_without_its_model(tmp_path
     np.testing.assert_array_equal(again.model(tf.constant(texts)), model(tf.constant(texts)))
 
 
+def test_a_run_whose_inputs_were_normalised_is_loaded_without_its_model(tmp_path):
+    x = np.random.default_rng(0).normal(5, 3, (12, 4)).astype("float32")
+    normalization = keras.layers.Normalization()
+    normalization.adapt(x)
+    model = keras.Sequential([keras.Input((4,)), normalization, keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    babysit.Panda(model, tmp_path / "run").fit(x, x[:, 0], epochs=2).wait(60)
+    again = babysit.Panda.load(tmp_path / "run")
+    np.testing.assert_array_equal(again.model(x), model(x))
+
+
 def test_of_two_vocabularies_under_one_name_none_is_told():
     one, other = (
         on_strings(adapted(keras.layers.StringLookup(name="words"), words)) for words in (["step"], ["slope", "saddle"])

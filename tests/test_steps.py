@@ -6,8 +6,11 @@ import pytest
 import tensorflow as tf
 from keras.src.utils.python_utils import pythonify_logs
 
+import babysit
 from babysit import demos, steps
 from babysit.steps import Block, Stepwise, training_block
+from babysit.variables import Variables
+from tests.zoo import ZOO
 
 (X, Y), _ = demos.digits()
 X, Y = X[:96], Y[:96]
@@ -71,6 +74,48 @@ def test_unrolled_it_is_model_fits_too(make, examples):
         logs = block(data, order, 8 * start, 8, count)
         assert logs.taken == count
     twin.fit(X[:examples], Y[:examples], batch_size=8, shuffle=False, verbose=0)
+    assert_same(model, twin)
+
+
+class Variational(keras.Model):
+    """Its gradient has products of a small factor and three large ones, which TensorFlow regroups by their names."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = keras.Sequential([keras.Input((64,)), keras.layers.Dense(4)])
+        self.decoder = keras.Sequential([keras.Input((2,)), keras.layers.Dense(64, "sigmoid")])
+        self.seeds = keras.random.SeedGenerator(0)
+
+    def train_step(self, x):
+        with tf.GradientTape() as tape:
+            mean, spread = tf.split(self.encoder(x), 2, axis=1)
+            noise = keras.random.normal(tf.shape(mean), seed=self.seeds)
+            again = self.decoder(mean + tf.exp(0.5 * spread) * noise)
+            divergence = -0.5 * (1 + spread - tf.square(mean) - tf.exp(spread))
+            loss = 64 * tf.reduce_mean(keras.losses.binary_crossentropy(x, again)) + tf.reduce_mean(divergence)
+        weights = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("unrolled", [False, True])
+@pytest.mark.parametrize("batch_size", [16, 20])
+def test_products_are_grouped_as_in_model_fit(batch_size, unrolled):
+    x = X.reshape(96, 64).astype("float32")
+    models = []
+    for _ in range(2):
+        keras.utils.set_random_seed(1)
+        models.append(Variational())
+        models[-1].compile(keras.optimizers.SGD(0.01))
+        models[-1].optimizer.build(models[-1].trainable_variables)
+    model, twin = models
+    block = training_block(model, steps.nullcontext, None if 96 % batch_size else batch_size)
+    if unrolled:
+        block.unroll()
+    count = -(-96 // batch_size)
+    for _ in range(20):
+        block(tf.constant(x), tf.range(96), 0, batch_size, count)
+    twin.fit(x, epochs=20, batch_size=batch_size, shuffle=False, verbose=0)
     assert_same(model, twin)
 
 
@@ -286,6 +331,94 @@ def test_a_block_says_why_its_steps_do_not_come_out_the_same_again(noise, how):
     block((tf.constant(X), tf.constant(Y)), tf.range(96), 0, 32, 2)
     assert bool(block.remark) == bool(reason)
     assert reason in block.remark
+
+
+class Accumulating(keras.Model):
+    """Gathers gradients by hand over three steps, in TensorFlow's own variables, which it has as attributes or not."""
+
+    def __init__(self, has_them):
+        super().__init__()
+        self.dense, self.table = keras.layers.Dense(1), tf.Variable([0.5, 1.5])
+        self.dense.build((None, 4))
+        count, sums = tf.Variable(0), [tf.Variable(tf.zeros(each.shape)) for each in self.dense.variables]
+        self.gathered = lambda: (count, sums)
+        if has_them:
+            self.count, self.sums = count, {"of gradients": sums}
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+    def train_step(self, data):
+        count, sums = self.gathered()
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(self(data[0]) - data[1])) * self.table[0]
+        count.assign_add(1)
+        ready = tf.cast(count % 3 == 0, tf.float32)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        for variable, total, gradient in zip(self.trainable_variables, sums, gradients, strict=True):
+            total.assign_add(gradient)
+            variable.assign_sub(0.1 * ready * total)
+            total.assign((1 - ready) * total)
+        return {"loss": loss}
+
+
+def accumulating(has_them=True):
+    keras.utils.set_random_seed(5)
+    model = Accumulating(has_them)
+    model.compile("sgd")
+    return model
+
+
+def test_variables_that_keras_does_not_know_are_rewound_replayed_and_loaded(tmp_path):
+    data = X[:80, 0, :4, 0], Y[:80, None].astype("float32")
+    panda = babysit.Panda(accumulating(), tmp_path / "run").fit(*data, batch_size=8, epochs=2, paused=True)
+    panda.run(4)  # one step behind an update
+    saved, ends = panda.save("here"), []
+    for _ in range(2):
+        panda.run(3)
+        ends.append(panda.digest())
+        panda.rewind("here")
+        assert panda.digest() == saved.digest
+        assert int(panda.model.count) == 4
+    assert ends[0] == ends[1]
+    panda.rewind(0)
+    assert int(panda.model.count) == 0
+    assert panda.status()["remarks"] == []
+    panda.resume()
+    panda.wait(60)
+    assert babysit.replay(panda.directory, accumulating(), *data).identical
+    loaded = babysit.Panda.load(panda.directory, model=accumulating())
+    loaded.rewind("here")
+    assert loaded.digest() == saved.digest
+    assert int(loaded.model.count) == 4
+
+
+def test_a_checkpoint_without_them_can_still_be_rewound_to():
+    variables = Variables(accumulating(), [])
+    tensors = variables.read()
+    assert [array.shape for array in tensors.pop("raw")] == [(2,), (), (4, 1), (1,)]
+    variables.check(tensors)
+    variables.write(tensors)
+    with pytest.raises(ValueError, match="another model"):
+        variables.check(tensors | {"raw": [np.zeros(3)]})
+
+
+@pytest.mark.parametrize("has_them", [True, False])
+def test_it_is_said_where_a_step_changes_variables_that_the_model_does_not_hold(tmp_path, has_them):
+    data = X[:80, 0, :4, 0], Y[:80, None].astype("float32")
+    panda = babysit.Panda(accumulating(has_them), tmp_path / "run").fit(*data).wait(60)
+    assert ["variables that the model does not hold" in remark for remark in panda.status()["remarks"]] == (
+        [] if has_them else [True]
+    )
+
+
+@pytest.mark.parametrize("name", ["augmentation inside the model", "gan with two optimizers", "gradient accumulation"])
+def test_of_variables_that_it_holds_nothing_is_said(tmp_path, name):
+    make, arguments = ZOO[name]()
+    panda = babysit.Panda(make(), tmp_path / "run").fit(**arguments, paused=True)
+    panda.run(1)
+    assert panda.status()["remarks"] == []
+    assert set(panda._trainer.subject.variables.groups()) == {"model", "optimizer", "metrics"}
 
 
 # -------------------------------------------------------------------- whatever is given
