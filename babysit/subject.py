@@ -73,8 +73,7 @@ class Subject:
 
     def _build(self, spec: Any, batch: Any) -> None:
         """Builds the model by its `call`, or, as its `train_step` may do without, by what a first step would build."""
-        told = all(layer.built for layer in self.model._flatten_layers(include_self=False))
-        if type(self.model).call is not keras.Model.call and (told or not self.is_custom):
+        if type(self.model).call is not keras.Model.call and (self._layers_built or not self.is_custom):
             with contextlib.suppress(Exception):  # what is wrong the step will say, as it does to `Model.fit`
                 self.model._symbolic_build(data_batch=symbolic(spec))
                 return
@@ -115,9 +114,13 @@ class Subject:
     @property
     def unbuilt(self) -> str:
         """That only the first step can build the model, in a sentence; empty where it is built."""
-        if not self._opaque or all(layer.built for layer in self.model._flatten_layers(include_self=False)):
+        if not self._opaque or self._layers_built:
             return ""
         return "The run cannot be rewound to before its first step, because only that step can build the model."
+
+    @property
+    def _layers_built(self) -> bool:
+        return all(layer.built for layer in self.model._flatten_layers(include_self=False))
 
     @property
     def has_one_size(self) -> bool:
@@ -197,9 +200,8 @@ class Subject:
         key = self.dials.graph, self._frozen, fixed, may_unroll
         if key not in self._blocks:
             measured = self.dials.measured if self.dials.schedules else None
-            self._blocks[key] = training_block(self.model, self.dials.held, fixed, measured)
-            self._blocks[key].trace(*signature)  # for data of any length, so that once is enough
-            block = self._blocks[key]
+            block = self._blocks[key] = training_block(self.model, self.dials.held, fixed, measured)
+            block.trace(*signature)  # for data of any length, so that once is enough
             self.restless = self.restless or block.remark or self.variables.unknown(block.changes)
         if may_unroll and self._blocks[key].worth_unrolling:
             self._blocks[key].unroll()
