@@ -16,6 +16,19 @@ settings.register_profile("babysit", deadline=None, derandomize=True, database=N
 settings.load_profile("babysit")
 
 
+broken: list[str] = []
+
+
+def pytest_internalerror(excrepr):
+    broken.append(str(excrepr))
+
+
+def pytest_unconfigure(config):
+    """Say once more what broke the run itself: at the very end, which is what is seen of a long log."""
+    if broken and not hasattr(config, "workerinput"):
+        print("", *broken[0].splitlines()[-20:], sep="\n")
+
+
 @pytest.fixture(autouse=True)
 def fixed_seeds():
     if keras := sys.modules.get("keras"):  # where a test imports no Keras, neither do we
