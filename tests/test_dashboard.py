@@ -308,6 +308,25 @@ def test_a_slider_moved_back_before_the_panel_knows_of_the_first_move_is_heard()
     assert sent == [0.5, 0.9]
 
 
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_while_a_value_moves_the_slider_keeps_its_stops_and_stands_at_the_nearest(scheduled):
+    sent = []
+    status = {"value": 0.01, "low": 1e-6, "high": 1.0, "kind": "log", "whole": False}
+    status |= {"since": 0, "follows_schedule": scheduled}
+    dial = Dial("learning_rate", status, lambda name, value: sent.append(value) or "1")
+    slider, exact = (find(dial.widget, description=f"learning rate{words}") for words in ("", ", exactly"))
+    dial.refresh(status | {"value": 0.0097})
+    stops = slider.options
+    for value, nearest in [(0.0077, 0.008), (0.0000123, 0.0000125), (3e-9, 1e-6), (0.0, 1e-6), (7.0, 1.0)]:
+        dial.refresh(status | {"value": value})
+        assert (slider.value, slider.options, float(exact.value)) == (nearest, stops, value)
+    dial.refresh(status | {"value": 7.0})
+    assert slider.value == 7.0  # it stands still
+    assert sent == []
+    slider.value = 0.1
+    assert sent == [0.1]
+
+
 def test_where_the_kernel_hears_a_hand_only_between_two_cells_the_panel_says_so(run, monkeypatch):
     old = SimpleNamespace(kernel=SimpleNamespace(implementation_version="6.31.0"))
     monkeypatch.setattr("babysit.ui.controls.get_ipython", lambda: old)

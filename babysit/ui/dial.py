@@ -34,6 +34,7 @@ class Dial:
         self.name, self._send = name, send
         self._scale = Scale(status["low"], status["high"], status["kind"], status["whole"], status.get("zero", False))
         self._in_effect = status["value"]
+        self._shown, self._moving = status["value"], False  # whether it was another one than the time before
         self._start: Any = None  # the value with which the run began, once it is known
         self._asked: tuple[str, Any] | None = None  # command and value, until it is answered
         self._refusal = ""
@@ -103,7 +104,7 @@ class Dial:
         with self._asking:
             asked, self._in_effect, self._start = self._asked, status["value"], start
             if asked is None:
-                self._show(status["value"])
+                self._show(status["value"], status["follows_schedule"])
         write(self._note, value=self._words(status, asked))
         now = "schedule" if status["follows_schedule"] else status["value"]
         away = start is not None and now != start
@@ -119,12 +120,23 @@ class Dial:
             return "follows its schedule"
         return f"in effect since step {_steps(status['since'])}"
 
-    def _show(self, value: float) -> None:
+    def _show(self, value: float, scheduled: bool) -> None:
+        moves = value != self._shown
         with self._writing.begun():
             exact = _exactly(value)
             write(self._exact, value=exact, tooltip=f"{label(self.name)}, exactly {exact}")
-            if self._slider.value != value:
+            if moves and (scheduled or self._moving):  # stops that came and went would take it out of a hand
+                write(self._slider, value=self._nearest(value))
+            elif self._slider.value != value:
                 write(self._slider, options=self._options(value), value=value)
+        self._shown, self._moving = value, moves
+
+    def _nearest(self, value: float) -> float:
+        """The slider's stop that lies nearest to a value."""
+        low, high, position = self._scale.low, self._scale.high, self._scale.position
+        place = position(min(max(value, low), high))
+        near = [stop for _, stop in self._slider.options if stop == 0 or low <= stop <= high]
+        return min(near, key=lambda stop: abs(position(stop) - place))
 
     def _options(self, value: float) -> list[tuple[str, float]]:
         """The slider's stops, and the value in effect wherever it lies."""

@@ -26,9 +26,25 @@ const begin = (tries) => {
     }
     told = now;
   };
+  // What somebody is typing stays, however often the kernel writes there: its words are shown when they have done.
+  const hold = ({ target: box }) => {
+    if (!['text', 'number'].includes(box.type) || Object.hasOwn(box, 'value')) return;
+    let late = box.value;
+    const { get } = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value');
+    Object.defineProperty(box, 'value', { configurable: true, get, set: (words) => { late = words; } });
+    const done = ({ type }) => {
+      ['change', 'blur'].forEach((end) => box.removeEventListener(end, done));
+      setTimeout(() => {
+        delete box.value;
+        if (type === 'blur') box.value = late;
+      });
+    };
+    ['change', 'blur'].forEach((end) => box.addEventListener(end, done));
+  };
   const timer = setInterval(look, 500);
   document.addEventListener('visibilitychange', look);
   new IntersectionObserver(look).observe(found);
+  found.addEventListener('input', hold, true);
   found.classList.add('babysit-heard');
   found.addEventListener('click', ({ target, clientX, clientY }) => {
     const line = target.closest('tr[data-mark]');

@@ -152,6 +152,34 @@ def test_the_learning_rate_is_the_one_compiled_until_an_exact_value_is_typed_and
     panda.lab.screenshot("refused")
 
 
+def test_a_value_that_a_ramp_moves_is_typed_over_and_dragged_away(panda):
+    ramp = "panda.set(learning_rate=1e-6, over=200_000)"
+    box = panda.dashboard.locator(".babysit-exact input").first
+    panda.lab.evaluate(ramp)
+    shown = [box.input_value()]
+    until(lambda: len(shown) > 3 or (box.input_value() not in shown and shown.append(box.input_value())))
+    box.press("Control+a")
+    box.press_sequentially("0.00123", delay=200)
+    assert box.input_value() == "0.00123"
+    box.press("Enter")
+    until(lambda: panda.value("learning_rate") == 0.00123)
+
+    panda.lab.evaluate(ramp)
+    until(lambda: panda.value("learning_rate") < 0.0012 and float(box.input_value()) < 0.0012)
+    track = panda.dashboard.locator(".babysit-learning-rate .noUi-target").bounding_box()
+    handle = panda.lab.slider("learning rate").bounding_box()
+    y, (start, goal) = handle["y"] + 8, (handle["x"] + 8, track["x"] + 0.9 * track["width"])
+    mouse = panda.lab.page.mouse
+    mouse.move(start, y)
+    mouse.down()
+    for part in range(1, 16):
+        mouse.move(start + (goal - start) * part / 15, y)
+        panda.lab.page.wait_for_timeout(100)
+    mouse.up()
+    until(lambda: panda.changes_of("learning_rate")[1:])
+    assert 0.1 < panda.value("learning_rate") < 0.6  # nine tenths of the way from 1e-6 to 1, on the log scale
+
+
 def test_pause_step_once_resume_stop(panda):
     panda.click("Pause")
     panda.lab.button("Resume").wait_for()
