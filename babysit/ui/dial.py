@@ -131,7 +131,7 @@ class Dial:
                 write(self._slider, options=self._options(value), value=value)
         self._shown, self._moving = value, moves
 
-    def _nearest(self, value: float) -> float:
+    def _nearest(self, value: float) -> Any:
         """The slider's stop that lies nearest to a value."""
         low, high, position = self._scale.low, self._scale.high, self._scale.position
         place = position(min(max(value, low), high))
