@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from babysit.anatomy import optimizers_in
 from babysit.history import History
-from babysit.journal import CHANGES, Entry, Journal, about, deed, is_turn, utc
+from babysit.journal import CHANGES, Entry, Journal, about, deed, is_turn, together, utc
 
 # The logbook compares the loss over so many steps before and after a change, at most up to another by hand.
 AROUND = 200
@@ -143,11 +143,12 @@ def _summary(history: History) -> str:
 def _rows(history: History, journal: Journal) -> Iterable[tuple[str, ...]]:
     known: dict[str, tuple[np.ndarray, list[int]]] = {}  # branch -> losses along it, and steps with a change by hand
     entries = list(journal)
-    for entry, why in zip(entries, _reasons(entries), strict=True):
+    told = [replace(entry, why=why) for entry, why in zip(entries, _reasons(entries), strict=True)]
+    for entry in together(told):
         if entry.branch not in known and entry.branch in history.branches:
             known[entry.branch] = _losses(history.along(entry.branch)), _turns(history, journal, entry.branch)
         around = _around(*known.get(entry.branch, (np.empty(0), [])), entry) if _changed(entry) else ("", "")
-        yield f"{entry.step:,}", entry.branch, f"{deed(entry)} ({utc(entry.time)})", why, entry.author, *around
+        yield f"{entry.step:,}", entry.branch, f"{deed(entry)} ({utc(entry.time)})", entry.why, entry.author, *around
 
 
 def _reasons(entries: Sequence[Entry]) -> list[str]:

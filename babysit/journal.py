@@ -4,7 +4,7 @@ import csv
 import datetime
 import numbers
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
@@ -92,7 +92,8 @@ class Journal(Sequence[Entry]):
         return reversed(self._entries())
 
     def __repr__(self) -> str:
-        return "\n".join(f"{entry.step:>8,}  {describe(entry)}{_by(entry)}" for entry in self) or "nothing yet"
+        lines = (f"{entry.step:>8,}  {describe(entry)}{_by(entry)}" for entry in together(self))
+        return "\n".join(lines) or "nothing yet"
 
     def to_csv(self, path: str | Path) -> None:
         """Writes a file with a row for each hyperparameter that was changed, and for each entry without such."""
@@ -109,6 +110,28 @@ class Journal(Sequence[Entry]):
 def is_turn(action: str, author: str) -> bool:
     """Whether somebody changed by hand how training goes on."""
     return action in CHANGES and author in ("dashboard", "script")
+
+
+def joined(last: Entry, entry: Entry) -> Entry | None:
+    """Two changes told as one, where a callback makes one at each step, as a ramp does; None for any others."""
+    same = (last.author, last.branch, *last.changes) == (entry.author, entry.branch, *entry.changes)
+    follows = entry.step == last.step + last.over and not (last.why or entry.why)
+    if not same or not follows or {last.action, entry.action} != {"set"} or is_turn("set", entry.author):
+        return None
+    changes = {name: (old, entry.changes[name][1]) for name, (old, _) in last.changes.items()}
+    return replace(last, changes=changes, over=last.over + entry.over)
+
+
+def together(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Entries as a person reads them: those in one that are `joined`."""
+    last = None
+    for entry in entries:
+        one = joined(last, entry) if last is not None else None
+        if last is not None and one is None:
+            yield last
+        last = one or entry
+    if last is not None:
+        yield last
 
 
 def deed(entry: Entry) -> str:

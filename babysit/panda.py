@@ -39,7 +39,7 @@ from babysit.own_fit import Unseen, has_own_fit
 from babysit.progress import Progress
 from babysit.record import RECORD, Record
 from babysit.scales import Scale
-from babysit.shelf import Shelf
+from babysit.shelf import BEST, Shelf
 from babysit.timeline import Timeline
 from babysit.trainer import Trainer
 from babysit.viewer import Viewer
@@ -382,7 +382,8 @@ class Panda:
         """Saves the whole training state at the next boundary.
 
         Args:
-            name: A new name; made from the step if not given.
+            name: A new name; made from the step if not given. `"best"` is the one that the best monitored state is
+                kept under, which is not kept any more once a state has that name from you.
 
         Raises:
             TypeError: If the name is no string.
@@ -396,6 +397,10 @@ class Panda:
             )
         if name is not None:
             self._trainer.shelf.checked_name(name)
+        if name == BEST:
+            warnings.warn(
+                "`best` names this state from now on: the best one so far is not kept any more.", stacklevel=2
+            )
         checkpoint: Checkpoint = self._driver.ask("save", name=name)
         return checkpoint
 

@@ -77,6 +77,23 @@ def test_what_was_measured_and_done_is_to_be_seen():
     assert share(picture(curves), theme.HAND) > 0.0001
 
 
+def test_what_a_callback_changes_at_each_step_has_one_mark():
+    rows, curves = begun()
+    curves.add({"blocks": [rows.block("branch 1", 1, np.ones(50))]})
+    each = [rows.entry("branch 1", step, author="WarmUp", learning_rate=(step, step + 1)) for step in range(10, 40)]
+    curves.add({"entries": each[:20]})
+    curves.add({"entries": each[20:]})
+    curves.add({"entries": [rows.entry("branch 1", 40, learning_rate=(40, 0.5))]})
+    streak, by_hand = map(curves.told, curves.marks)
+    assert (streak["step"], streak["what"]) == (10, "learning rate 10 → 40 in 30 steps")
+    assert (by_hand["step"], by_hand["what"]) == (40, "learning rate 40 → 0.5")
+    curves.add({"entries": [rows.entry("branch 1", 41, "pause", author="WarmUp")]})
+    curves.add({"entries": [rows.entry("branch 1", 41, author="WarmUp", learning_rate=(0.5, 1))]})
+    curves.add({"entries": [rows.entry("branch 1", 42, "pause", author="WarmUp")]})  # a line of its own in the logbook
+    curves.add({"entries": [rows.entry("branch 1", 42, author="WarmUp", learning_rate=(1, 2))]})
+    assert len(curves.marks) == 4
+
+
 @pytest.mark.parametrize(
     ("width", "height", "ratio"), [(320, 300, 3.0), (740, 460, 1.0), (740, 460, 1.5), (2000, 900, 1)]
 )
@@ -301,9 +318,9 @@ def test_a_mark_is_found_where_it_is_drawn():
 
 def test_what_a_schedule_does_is_told_but_does_not_fill_the_chart():
     rows, curves = begun()
-    curves.add({"blocks": [rows.block("branch 1", 1, np.ones(400))]})
+    curves.add({"blocks": [rows.block("branch 1", 1, np.ones(800))]})
     plain = share(picture(curves), theme.HAND)
-    found = [rows.entry("branch 1", i, author="schedule", learning_rate=[0.1, 0.2]) for i in range(1, 400)]
+    found = [rows.entry("branch 1", i, author="schedule", learning_rate=[0.1, 0.2]) for i in range(1, 799, 2)]
     curves.add({"entries": found})
     assert share(picture(curves), theme.HAND) == plain
     assert len(curves.marks) == 399

@@ -79,8 +79,8 @@ class FakeRun:
         new = [(table, {"seq": i + 1, **row}) for i, (table, row) in enumerate(self.rows) if i >= cursor]
         return {name: [row for table, row in new if table == name] for name in TABLES}, len(self.rows)
 
-    def enter(self, action, command=None, why="", **changes):
-        row = {"step": self.step, "time": 0.0, "author": "dashboard", "action": action, "changes": changes, "over": 1}
+    def enter(self, action, command=None, why="", author="dashboard", **changes):
+        row = {"step": self.step, "time": 0.0, "author": author, "action": action, "changes": changes, "over": 1}
         self.rows.append(("entries", {**row, "why": why, "branch": "branch 1", "command": command}))
 
     def branch(self, name, parent, step, **values):
@@ -325,6 +325,17 @@ def test_while_a_value_moves_the_slider_keeps_its_stops_and_stands_at_the_neares
     assert sent == []
     slider.value = 0.1
     assert sent == [0.1]
+
+
+def test_what_a_callback_changes_at_each_step_is_one_line_of_the_logbook(run, dashboard):
+    table = next(box for box in boxes(dashboard.widget) if "babysit-lines" in box._dom_classes).children[0]
+    run.enter("set", momentum=(0.9, 0.8))
+    for step in range(100, 200):
+        run.step = step
+        run.enter("set", author="WarmUp", learning_rate=(step, step + 1))
+    until(lambda: "learning rate 100 → 200 in 100 steps" in html.unescape(table.value))
+    assert table.value.count("<tr") == 2
+    assert "2 lines" in words(dashboard.widget)
 
 
 def test_where_the_kernel_hears_a_hand_only_between_two_cells_the_panel_says_so(run, monkeypatch):

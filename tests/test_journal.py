@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from babysit import Entry
-from babysit.journal import Journal, describe, entry_from_row
+from babysit.journal import Journal, describe, entry_from_row, together
 from babysit.record import Record
 
 ABOUT = {"author": "script", "branch": "branch 1"}
@@ -153,6 +153,36 @@ def test_the_journal_shows_itself_with_steps_and_words(journal):
     journal.append(step=1234, action="set", changes={"momentum": (0.9, 0.95)}, why="flat", **ABOUT)
     assert "1,234" in repr(journal)
     assert "momentum 0.9 → 0.95 — flat" in repr(journal)
+
+
+def test_what_a_callback_changes_at_each_step_is_told_as_one(journal):
+    def change(step, old, new, author="WarmUp", **fields):
+        about = {"author": author, "branch": "branch 1", "action": "set", **fields}
+        return journal.append(step=step, changes={"learning_rate": (old, new)}, **about)
+
+    for step in range(4):
+        change(step, step / 10, (step + 1) / 10)
+    change(4, 0.4, 0.5, why="a reason")
+    change(6, 0.5, 0.6)  # a step was left out
+    change(7, 0.6, 0.7, author="Other")
+    change(8, 0.7, 0.8, branch="branch 2", author="Other")
+    journal.append(step=9, author="Other", branch="branch 2", action="set", changes={"momentum": (0.8, 0.9)})
+    change(10, 0.8, 0.9, author="script")
+    change(11, 0.9, 1.0, author="script")  # whoever does it by hand means each
+    told = [(one.step, one.over, *one.changes.values(), one.author) for one in together(journal)]
+    assert told == [
+        (0, 4, (0.0, 0.4), "WarmUp"),
+        (4, 1, (0.4, 0.5), "WarmUp"),
+        (6, 1, (0.5, 0.6), "WarmUp"),
+        (7, 1, (0.6, 0.7), "Other"),
+        (8, 1, (0.7, 0.8), "Other"),
+        (9, 1, (0.8, 0.9), "Other"),
+        (10, 1, (0.8, 0.9), "script"),
+        (11, 1, (0.9, 1.0), "script"),
+    ]
+    assert "learning rate 0 → 0.4 in 4 steps (by WarmUp)" in repr(journal).splitlines()[0]
+    assert len(journal) == 11
+    assert list(together([])) == []
 
 
 def test_whatever_a_command_brings_the_journal_can_be_read(journal):

@@ -557,10 +557,11 @@ def test_the_best_state_is_there_as_soon_as_the_run_rests(tmp_path):
     assert panda.step == 5
 
 
-def test_a_person_may_have_that_name_and_keeps_it(tmp_path):
+def test_a_person_may_have_that_name_and_keeps_it_and_is_told_what_that_means(tmp_path):
     panda = resting(tmp_path, validation_data=VALIDATION, epochs=3)
     panda.run(2)
-    saved = panda.save("best")
+    with pytest.warns(UserWarning, match="best one so far is not kept any more"):
+        saved = panda.save("best")
     panda.resume()
     panda.wait()
     assert [one.step for one in panda.checkpoints if one.name == "best"] == [2]

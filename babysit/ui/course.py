@@ -66,6 +66,7 @@ class Course:
         self.slow_version = 0  # and of all but what a step adds
         self._smoothing = smoothing
         self._first_epoch = 0
+        self._last: Mark | None = None  # of the last entry
         self._pending: list[Mark] = []  # whose steps behind them are not complete
         self._turns: deque[int] = deque(maxlen=2)  # the last steps on the present line with a change by hand
         self._clock: float | None = None  # when the last block or rest ended, in seconds since 1970
@@ -184,7 +185,11 @@ class Course:
             for name, (_, new) in row["changes"].items():
                 _set(branch, name, row["step"], new)
         mark = mark_of(row)
-        if mark is not None and explained(mark, reversed(self.marks.values())) is None:
+        last, self._last = self._last, mark
+        if mark is not None and last is not None and last.join(mark):
+            self._last = last
+            self.fixed_version += 1
+        elif mark is not None and explained(mark, reversed(self.marks.values())) is None:
             self._add_mark(mark)
 
     def _add_mark(self, mark: Mark) -> None:

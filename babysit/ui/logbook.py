@@ -10,7 +10,7 @@ import ipywidgets as widgets
 import numpy as np
 
 from babysit.history import decoded
-from babysit.journal import CHANGES, Entry, about, deed, describe, entry_from_row, is_turn
+from babysit.journal import CHANGES, Entry, about, deed, describe, entry_from_row, is_turn, joined
 from babysit.ui.controls import Send, button, classed, free_all, row, space, unlabelled, write
 from babysit.ui.marks import AROUND, mark_of
 
@@ -37,6 +37,14 @@ class Line:
     def words(self) -> str:
         """What was done, and why."""
         return describe(self.entry)
+
+    def join(self, entry: Entry) -> bool:
+        """Tells of what was done next too, where that is more of the same; whether it is."""
+        one = joined(self.entry, entry)
+        if one is not None:
+            self.entry = one
+            vars(self).pop("words", None)
+        return one is not None
 
     def follow(self, losses: list[float]) -> bool:
         """Takes in the losses of the next steps; whether it wants more."""
@@ -124,7 +132,11 @@ class Logbook:
     def take(self, table: str, row: Mapping[str, Any]) -> None:
         """Takes in a row of the record."""
         if table == "entries":
-            line = Line(entry_from_row(row), self._mark_of(row), self._recent or self._earlier)
+            entry = entry_from_row(row)
+            if self._lines and self._lines[-1].join(entry):
+                self._stale = True
+                return
+            line = Line(entry, self._mark_of(row), self._recent or self._earlier)
             self._lines.append(line)
             if is_turn(line.entry.action, line.entry.author) and self._recent:
                 self._earlier, self._recent, self._open = self._recent, deque(maxlen=AROUND), []

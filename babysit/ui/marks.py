@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from babysit.journal import about, deed, entry_from_row, is_turn, number
+from babysit.journal import Entry, about, deed, entry_from_row, is_turn, joined, number
 
 AROUND = 200  # steps at most before and behind a mark, up to another change by hand, of which the mean loss is told
 _SHORT = {"learning_rate": "lr", "batch_size": "batch", "beta_1": "beta 1", "beta_2": "beta 2"}
@@ -61,6 +61,17 @@ class Mark:
     def is_turn(self) -> bool:
         """Whether somebody changed by hand how training goes on."""
         return is_turn(self.action, self.author)
+
+    def join(self, other: "Mark") -> bool:
+        """Tells of what was done next too, where that is more of the same; whether it is."""
+        one = joined(self._entry, other._entry)
+        if one is not None:
+            self.changes, self.over, self.what = dict(one.changes), one.over, deed(one)
+        return one is not None
+
+    @property
+    def _entry(self) -> Entry:
+        return Entry(self.step, self.time, self.author, self.action, self.changes, self.over, self.why, self.branch)
 
     def told(self) -> dict[str, Any]:
         """All of it in plain data; a mean loss that is not known is None."""

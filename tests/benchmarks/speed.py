@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from babysit.ui.dashboard import Dashboard
 from tests.benchmarks import ways
-from tests.benchmarks.models import X, Y, convolutional, dense, dense_xla, slow
+from tests.benchmarks.models import X, Y, convolutional, dense, dense_xla, slow, slow_and_small
 from tests.benchmarks.ways import compare, print_row, ratio, times
 
 # (name, model, batch size, epochs a round, wanted × fit, wanted × bare)
@@ -17,7 +17,8 @@ MODELS = [
     ("dense 64-128-10, batch norm, momentum", dense, 32, 25, 7, 0.85),
     ("the same, jit_compile=True", dense_xla, 32, 25, 20, None),
     ("two convolutions, dropout", convolutional, 32, 8, 1.5, 0.9),
-    ("a step of 50 ms or more", slow, 256, 3, 1.0, 0.97),
+    ("a step of 50 ms or more, 68 MB of state", slow, 256, 3, 1.0, 0.97),
+    ("a step of 50 ms or more, 0.6 MB of state", slow_and_small, 256, 3, 1.0, 0.97),
 ]
 EXECUTIONS = (10, 56, 200)
 WATCHED_S = 3
