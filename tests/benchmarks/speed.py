@@ -18,7 +18,7 @@ MODELS = [
     ("the same, jit_compile=True", dense_xla, 32, 25, 20, None),
     ("two convolutions, dropout", convolutional, 32, 8, 1.5, 0.9),
     ("a step of 50 ms or more, 68 MB of state", slow, 256, 3, 1.0, 0.97),
-    ("a step of 50 ms or more, 0.6 MB of state", slow_and_small, 256, 3, 1.0, 0.97),
+    ("a step of 50 ms or more, 1.4 MB of state", slow_and_small, 256, 3, 1.0, 0.97),
 ]
 EXECUTIONS = (10, 56, 200)
 WATCHED_S = 3
