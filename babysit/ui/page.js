@@ -29,14 +29,15 @@ const begin = (tries) => {
   // What somebody is typing stays, however often the kernel writes there: its words are shown when they have done.
   const hold = ({ target: box }) => {
     if (!['text', 'number'].includes(box.type) || Object.hasOwn(box, 'value')) return;
-    let late = box.value;
+    let late; // what was written meanwhile
     const { get } = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value');
     Object.defineProperty(box, 'value', { configurable: true, get, set: (words) => { late = words; } });
     const done = ({ type }) => {
+      if (type === 'change') late = undefined; // its widget may yet bring what was typed within bounds
       ['change', 'blur'].forEach((end) => box.removeEventListener(end, done));
       setTimeout(() => {
         delete box.value;
-        if (type === 'blur') box.value = late;
+        if (late !== undefined) box.value = late;
       });
     };
     ['change', 'blur'].forEach((end) => box.addEventListener(end, done));

@@ -372,6 +372,11 @@ def test_the_transport_takes_it_to_the_end_of_an_epoch_back_to_the_start_and_tak
     until(lambda: panda.ask("(panda.epoch, panda.state)") == (epoch + 1, "paused"))
     panda.click("More epochs")
     panda.wait_for_words("of 5,010")
+    steps = panda.dashboard.get_by_label("how many steps")
+    steps.press("Control+a")
+    steps.press_sequentially("0")
+    steps.press("Enter")
+    until(lambda: steps.input_value() == "1")  # brought within its bounds
 
     panda.press("learning rate", "PageUp")
     until(lambda: panda.value("learning_rate") > 0.001)
