@@ -137,6 +137,33 @@ def test_a_reason_given_later_stands_with_the_change_as_does_the_loss_up_to_the_
     assert "| on the way at step 4: lunch |" in rows[2]
 
 
+class WarmUp(keras.callbacks.Callback):
+    """Sets the learning rate before each step, each time by 0.001 higher."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.optimizer.learning_rate = round(float(self.model.optimizer.learning_rate) + 0.001, 3)
+
+
+def test_what_a_callback_changes_at_each_step_is_a_line_until_a_reason_is_given_and_a_rewind_knows_each(tmp_path):
+    panda = resting(tmp_path, keras.optimizers.SGD(0.001), batch_size=16, callbacks=[WarmUp()])
+    panda.run(6)
+    weights = panda.model.get_weights()
+    panda.note("on learning rate 0.006 → 0.007 at step 5: far enough")
+    panda.run(3)
+    panda.export_logbook(tmp_path / "logbook.md")
+    rows = [line for line in (tmp_path / "logbook.md").read_text().splitlines() if "| WarmUp |" in line]
+    told = [[cell.strip() for cell in row.split("|")] for row in rows]
+    assert [(cells[1], cells[3].partition(" (")[0], cells[4]) for cells in told] == [
+        ("0", "learning rate 0.001 → 0.006 in 5 steps", ""),
+        ("5", "learning rate 0.006 → 0.007", "far enough"),
+        ("6", "learning rate 0.007 → 0.01 in 3 steps", ""),
+    ]
+    assert [entry.step for entry in panda.journal if entry.author == "WarmUp"] == list(range(9))
+    panda.rewind(6)
+    assert all(map(np.array_equal, panda.model.get_weights(), weights))
+    assert panda.hyperparameters["learning_rate"].value == pytest.approx(0.008)  # as set before the seventh step
+
+
 def test_it_compares_200_steps_before_and_after(tmp_path):
     panda = resting(tmp_path, epochs=60, batch_size=16)
     panda.run(250)
