@@ -48,14 +48,14 @@ The map of the package, top to bottom; each layer imports only from those below 
   and log of 1 − β.
 """
 
-from babysit.checkpoints import Checkpoint
-from babysit.history import History
-from babysit.hyperparameters import Hyperparameter
-from babysit.journal import Entry, Journal
+from babysit.core.hyperparameter import Hyperparameter
+from babysit.core.scale import Scale
+from babysit.group import Together
 from babysit.panda import Panda, attach
-from babysit.replay import Replay, replay
-from babysit.scales import Scale
-from babysit.together import Together
+from babysit.session.history import History
+from babysit.session.journal import Entry, Journal
+from babysit.session.replay import Replay, replay
+from babysit.store.files import Checkpoint
 
 __all__ = [
     "Checkpoint",

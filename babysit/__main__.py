@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from babysit import architecture
-from babysit.checkpoints import check_model, complete, load
-from babysit.history import History, decoded
-from babysit.journal import Journal, utc
-from babysit.reader import Reader
-from babysit.record import RECORD, TABLES
-from babysit.replay import replay as once_more
-from babysit.shelf import BEST
+from babysit.engine import architecture
+from babysit.session.history import History, decoded
+from babysit.session.journal import Journal, utc
+from babysit.session.replay import replay as once_more
+from babysit.store.checkpoints import BEST
+from babysit.store.files import check_model, complete, load
+from babysit.store.reader import Reader
+from babysit.store.record import RECORD, TABLES
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,26 +23,27 @@ from typing import Any
 
 import keras
 
-from babysit import architecture, export, script
-from babysit.callbacks import Callbacks
-from babysit.checkpoints import Checkpoint, parameters
-from babysit.data import checked_shuffle, source, split
-from babysit.driver import Driver
-from babysit.export import Run
-from babysit.feeds import is_stream
-from babysit.fits import Plan
-from babysit.history import History
-from babysit.hyperparameters import Hyperparameter, any_whole, checked
-from babysit.journal import Entry, Journal
-from babysit.lock import Lock
-from babysit.own_fit import Unseen, has_own_fit
+from babysit.core.hyperparameter import Hyperparameter, any_whole, checked
+from babysit.core.scale import Scale
+from babysit.engine import architecture
+from babysit.engine.callbacks import Callbacks
+from babysit.engine.data.adapters import is_stream
+from babysit.engine.data.source import checked_shuffle, source, split
+from babysit.engine.own_fit import Unseen, has_own_fit
+from babysit.export import schedules, script
+from babysit.export.schedules import Run
 from babysit.progress import Progress
-from babysit.record import RECORD, Record
-from babysit.scales import Scale
-from babysit.shelf import BEST, Shelf
-from babysit.timeline import Timeline
-from babysit.trainer import Trainer
-from babysit.viewer import Viewer
+from babysit.session.driver import Driver
+from babysit.session.fits import Plan
+from babysit.session.history import History
+from babysit.session.journal import Entry, Journal
+from babysit.session.timeline import Timeline
+from babysit.session.trainer import Trainer
+from babysit.session.viewer import Viewer
+from babysit.store.checkpoints import BEST, Shelf
+from babysit.store.files import Checkpoint, parameters
+from babysit.store.lock import Lock
+from babysit.store.record import RECORD, Record
 
 CHECKPOINTS = "checkpoints"
 
@@ -497,7 +498,7 @@ class Panda:
         Raises:
             ValueError: Before the first `fit`.
         """
-        found: dict[str, Any] = self.call(lambda model: export.schedules(self._run()))
+        found: dict[str, Any] = self.call(lambda model: schedules.schedules(self._run()))
         return found
 
     def export_script(self, path: str | Path) -> None:
@@ -519,7 +520,7 @@ class Panda:
 
     def export_logbook(self, path: str | Path) -> None:
         """Writes the journal in Markdown: what was changed and why, with the loss before and after."""
-        Path(path).write_text(export.logbook(self.model.name, self.history, self.journal), encoding="utf-8")
+        Path(path).write_text(schedules.logbook(self.model.name, self.history, self.journal), encoding="utf-8")
 
     def _export(self, kind: str, content: bytes = b"") -> Path:
         """Writes the logbook, history, script, model, or a picture of the chart into the run's folder."""

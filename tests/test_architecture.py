@@ -13,8 +13,9 @@ import tensorflow as tf
 from keras.src.saving.serialization_lib import SafeModeScope
 
 import babysit
-from babysit import architecture, demos
-from babysit.architecture import MOST_CHARACTERS, build, count, describe, is_whole
+from babysit import demos
+from babysit.engine import architecture
+from babysit.engine.architecture import MOST_CHARACTERS, build, count, describe, is_whole
 
 DEMOS = {"dense": demos.dense_network, "convolutional": demos.convolutional_network}
 every_demo = pytest.mark.parametrize("make", DEMOS.values(), ids=DEMOS.keys())

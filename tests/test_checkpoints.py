@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from babysit import checkpoints
-from babysit.checkpoints import State, checked_name, complete, load, save
+from babysit.store import files as checkpoints
+from babysit.store.files import State, checked_name, complete, load, save
 
 DTYPES = [
     *("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"),

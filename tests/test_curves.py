@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from babysit.record import Record
+from babysit.store.record import Record
 from babysit.ui import theme
-from babysit.ui.course import Course
-from babysit.ui.curves import Curves
+from babysit.ui.figure import Curves
 from babysit.ui.marks import clusters, label, mark_of
-from babysit.ui.trace import HIGH, LOW, MEAN, SMOOTHED, STEP
+from babysit.ui.run_series import Course
+from babysit.ui.series import HIGH, LOW, MEAN, SMOOTHED, STEP
 from babysit.ui.view import View
 
 START = {"learning_rate": 0.1, "batch_size": 32}

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import babysit.ui.logbook
-import babysit.ui.watch
-from babysit.ui.bar import Bar
+import babysit.ui.page_monitor
+from babysit.ui.buttons import Transport
+from babysit.ui.chart_toolbar import Bar
 from babysit.ui.dashboard import Dashboard
-from babysit.ui.dial import Dial
-from babysit.ui.transport import Transport
+from babysit.ui.slider import Dial
 from babysit.ui.view import View
 from tests.patience import until
 
@@ -201,7 +201,7 @@ class Loop:
 @pytest.mark.parametrize(("state", "shown"), [("running", False), ("paused", False), ("finished", True)])
 def test_a_run_that_goes_on_or_that_a_page_shows_is_held(state, shown, monkeypatch):
     monkeypatch.setattr("babysit.ui.dashboard.INTERVAL_S", 0.01)
-    monkeypatch.setattr("babysit.ui.watch._running_loop", lambda: Loop() if shown else None)
+    monkeypatch.setattr("babysit.ui.page_monitor._running_loop", lambda: Loop() if shown else None)
     run = FakeRun()
     run.state, held = state, weakref.ref(run)
     dashboard = Dashboard(run)
@@ -216,7 +216,7 @@ def test_a_run_that_goes_on_or_that_a_page_shows_is_held(state, shown, monkeypat
 
 def test_a_run_that_has_ended_is_let_go_once_its_page_is_heard_no_more(monkeypatch):
     monkeypatch.setattr("babysit.ui.dashboard.INTERVAL_S", 0.01)
-    monkeypatch.setattr("babysit.ui.watch._running_loop", loop := Loop)
+    monkeypatch.setattr("babysit.ui.page_monitor._running_loop", loop := Loop)
     monkeypatch.setattr(loop, "free", True)
     run = FakeRun()
     run.state, held = "finished", weakref.ref(run)
@@ -340,7 +340,7 @@ def test_what_a_callback_changes_at_each_step_is_one_line_of_the_logbook(run, da
 
 def test_where_the_kernel_hears_a_hand_only_between_two_cells_the_panel_says_so(run, monkeypatch):
     old = SimpleNamespace(kernel=SimpleNamespace(implementation_version="6.31.0"))
-    monkeypatch.setattr("babysit.ui.controls.get_ipython", lambda: old)
+    monkeypatch.setattr("babysit.ui.widgets.get_ipython", lambda: old)
     dashboard = Dashboard(run)
     assert "With ipykernel 6.31.0, sliders and buttons act when the running cell ends" in words(dashboard.widget)
     dashboard.close()
@@ -508,7 +508,7 @@ def test_the_numbers_go_on_when_the_drawing_fails(run, dashboard, monkeypatch):
         raise RuntimeError("no ink")
 
     with monkeypatch.context() as patch:
-        patch.setattr("babysit.ui.curves.Curves.draw", broken)
+        patch.setattr("babysit.ui.figure.Curves.draw", broken)
         run.enter("note", why="hello")
         until(lambda: "could not be drawn" in words(dashboard.widget))
         run.step = 123
@@ -800,8 +800,8 @@ def said(dashboard, box, **words):
 def test_where_no_page_is_visible_nothing_is_drawn_until_one_is(run, monkeypatch):
     probes = []
     loop = type("Loop", (), {"call_soon_threadsafe": lambda self, answer: probes.append(answer) or answer()})()
-    monkeypatch.setattr("babysit.ui.watch._running_loop", lambda: loop)
-    monkeypatch.setattr("babysit.ui.watch.SILENT", 4)
+    monkeypatch.setattr("babysit.ui.page_monitor._running_loop", lambda: loop)
+    monkeypatch.setattr("babysit.ui.page_monitor.SILENT", 4)
     monkeypatch.setattr("babysit.ui.chart.FRAME_WAIT_S", 0.0)
     monkeypatch.setattr("babysit.ui.dashboard.INTERVAL_S", 0.01)
     monkeypatch.setattr("babysit.ui.dashboard.UNSEEN_INTERVAL_S", 0.05)

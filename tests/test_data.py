@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.array_slicing import train_validation_split
 
-from babysit.data import Arrays, split, symbolic
+from babysit.engine.data.source import Arrays, split, symbolic
 
 N = 7
 X = np.arange(N * 3, dtype="float32").reshape(N, 3)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from babysit.dials import Dials
-from babysit.live import Live
-from babysit.steps import training_block
+from babysit.engine.bindings import Dials
+from babysit.engine.block import training_block
+from babysit.engine.live import Live
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 6)).astype("float32")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from babysit import environment
-from babysit.environment import describe, differences
+from babysit.engine import environment
+from babysit.engine.environment import describe, differences
 
 
 def test_it_tells_what_this_process_runs_on():
@@ -41,7 +41,7 @@ def test_threads_are_told():
     """In a process of its own: TensorFlow takes them only before its first operation."""
     code = (
         "import tensorflow as tf, json; tf.config.threading.set_intra_op_parallelism_threads(3);"
-        "from babysit.environment import describe; print(json.dumps(describe()))"
+        "from babysit.engine.environment import describe; print(json.dumps(describe()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert differences(describe(), json.loads(done.stdout)) == ["threads within an operation one a core then, 3 now"]

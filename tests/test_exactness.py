@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import babysit
 from babysit import demos
-from babysit.sampler import Sampler
+from babysit.core.order import Sampler
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.05),

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from babysit.history import ROOT, History
-from babysit.journal import Journal
-from babysit.record import Record
+from babysit.session.history import ROOT, History
+from babysit.session.journal import Journal
+from babysit.store.record import Record
 
 START = {"learning_rate": 0.1, "batch_size": 32}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from babysit import Scale
-from babysit.hyperparameters import Hyperparameter, checked, scales_for
+from babysit.core.hyperparameter import Hyperparameter, checked, scales_for
 
 RATE = Scale(1e-6, 1.0, "log", zero=True)
 BETA = Scale(0.0, 0.9999, "log of 1−β")

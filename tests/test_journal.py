@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from babysit import Entry
-from babysit.journal import Journal, describe, entry_from_row, together
-from babysit.record import Record
+from babysit.session.journal import Journal, describe, entry_from_row, together
+from babysit.store.record import Record
 
 ABOUT = {"author": "script", "branch": "branch 1"}
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from babysit.live import Readings
+from babysit.engine.live import Readings
 
 OPERATORS = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow"]
 COMPARISONS = ["eq", "ne", "lt", "le", "gt", "ge"]

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from babysit.lock import Lock
+from babysit.store.lock import Lock
 
 HOLDING = """
 import sys, types
@@ -17,7 +17,7 @@ from pathlib import Path
 package = types.ModuleType("babysit")  # the package's own `__init__` imports TensorFlow
 package.__path__ = [sys.argv[1]]
 sys.modules["babysit"] = package
-from babysit.lock import Lock
+from babysit.store.lock import Lock
 try:
     lock = Lock(Path(sys.argv[2]))
 except ValueError as error:

@@ -15,7 +15,8 @@ import pytest
 import tensorflow as tf
 
 import babysit
-from babysit import demos, steps
+from babysit import demos
+from babysit.engine import block as steps
 from tests.patience import until
 
 (X, Y), VALIDATION = demos.digits()
@@ -738,9 +739,9 @@ def test_nobody_waits_for_ever_where_even_failing_fails(model, monkeypatch):
         raise RuntimeError("the device is lost")
 
     with monkeypatch.context() as broken:
-        broken.setattr("babysit.subject.Subject.block", lost)
-        broken.setattr("babysit.variables.Variables.read", lost)
-        broken.setattr("babysit.variables.Variables.watched", lost)
+        broken.setattr("babysit.engine.model.Subject.block", lost)
+        broken.setattr("babysit.engine.tensors.Variables.read", lost)
+        broken.setattr("babysit.engine.tensors.Variables.watched", lost)
         with pytest.raises(RuntimeError, match="the device is lost"):
             panda.wait(60)
         refused(panda.digest, RuntimeError, "the device is lost")
@@ -795,9 +796,9 @@ def test_what_it_shows_of_itself_is_a_sentence_and_a_widget(resting):
 def test_the_training_thread_touches_no_widget_and_the_widgets_no_tensorflow(resting, monkeypatch):
     import ipywidgets
 
-    from babysit.dials import Dials
-    from babysit.steps import Block
-    from babysit.trainer import Trainer
+    from babysit.engine.bindings import Dials
+    from babysit.engine.block import Block
+    from babysit.session.trainer import Trainer
 
     def note_threads(owner, name, threads):
         original = getattr(owner, name)

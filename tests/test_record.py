@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from babysit.record import SCHEMA, TABLES, Record
+from babysit.store.record import SCHEMA, TABLES, Record
 from tests.patience import until
 
 PATIENCE_S = 20

@@ -91,8 +91,8 @@ HOW = {
 @pytest.mark.parametrize("under", HOW)
 def test_after_a_step_that_failed_the_state_is_that_of_a_boundary(tmp_path, monkeypatch, under, seldom):
     if seldom:  # as where a copy of the state takes long
-        monkeypatch.setattr("babysit.trainer.SNAPSHOT_SHARE", 1e-9)
-        monkeypatch.setattr("babysit.trainer.ONLY_SHARE", 1e-9)
+        monkeypatch.setattr("babysit.session.trainer.SNAPSHOT_SHARE", 1e-9)
+        monkeypatch.setattr("babysit.session.trainer.ONLY_SHARE", 1e-9)
 
     def begun(name):
         rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5) if under == "a schedule" else 0.02

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from babysit.sampler import Sampler
+from babysit.core.order import Sampler
 
 
 def visit(sampler, batch_sizes):

@@ -11,9 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from babysit import checkpoints, shelf
-from babysit.record import Record
-from babysit.shelf import Place, Shelf, surplus
+from babysit.store import checkpoints as shelf
+from babysit.store import files as checkpoints
+from babysit.store.checkpoints import Place, Shelf, surplus
+from babysit.store.record import Record
 from tests.test_checkpoints import STATE, assert_equal
 
 BRANCH = "branch 1"

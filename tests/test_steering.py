@@ -9,8 +9,8 @@ import tensorflow as tf
 
 import babysit
 from babysit import demos
-from babysit.scales import Scale
-from babysit.steering import coupled, ramp
+from babysit.core.scale import Scale
+from babysit.core.steering import coupled, ramp
 
 (X, Y), _ = demos.digits()
 X, Y = X[:320], Y[:320]

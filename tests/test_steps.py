@@ -7,9 +7,10 @@ import tensorflow as tf
 from keras.src.utils.python_utils import pythonify_logs
 
 import babysit
-from babysit import demos, steps
-from babysit.steps import Block, Stepwise, training_block
-from babysit.variables import Variables
+from babysit import demos
+from babysit.engine import block as steps
+from babysit.engine.block import Block, Stepwise, training_block
+from babysit.engine.tensors import Variables
 from tests.zoo import ZOO
 
 (X, Y), _ = demos.digits()

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import babysit
-from babysit import feeds, streams
-from babysit.data import Arrays, HostArrays, Stream, source, symbolic
-from babysit.steps import training_block
+from babysit.engine.block import training_block
+from babysit.engine.data import adapters as feeds
+from babysit.engine.data import stream as streams
+from babysit.engine.data.source import Arrays, HostArrays, Stream, source, symbolic
 
 N = 50
 NUMBERS = np.arange(N, dtype="float32").reshape(N, 1) * np.ones((1, 3), "float32")
@@ -484,7 +485,7 @@ def test_the_batch_size_of_a_shuffled_pydataset_is_not_that_of_its_short_last_ba
 
 
 def test_arrays_on_the_host_train_as_arrays_on_the_device(monkeypatch):
-    monkeypatch.setattr("babysit.data.DEVICE_SHARE", 0)
+    monkeypatch.setattr("babysit.engine.data.source.DEVICE_SHARE", 0)
     x, y = NUMBERS.astype("float64") / 7, LABELS
     ours, theirs = network(), network()
     train(ours, source(x, y, batch_size=8, seed=2))

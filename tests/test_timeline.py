@@ -16,7 +16,7 @@ from keras import layers
 import babysit
 from babysit import demos
 from babysit.__main__ import main
-from babysit.sampler import Sampler
+from babysit.core.order import Sampler
 from tests.zoo import ZOO, compiled, dense, dial, state, table
 
 X, Y = table(97)["x"], table(97)["y"]

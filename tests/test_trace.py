@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from babysit.ui.trace import COUNT, HIGH, KEEP, KEEP_WIDE, LOW, MEAN, SMOOTHED, STEP, Trace, mean, reduced
+from babysit.ui.series import COUNT, HIGH, KEEP, KEEP_WIDE, LOW, MEAN, SMOOTHED, STEP, Trace, mean, reduced
 
 
 def smoothed(losses, weight=0.97):

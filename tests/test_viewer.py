@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import babysit
-from babysit import lock
-from babysit.reader import Reader
-from babysit.record import Record
+from babysit.store import lock
+from babysit.store.reader import Reader
+from babysit.store.record import Record
 from tests.patience import until
 
 TRAINING = """

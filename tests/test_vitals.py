@@ -8,9 +8,10 @@ import pytest
 import tensorflow as tf
 
 import babysit
-from babysit import demos, vitals
-from babysit.probe import Probe
-from babysit.reader import Reader
+from babysit import demos
+from babysit.engine import diagnostics as vitals
+from babysit.engine.probe import Probe
+from babysit.store.reader import Reader
 
 (X, Y), VALIDATION = demos.digits()
 X, Y = X[:240], Y[:240]

@@ -7,11 +7,11 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from babysit.ui.bar import Bar
-from babysit.ui.controls import Send, classed, free_all, row, unlabelled, write
-from babysit.ui.curves import Curves
+from babysit.ui.chart_toolbar import Bar
+from babysit.ui.figure import Curves
+from babysit.ui.page_monitor import Watch
 from babysit.ui.ticks import figure
-from babysit.ui.watch import Watch
+from babysit.ui.widgets import Send, classed, free_all, row, unlabelled, write
 
 # A frame may cost this share of one core; frames come less often when they cost more.
 FRAME_SHARE = 0.05

@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from babysit.ui.controls import Send, Writing, classed, free_all, write
+from babysit.ui.widgets import Send, Writing, classed, free_all, write
 
 _SCALING = (("does not follow", "off"), ("in proportion", "linear"), ("by its square root", "square root"))
 

@@ -19,16 +19,16 @@ from typing import Any, Protocol
 
 import ipywidgets as widgets
 
+from babysit.ui.buttons import Transport
 from babysit.ui.chart import Chart
-from babysit.ui.controls import Panel, classed, close, late_words, lock, write
-from babysit.ui.head import Head
+from babysit.ui.diagnostics import Vitals
+from babysit.ui.header import Head
 from babysit.ui.logbook import Logbook
 from babysit.ui.marks import tells_of_a_file
-from babysit.ui.places import Places
+from babysit.ui.page_monitor import Watch
 from babysit.ui.sliders import Sliders
-from babysit.ui.transport import Transport
-from babysit.ui.vitals import Vitals
-from babysit.ui.watch import Watch
+from babysit.ui.timeline import Places
+from babysit.ui.widgets import Panel, classed, close, late_words, lock, write
 
 INTERVAL_S = 0.25
 # Where no page shows it.

@@ -9,10 +9,10 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 
-from babysit.history import decoded
-from babysit.journal import CHANGES, Entry, about, deed, describe, entry_from_row, is_turn, joined
-from babysit.ui.controls import Send, button, classed, free_all, row, space, unlabelled, write
+from babysit.session.history import decoded
+from babysit.session.journal import CHANGES, Entry, about, deed, describe, entry_from_row, is_turn, joined
 from babysit.ui.marks import AROUND, mark_of
+from babysit.ui.widgets import Send, button, classed, free_all, row, space, unlabelled, write
 
 # Lines in sight, which one message carries, and entries that the filter looks through; the record has all.
 LINES, ENTRIES = 60, 5000

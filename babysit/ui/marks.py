@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from babysit.journal import Entry, about, deed, entry_from_row, is_turn, joined, number
+from babysit.session.journal import Entry, about, deed, entry_from_row, is_turn, joined, number
 
 AROUND = 200  # steps at most before and behind a mark, up to another change by hand, of which the mean loss is told
 _SHORT = {"learning_rate": "lr", "batch_size": "batch", "beta_1": "beta 1", "beta_2": "beta 2"}

@@ -12,13 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from babysit.ui import theme
-from babysit.ui.course import Course
 from babysit.ui.frame import settle_type
 from babysit.ui.image import png
 from babysit.ui.labels import Labels
 from babysit.ui.panel import DOTS, LABEL_PX, Curve, Panel, spread
+from babysit.ui.run_series import Course
+from babysit.ui.series import MEAN, SMOOTHED, STEP, reduced
 from babysit.ui.ticks import count, figure, linear_ticks, round_up
-from babysit.ui.trace import MEAN, SMOOTHED, STEP, reduced
 
 # Told apart in print too: Okabe & Ito 2008, dark enough for a thin line on white.
 COLOURS = ("#0072b2", "#c25100", "#007f5f", "#a3437b", "#424242", "#8a6d00")

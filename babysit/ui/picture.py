@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from babysit.ui.controls import write
 from babysit.ui.image import png
+from babysit.ui.widgets import write
 
 # Sampling and drawing may together cost this share of one core; pictures come less often when they cost more.
 SHARE = 0.05

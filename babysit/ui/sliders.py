@@ -5,10 +5,10 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from babysit.journal import number
-from babysit.ui.controls import Send, classed, close, write
+from babysit.session.journal import number
 from babysit.ui.couplings import Couplings
-from babysit.ui.dial import Dial
+from babysit.ui.slider import Dial
+from babysit.ui.widgets import Send, classed, close, write
 
 # Dials in sight; the others are in a drawer.
 FIRST = ("learning_rate", "batch_size", "momentum", "beta_1")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from babysit.history import decoded
+from babysit.session.history import decoded
 
 # No more branches and checkpoints than a person reads; the newest of each.
 BRANCHES, CHECKPOINTS, POINTS = 24, 60, 512

@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 
-from babysit.ui.curves import Curves
+from babysit.ui.figure import Curves
 from tests.benchmarks.ways import print_row, ratio
 
 FRAMES, WIDTHS = 30, [20, 20, 18]

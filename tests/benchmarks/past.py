@@ -5,8 +5,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from babysit.shelf import SHARE
-from babysit.steps import BLOCK_S
+from babysit.engine.block import BLOCK_S
+from babysit.store.checkpoints import SHARE
 from tests.benchmarks import ways
 from tests.benchmarks.models import dense, slow
 from tests.benchmarks.ways import print_row, ratio

@@ -233,7 +233,7 @@ def test_sliders_and_buttons_work_while_another_cell_runs(panda):
     times = panda.ask("[e.time for e in panda.journal if e.author == 'dashboard']")
     began, ended = panda.ask("(began, ended)")
     assert ended - began >= 10
-    if late := panda.ask("__import__('babysit.ui.controls', fromlist=['']).late_words()"):  # see `make test-matrix`
+    if late := panda.ask("__import__('babysit.ui.widgets', fromlist=['']).late_words()"):  # see `make test-matrix`
         panda.wait_for_words(late)
         assert len(times) >= 4 and all(t > ended for t in times)
     else:

@@ -24,7 +24,7 @@ package = types.ModuleType("babysit")
 package.__path__ = [str(Path(__file__).parents[2] / "babysit")]
 sys.modules["babysit"] = package
 
-from babysit.checkpoints import State, clear_away, complete, load, save  # noqa: E402  (behind the stand-in)
+from babysit.store.files import State, clear_away, complete, load, save  # noqa: E402  (behind the stand-in)
 
 STATE = State(
     tensors={"model": [np.arange(600, dtype="float32"), np.ones((), "float32")], "optimizer": [], "metrics": []},

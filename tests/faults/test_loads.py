@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from babysit import checkpoints
-from babysit.checkpoints import check_model, complete, described, load
-from babysit.shelf import Shelf
+from babysit.store import files as checkpoints
+from babysit.store.checkpoints import Shelf
+from babysit.store.files import check_model, complete, described, load
 from tests.faults import ALL, sample
 from tests.test_checkpoints import STATE, assert_equal
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from babysit import checkpoints
-from babysit.checkpoints import clear_away, complete, load, save
-from babysit.shelf import Shelf
+from babysit.store import files as checkpoints
+from babysit.store.checkpoints import Shelf
+from babysit.store.files import clear_away, complete, load, save
 from tests.faults import ALL, sample
 from tests.test_checkpoints import STATE, assert_equal
 

@@ -13,7 +13,7 @@ import pytest
 
 import babysit
 from babysit import demos
-from babysit.checkpoints import complete, load
+from babysit.store.files import complete, load
 from tests.faults import ALL
 from tests.faults.steered import X, Y, network
 
@@ -85,7 +85,7 @@ SECOND = """
     except ValueError as error:
         print(error)
     from pathlib import Path
-    from babysit.checkpoints import complete, load
+    from babysit.store.files import complete, load
     print([load(folder)[0].step for folder in complete(Path(sys.argv[1]) / "checkpoints")])
 """
 

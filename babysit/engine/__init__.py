@@ -1,0 +1,1 @@
+"""How a step is taken. TensorFlow and Keras."""

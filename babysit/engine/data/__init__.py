@@ -1,0 +1,1 @@
+"""Whatever `Model.fit` takes, as one source of batches of any size."""

@@ -1,0 +1,190 @@
+"""Several pandas under one set of controls: what is sent goes to each of them.
+
+To a screen they are one run, of the same three calls in plain data; each trains on a
+thread of its own, at its own pace, and keeps a run and a journal of its own.
+"""
+
+import itertools
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from babysit.panda import Panda
+from babysit.session.journal import Entry, number
+
+# What goes to those that train, and what goes to all.
+_TO_THE_LIVING, _TO_ALL = ("pause", "resume", "run", "finish_epoch", "stop"), ("set", "save", "rewind", "more_epochs")
+
+
+class Together:
+    """Pandas that train at the same time, under one set of sliders.
+
+    ```python
+    both = babysit.Together(with_norm, without)  # two pandas, each told to `fit`
+    both                                         # last line of a cell: one set of sliders, all losses in one chart
+    both.set(learning_rate=0.1)                  # what a slider does
+    ```
+
+    The sliders are those that all of the models have. Each panda remains what it is: steered
+    alone by its own `set` and dashboard, rewound, waited for.
+
+    Args:
+        *pandas: Two or more.
+
+    Raises:
+        TypeError: If one is no panda.
+        ValueError: If there are fewer than two, or one is there twice.
+    """
+
+    def __init__(self, *pandas: Panda) -> None:
+        strange = [type(panda).__name__ for panda in pandas if not isinstance(panda, Panda)]
+        if strange:
+            raise TypeError(f"`pandas` must each be a babysit.Panda. Received: {', '.join(strange)}.")
+        if len(set(pandas)) < max(2, len(pandas)):
+            raise ValueError(f"`pandas` must be two or more different ones. Received: {pandas!r}.")
+        self.pandas = pandas
+        models = [panda.model.name for panda in pandas]
+        self.names = models if len(set(models)) == len(models) else [panda.directory.name for panda in pandas]
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()  # an answer may be read before `send` has returned
+        self._waiting: dict[tuple[int, str | None], str] = {}  # (panda, its command) -> our command
+        self._refused: set[str] = set()
+        self._dashboard: Any = None
+
+    def set(self, *, why: str = "", over: int = 1, **changes: float | str | bool) -> list[Entry]:
+        """Changes hyperparameters of all, each from its own next step on; see `Panda.set`.
+
+        Returns:
+            An entry for each, of its own journal.
+
+        Raises:
+            TypeError: If a value is not a number.
+            ValueError: If one of them does not take a value. Nothing was changed then.
+        """
+        for panda in self.pandas:
+            panda._trainer.checked(changes, over)
+        return [panda.set(why=why, over=over, **changes) for panda in self.pandas]
+
+    def dashboard(self) -> Any:
+        """One dashboard for all, an ipywidgets widget; the same one each time."""
+        from babysit.ui.group_dashboard import SharedDashboard
+
+        if self._dashboard is None:
+            self._dashboard = SharedDashboard(self, self.names)
+        return self._dashboard.widget
+
+    def __repr__(self) -> str:
+        return f"<Together {', '.join(map(repr, self.pandas))}>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        return self.dashboard()._repr_mimebundle_(**kwargs)
+
+    # ------------------------------------------- the seam between run and screen
+
+    def send(self, command: Mapping[str, Any]) -> str:
+        """Hands a command over to each; returns an id at once, from any thread.
+
+        A checkpoint to rewind to is the first panda's; the others go back to the same step.
+
+        Args:
+            command: As `Panda.send` takes it: `set`, `save`, `rewind`, `more_epochs`, `pause`,
+                `resume`, `run`, `finish_epoch`, `stop`.
+
+        Raises:
+            ValueError: If it is none of these, or there is no such checkpoint. Nothing was sent then.
+        """
+        action = command.get("action")
+        if action not in _TO_ALL + _TO_THE_LIVING:
+            raise ValueError(
+                f"`action` must be one of {', '.join(_TO_ALL + _TO_THE_LIVING)}. Received: {action!r}. "
+                "Send it to one of the pandas."
+            )
+        others = self._for_others(command)
+        with self._lock:
+            name = f"together {next(self._numbers)}"
+            for i, panda in enumerate(self.pandas):
+                if action in _TO_ALL or panda.state in ("running", "paused"):
+                    self._waiting[i, panda.send(others if i else command)] = name
+        return name
+
+    def _for_others(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """The command as all but the first panda understand it, who know no checkpoints but their own."""
+        others, first = dict(command), self.pandas[0]
+        if "folder" in others:
+            folder = others.pop("folder")
+            steps = [row["step"] for row in first._record.rows("checkpoints") if row["folder"] == folder]
+            if not steps or folder not in first.status()["checkpoints"]:
+                raise ValueError(
+                    f"`folder` must be that of a checkpoint of {self.names[0]}. Received: {folder!r}. Choose one of "
+                    "the list."
+                )
+            others["step"] = steps[0]
+        return others
+
+    def status(self) -> dict[str, Any]:
+        """How they stand, in plain data: as one run, and under `runs` each of them."""
+        found = [panda.status() for panda in self.pandas]
+        told = max(found, key=lambda one: (one["not_finite"], one["step"]))
+        states = [one["state"] for one in found]
+        both = {
+            "name": " and ".join(self.names),
+            "state": next((state for state in ("running", "paused") if state in states), states[0]),
+            "hyperparameters": _common([one["hyperparameters"] for one in found]),
+            "checkpoints": found[0]["checkpoints"],
+            "error": next((one["error"] for one in found if one["error"]), None),
+            "warning": next((one["warning"] for one in found if one["warning"]), None),
+            "runs": found,
+        }
+        return told | both | {"remarks": [*self._differences(found), *(r for one in found for r in one["remarks"])]}
+
+    def since(self, cursor: Any) -> tuple[dict[str, list[dict[str, Any]]], Any]:
+        """What was recorded behind a cursor (0 for all), and the next cursor.
+
+        The tables of `Panda.since`, each row with the number of its panda as `run`; and
+        `answers`, entries that tell what came of commands sent to all, under their ids.
+        """
+        cursors = cursor or (0,) * len(self.pandas)
+        tables: dict[str, list[dict[str, Any]]] = {"answers": []}
+        ends = []
+        for i, (panda, begin) in enumerate(zip(self.pandas, cursors, strict=True)):
+            found, end = panda.since(begin)
+            ends.append(end)
+            for table, rows in found.items():
+                tables.setdefault(table, []).extend({**row, "run": i} for row in rows)
+            tables["answers"] += [answer for row in found["entries"] if (answer := self._answer(i, row)) is not None]
+        return tables, tuple(ends)
+
+    def _answer(self, i: int, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What an entry says of a command to all: that one has refused it, or that the last has obeyed; or nothing."""
+        with self._lock:
+            name = self._waiting.pop((i, row["command"]), None)
+            if name is None:
+                return None
+            if row["action"] == "refuse":
+                self._refused.add(name)
+                return {**row, "command": name, "why": f"{self.names[i]}: {row['why']}"}
+            open_still = name in self._refused or name in self._waiting.values()
+            return None if open_still else {**row, "command": name}
+
+    def _differences(self, found: list[dict[str, Any]]) -> list[str]:
+        """In which values they differ, in words: one has refused what another took, or was steered alone."""
+        lines = []
+        for name in _common([one["hyperparameters"] for one in found]):
+            values = [one["hyperparameters"][name]["value"] for one in found]
+            if len(set(values)) > 1:
+                each = [f"{number(value)} in {which}" for value, which in zip(values, self.names, strict=True)]
+                lines.append(f"{name.replace('_', ' ')}: {', '.join(each)}.")
+        return lines
+
+
+def _common(found: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The hyperparameters that all have, as the first has them, within bounds that all allow."""
+    common = {}
+    for name, first in found[0].items():
+        if all(name in one for one in found):
+            each = [one[name] for one in found]
+            low, high = max(one["low"] for one in each), min(one["high"] for one in each)
+            since = sorted({one["since"] for one in each})
+            if low < high:
+                common[name] = first | {"low": low, "high": high, "since": since}
+    return common

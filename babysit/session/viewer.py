@@ -1,0 +1,187 @@
+"""The viewer: a run of another process, or one that has ended, looked at through its record alone."""
+
+import itertools
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from babysit.core.hyperparameter import Hyperparameter
+from babysit.core.scale import Scale
+from babysit.session.history import ROOT, History
+from babysit.session.journal import Journal
+from babysit.store.files import Checkpoint, complete
+from babysit.store.lock import holder
+from babysit.store.reader import Reader
+from babysit.store.record import RECORD, TABLES
+
+# So long after the last news it is seen to whether the run is still held.
+SILENCE_S = 2.0
+# Of a run that has told nothing yet.
+_UNTOLD: dict[str, Any] = {
+    **dict.fromkeys(("step", "epoch", "epochs", "examples_done"), 0),
+    **dict.fromkeys(("examples_an_epoch", "examples_a_second", "seconds_left", "loss", "error", "warning")),
+    "hyperparameters": {},
+    "couplings": {},
+    "checkpoints": [],
+    "remarks": [],
+    "name": "",
+    "state": "idle",
+    "branch": ROOT,
+    "not_finite": False,
+}
+
+
+class Viewer:
+    """A run that somebody else holds, or nobody: it shows what a panda shows, and refuses what a panda does.
+
+    Last line of a cell: the dashboard, which follows the run within a second.
+
+    Args:
+        directory: The run's folder, of which nothing is changed.
+
+    Raises:
+        ValueError: If a newer version of babysit has written it.
+        sqlite3.Error: If it cannot be read.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory).absolute()
+        self._reader = Reader(self.directory / RECORD)
+        self._record: Any = self._reader  # which has all that history and journal ask a record for
+        self._read: tuple[int | None, int] | None = None  # version and cursor behind which there was nothing
+        self._version: int | None = -1  # of what was told last, and when that was
+        self._news_s = 0.0
+        self._told: dict[str, Any] = {}
+        self._holder: str | None = None
+        self._refusals: list[dict[str, Any]] = []  # that wait for `since`
+        self._refused = itertools.count(1)
+        self._dashboard: Any = None
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def state(self) -> str:
+        """As a panda's; `interrupted` where the process that trained it is gone."""
+        return str(self.status()["state"])
+
+    @property
+    def step(self) -> int:
+        """Steps done on the present branch."""
+        return int(self.status()["step"])
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done on the present branch."""
+        return int(self.status()["epoch"])
+
+    @property
+    def hyperparameters(self) -> dict[str, Hyperparameter]:
+        """Name -> value and bounds, in a stable order."""
+        fields = Scale.__dataclass_fields__
+        return {
+            name: Hyperparameter(about["value"], Scale(**{field: about[field] for field in fields}))
+            for name, about in self.status()["hyperparameters"].items()
+        }
+
+    @property
+    def history(self) -> History:
+        """What was measured up to now, step by step, along the present branch."""
+        return History(self._record)
+
+    @property
+    def journal(self) -> Journal:
+        """What was done, by whom, at which step, and why."""
+        return Journal(self._record)
+
+    @property
+    def branches(self) -> dict[str, tuple[str | None, int]]:
+        """Name -> (parent, step at which it left)."""
+        return self.history.branches
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """The complete checkpoints, oldest first."""
+        rows = {row["folder"]: row for row in self._reader.rows("checkpoints")}  # the last of each: names come later
+        return [
+            Checkpoint(path=path, **{name: rows[path.name][name] for name in ("step", "name", "branch", "digest")})
+            for path in complete(self.directory / "checkpoints")
+            if path.name in rows
+        ]
+
+    def dashboard(self) -> Any:
+        """The dashboard, with its controls switched off; the same widget each time."""
+        from babysit.ui.dashboard import Dashboard
+
+        if self._dashboard is None:
+            self._dashboard = Dashboard(self)
+        return self._dashboard.widget
+
+    def __repr__(self) -> str:
+        status = self.status()
+        return f"<Viewer of {status['name']}: {status['state']}, step {status['step']:,}, {self.directory}>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        return self.dashboard()._repr_mimebundle_(**kwargs)
+
+    # ------------------------------------------------------------------ what it refuses
+
+    def _refuse(self, *args: Any, **about: Any) -> NoReturn:
+        """Refuses whatever acts, and names who holds the run.
+
+        Raises:
+            ValueError: Always.
+        """
+        self._look()
+        raise ValueError(self._words)
+
+    fit = pause = resume = stop = run = wait = set = call = note = save = rewind = _refuse
+    digest = schedules = export_script = export_logbook = _refuse
+    model = property(_refuse)
+
+    @property
+    def _words(self) -> str:
+        if self._holder is not None:
+            return f"This run is only watched from here: {self._holder} holds it. Steer it there."
+        load = f"`babysit.Panda.load({str(self.directory)!r})` and `fit` with its data take it up."
+        return f"This run is only watched from here, and no process holds it: {load}"
+
+    # ------------------------------------------- the seam between run and screen
+
+    def send(self, command: Mapping[str, Any]) -> str:
+        """Refuses a command; the next `since` brings the refusal, an entry with the id that is returned."""
+        status, name = self.status(), f"watching {next(self._refused)}"
+        about = {"command": name, "author": str(command.get("author", "script")), "action": "refuse"}
+        about |= {name: status[name] for name in ("step", "branch")}
+        self._refusals.append({**about, "time": time.time(), "changes": {}, "over": 1, "why": self._words})
+        return name
+
+    def status(self) -> dict[str, Any]:
+        """How the run stands, as `Panda.status` has it, half a second ago at most; and `read_only`."""
+        self._look()
+        status = {**_UNTOLD, **self._told, "read_only": True}
+        if self._holder is None and status["state"] == "running":
+            words = f"The process that trained this run is gone. {self._words}"
+            return status | {"state": "interrupted", "warning": words, "examples_a_second": None, "seconds_left": None}
+        return status | {"remarks": [self._words, *status["remarks"]]}
+
+    def since(self, cursor: int) -> tuple[dict[str, list[dict[str, Any]]], int]:
+        """What was recorded behind a cursor (0 for all), as `Panda.since` has it, and the next cursor."""
+        version, end = self._reader.version, cursor
+        rows: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
+        if (version, cursor) != self._read:
+            rows, end = self._reader.since(cursor)
+            self._read = (version, cursor) if end == cursor else None
+        refusals, self._refusals = self._refusals, []
+        rows["entries"] += [{"seq": end, **row} for row in refusals]
+        return rows, end
+
+    def _look(self) -> None:
+        """Reads how the run stands where that has changed, and sees to who holds it."""
+        version, now = self._reader.version, time.monotonic()
+        if version != self._version:
+            self._told = self._reader.meta("status") or {"name": self._reader.meta("model") or ""}
+            self._version, self._news_s = version, now
+            self._holder = holder(self.directory)
+        elif self._holder is not None and now - self._news_s > SILENCE_S:
+            self._holder, self._news_s = holder(self.directory), now - SILENCE_S / 2

@@ -1,0 +1,146 @@
+"""The transport: buttons that let a run go, rest, and go back."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ipywidgets as widgets
+
+from babysit.ui.widgets import Send, button, classed, free_all, row, unlabelled, write
+
+# Whose changes a button takes back.
+_HANDS = ("dashboard", "script")
+_KEPT = 50
+
+
+class _Change(NamedTuple):
+    step: int
+    changes: dict[str, Any]
+
+
+class Transport:
+    """The buttons of a run, each of which only hands a command over.
+
+    Args:
+        send: Hands a command over.
+        state: How the run stands as a button is pressed: `running`, `paused` …
+    """
+
+    def __init__(self, send: Send, state: Any) -> None:
+        self._send, self._state = send, state
+        self._changes: list[_Change] = []  # that can be taken back, on the present branch
+        self._taking_back: dict[str | None, _Change] = {}  # by command
+        self._undoing = threading.Lock()  # the answer may come before `send` has returned
+        self._checkpoints: dict[str, dict[str, Any]] = {}
+        self._offered: str | None = None  # in the menu, not chosen by a hand
+        self._build()
+
+    def _build(self) -> None:
+        self._toggle = button("Pause", self._on_toggle, "primary")
+        self._step = button("Step", lambda: self._send("run", steps=1))
+        self._steps = button("Steps", lambda: self._send("run", steps=self._count.value))
+        self._count = _count(100, "how many steps")
+        self._epoch = button("To epoch end", lambda: self._send("finish_epoch"))
+        self._stop = button("Stop", lambda: self._send("stop"))
+        self._more = button("More epochs", lambda: self._send("more_epochs", epochs=self._epochs.value))
+        self._epochs = _count(10, "how many epochs more")
+        self._save = button("Save checkpoint", lambda: self._send("save", name=None))
+        self._undo = button("Undo last change", self._on_undo)
+        self._over = button(
+            "Start over", lambda: self._send("rewind", step=0), tooltip="back to step 0, on a new branch"
+        )
+        self._back = button("Rewind", self._on_rewind)
+        self._menu = widgets.Dropdown(options=[("no checkpoint yet", None)], description="checkpoint to rewind to")
+        first = [self._toggle, self._step, _pair(self._steps, self._count), self._epoch, self._stop]
+        first.append(_pair(self._more, self._epochs))
+        then = [self._save, self._undo, self._over]
+        groups = row(*first), row(*then, _pair(self._back, unlabelled(self._menu)))
+        self.widget = row(*groups, name="babysit-transport")
+        free_all(self.widget)
+
+    # ---------------------------------- called by the page, on any thread: only hand over
+
+    def _on_toggle(self) -> None:
+        self._send("pause" if self._state() == "running" else "resume")
+
+    def _on_rewind(self) -> None:
+        if self._menu.value is not None:
+            self._send("rewind", folder=self._menu.value)
+
+    def _on_undo(self) -> None:
+        with self._undoing:
+            if self._changes:
+                last = self._changes.pop()
+                back = {name: old for name, (old, _) in last.changes.items()}
+                why = f"takes back the change at step {last.step:,}"
+                self._taking_back[self._send("set", changes=back, why=why)] = last
+
+    # ------------------------------------------------------- called by the pump alone
+
+    def take(self, table: str, row: Mapping[str, Any]) -> None:
+        """Takes in a row of the record."""
+        if table == "checkpoints":
+            self._checkpoints[row["folder"]] = dict(row)
+        elif table == "entries":
+            self._take_entry(row)
+
+    def _take_entry(self, row: Mapping[str, Any]) -> None:
+        with self._undoing:
+            taken_back = self._taking_back.pop(row["command"], None)
+            if taken_back is not None and row["action"] == "refuse":
+                self._changes.append(taken_back)
+            elif taken_back is None and row["action"] == "set" and row["author"] in _HANDS and row["changes"]:
+                self._changes = [*self._changes, _Change(row["step"], dict(row["changes"]))][-_KEPT:]
+            elif row["action"] in ("rewind", "fit"):  # which bring values of their own
+                self._changes = []
+
+    def refresh(self, status: Mapping[str, Any]) -> None:
+        """Lets those buttons be pressed that mean something now."""
+        state, alive = status["state"], status["state"] in ("running", "paused")
+        write(self._toggle, description="Pause" if state == "running" else "Resume", disabled=not alive)
+        for control in (self._step, self._steps, self._epoch, self._stop):
+            write(control, disabled=not alive)
+        for control in (self._more, self._save):
+            write(control, disabled=state == "idle")
+        with self._undoing:  # a hand may take it back meanwhile
+            last = self._changes[-1] if self._changes else None
+        write(self._undo, disabled=last is None, tooltip=_undo_words(last))
+        write(self._over, disabled=state == "idle" or status["step"] == 0)
+        self._refresh_menu(set(status["checkpoints"]))
+
+    def _refresh_menu(self, there: set[str]) -> None:
+        self._checkpoints = {folder: row for folder, row in self._checkpoints.items() if folder in there}
+        newest = sorted(self._checkpoints.values(), key=lambda row: int(row["folder"]), reverse=True)[:_KEPT]
+        options = tuple((_words(row), row["folder"]) for row in newest) or (("no checkpoint yet", None),)
+        write(self._back, disabled=not newest)
+        if options != self._menu.options:
+            # A hand's choice stays, and so does what a hand has saved; else the newest makes room for a newer one.
+            saved = next((row["folder"] for row in newest if row.get("anchor") == "hand"), options[0][1])
+            keeps = self._menu.value != self._offered and self._menu.value in [folder for _, folder in options]
+            self._offered = self._offered if keeps else saved
+            write(self._menu, options=options, value=self._menu.value if keeps else saved)
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    step = f"step {row['step']:,}"
+    if not row["name"]:
+        return f"automatic · {step}"
+    return str(row["name"]) if row["name"].startswith(step) else f"{row['name']} · {row['step']:,}"
+
+
+def _undo_words(last: _Change | None) -> str:
+    if last is None:
+        return "nothing has been changed on this branch"
+    named = ", ".join(name.replace("_", " ") for name in last.changes)
+    return f"{named}, changed at step {last.step:,}"
+
+
+def _count(value: int, description: str) -> Any:
+    made = widgets.BoundedIntText(value=value, min=1, max=10_000_000, description=description)
+    made.tooltip = description
+    return classed(unlabelled(made), "babysit-count")
+
+
+def _pair(control: Any, argument: Any) -> Any:
+    """A button, and what it is told, as one."""
+    return classed(widgets.HBox([control, argument]), "babysit-pair")
