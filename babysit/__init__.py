@@ -54,7 +54,7 @@ from babysit.group import Together
 from babysit.panda import Panda, attach
 from babysit.session.history import History
 from babysit.session.journal import Entry, Journal
-from babysit.session.replay import Replay, replay
+from babysit.session.replay import Replay
 from babysit.store.files import Checkpoint
 
 __all__ = [
@@ -68,6 +68,6 @@ __all__ = [
     "Scale",
     "Together",
     "attach",
-    "replay",
+
 ]
 __version__ = "0.1.0"

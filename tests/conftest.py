@@ -9,7 +9,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow
 import pytest
 from hypothesis import settings
 
-from babysit.store.record import Record
 
 # Derandomized as everything else here; no database, for every test has a folder of its own.
 settings.register_profile("babysit", deadline=None, derandomize=True, database=None)
@@ -60,10 +59,3 @@ def no_run_left_alive(own_folder):
         for panda in alive if isinstance(alive, list) else [alive]:
             panda.stop()
             panda._driver.wait(60)
-
-
-@pytest.fixture
-def record(tmp_path):
-    record = Record(tmp_path / "run.sqlite")
-    yield record
-    record.close()

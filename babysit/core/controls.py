@@ -114,7 +114,7 @@ def apply(controls: Controls, position: Position, event: Event) -> tuple[Control
             return controls, position.epoch_ended(end.next_pass)
         case Branch() as branch:
             position = replace(position, example=position.example + branch.skip)
-            return _changed(controls, branch.keep, event.step, 1, branch.acts_at), position
+            return _changed(controls, branch.keep, event.step, 1, None), position
     return controls, position
 
 

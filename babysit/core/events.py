@@ -6,7 +6,7 @@ through `words`. No code reads `why` or the text of a note.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 from babysit.core.position import FitSpec
@@ -112,7 +112,6 @@ class Branch(Payload):
         origin: Steps done where the training stood before.
         name: Of the checkpoint that was returned to, if it has one.
         keep: Hyperparameters that keep their values -> (those of the state, kept ones).
-        acts_at: Steps done when a kept batch size begins to act, where that is later.
         skip: Examples left out.
         restored: Hyperparameters that took the values of the state -> (those before, restored ones).
         differs: The first step taken again whose loss is another than recorded.
@@ -125,7 +124,6 @@ class Branch(Payload):
     origin: int = 0
     name: str = ""
     keep: Changes = field(default_factory=dict)
-    acts_at: int | None = None
     skip: int = 0
     restored: Changes = field(default_factory=dict)
     differs: int | None = None
@@ -303,8 +301,3 @@ def _read(name: str, value: Any) -> Any:
     if name == "spec":
         return FitSpec(**value)
     return tuple(value) if name == "remarks" else value
-
-
-def at_step(event: Event, step: int) -> Event:
-    """The same event at another step."""
-    return replace(event, step=step)

@@ -15,7 +15,6 @@ class FitSpec:
         batch_size: As given to `fit`, at most `size`. A graph differs where all batches have one static size.
         shuffle: Whether the order of the examples is shuffled anew each pass, or `"batch"`.
         steps_per_epoch: Steps of an epoch; None for the data once.
-        epochs: Epochs done when the fit ends.
         first_epoch: Keras's number of the run's epoch 0.
     """
 
@@ -24,7 +23,6 @@ class FitSpec:
     batch_size: int
     shuffle: bool | Literal["batch"] = True
     steps_per_epoch: int | None = None
-    epochs: int = 1
     first_epoch: int = 0
 
     def same_examples(self, other: "FitSpec") -> bool:

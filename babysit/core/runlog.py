@@ -5,7 +5,7 @@ Append-only: one thread writes, any thread reads. A run of a million steps and f
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -175,6 +175,17 @@ class RunLog:
         parts = [self._tables[part.branch].values(name, part.end) for part in lineage]
         return np.concatenate([part for part in parts if len(part)] or [np.empty(0, "f4")])
 
+    def loss(self, branch: str, step: int) -> float:
+        """The loss of a step of a branch; NaN where there is none."""
+        for part in reversed(self.lineage(branch, step)):
+            if part.start < step:
+                return self._tables[part.branch].value("loss", step)
+        return math.nan
+
+    def has_loss(self, branch: str) -> bool:
+        """Whether steps of a branch's lineage have a loss at all."""
+        return any("loss" in self._tables[part.branch].columns for part in self.lineage(branch))
+
     def hyperparameter(self, name: str, lineage: Lineage) -> np.ndarray:
         """The value that acted in each step of a lineage, NaN where it had none; shape (steps,)."""
         steps = int(min(lineage[-1].end, self.tip(lineage[-1].branch)))
@@ -223,6 +234,10 @@ class _Table:
             self.columns[name].write(at, values)
         self.count = at + steps.count
 
+    def value(self, name: str, step: int) -> float:
+        at = step - 1 - self.start
+        return float(self.columns[name].view[at]) if name in self.columns and at < self.count else math.nan
+
     def values(self, name: str, end: float) -> np.ndarray:
         count = int(max(0, min(self.count, end - self.start)))
         if name not in self.columns:
@@ -267,8 +282,3 @@ class _Array:
             grown = np.zeros((max(count, 2 * len(self._values)), *self._values.shape[1:]), self._values.dtype)
             grown[: self._count] = self._values[: self._count]
             self._values = grown
-
-
-def event_list(log: RunLog, after: int) -> Sequence[Event]:
-    """The events after a number."""
-    return log.events[log._index_after(after) :]

@@ -1,0 +1,159 @@
+"""The journal: the events of a run as a person reads them."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+from babysit.core.events import (
+    Branch,
+    Edit,
+    EpochEnd,
+    Event,
+    Failed,
+    Finished,
+    Fit,
+    Note,
+    NotFinite,
+    Refused,
+    Saved,
+    Set,
+)
+from babysit.core.runlog import RunLog
+from babysit.core.words import about_change, by, describe, together, utc
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing done.
+
+    Attributes:
+        step: Steps done on the branch when it was applied: it acts from the next one on.
+        time: Seconds since 1970-01-01 UTC.
+        author: `dashboard`, `script`, `schedule`, `babysit`, or a callback's class name.
+        action: `fit`, `set`, `pause`, `resume`, `save`, `rewind`, `edit`, `note`,
+            `refuse`, `nan`, `finish`, `stop` or `fail`.
+        changes: Hyperparameter -> (old value, new value); for one that follows a learning-rate
+            schedule the value is `"schedule"`.
+        over: Steps in which the change was made, evenly on the hyperparameter's scale.
+        why: The reason given, a note's text, or what went wrong.
+        branch: The branch it belongs to.
+        command: The id that `send` returned for the command that asked for it, if one did.
+        seq: Its number in the order of the log.
+        about: The number of the entry whose reason this note gives.
+        file: The file that was written.
+    """
+
+    step: int
+    time: float
+    author: str
+    action: str
+    changes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    over: int = 1
+    why: str = ""
+    branch: str = ""
+    command: str | None = None
+    seq: int = 0
+    about: int | None = None
+    file: str | None = None
+
+
+def entry_of(event: Event) -> Entry:
+    """The entry that tells a person of an event."""
+    payload: Any = event.payload
+    about: dict[str, Any] = {"step": event.step, "time": event.time, "author": event.author}
+    fields: dict[str, Any] = {"action": payload.kind, "why": ""}
+    match payload:
+        case Fit():
+            fields |= {"changes": payload.changes, "why": " ".join(payload.remarks)}
+        case Set():
+            fields |= {"changes": payload.changes, "over": payload.over, "why": payload.refusal}
+            fields |= {"action": "refuse"} if payload.refusal else {}
+            about |= {"step": event.step if payload.acts_at is None else payload.acts_at}
+        case Edit():
+            fields |= {"changes": payload.changes, "why": payload.what}
+        case Branch():
+            fields |= {"changes": payload.keep or payload.restored, "why": _return(event, payload)}
+        case Saved():
+            fields |= {"why": payload.name}
+        case Note():
+            fields |= {"why": payload.text, "about": payload.about, "file": payload.file}
+        case Refused():
+            fields |= {"why": payload.reason}
+        case NotFinite():
+            fields |= {"why": f"the loss of step {event.step:,} is {payload.loss}"}
+        case Failed():
+            fields |= {"why": payload.error}
+        case Finished() if payload.epoch < payload.epochs:
+            fields |= {"why": f"in epoch {payload.epoch:,} of {payload.epochs:,}"}
+    fields |= {"why": event.why or fields["why"], "branch": event.branch, "command": event.command, "seq": event.seq}
+    return Entry(**about, **fields)
+
+
+def _return(event: Event, branch: Branch) -> str:
+    place = f"“{branch.name}”" if branch.name else f"step {event.step:,}"
+    said = [f"to {place}, from step {branch.origin:,}"]
+    said += ["hyperparameters kept"] if branch.keep else []
+    said += [f"{branch.skip:,} examples left out"] if branch.skip else []
+    said += [f"the steps taken again differ from step {branch.differs:,} on"] if branch.differs else []
+    return ", ".join(said) + (f": {branch.reason}" if branch.reason else "")
+
+
+def is_entry(event: Event) -> bool:
+    """Whether the journal shows an event: not the ends of epochs, which are many."""
+    return not isinstance(event.payload, EpochEnd)
+
+
+class Journal(Sequence[Entry]):
+    """The entries of a run, oldest first, on all its branches.
+
+    Args:
+        log: The run's.
+    """
+
+    def __init__(self, log: RunLog) -> None:
+        self._log = log
+
+    def __len__(self) -> int:
+        return sum(map(is_entry, list(self._log.events)))
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
+        return list(self)[index]
+
+    def __iter__(self) -> Iterator[Entry]:
+
+        entries = {}
+        for event in filter(is_entry, list(self._log.events)):
+            entry = entries[event.seq] = entry_of(event)
+            yield about_change(entry, entries.get(entry.about)) if entry.about else entry
+
+    def __reversed__(self) -> Iterator[Entry]:
+        return reversed(list(self))
+
+    def __repr__(self) -> str:
+
+        lines = (f"{entry.step:>8,}  {describe(entry)}{by(entry)}" for entry in together(self))
+        return "\n".join(lines) or "nothing yet"
+
+    def to_csv(self, path: str | Path) -> None:
+        """Writes a file with a row for each hyperparameter that was changed, and for each entry without such."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(_COLUMNS)
+            for entry in self:
+                table.writerows(_table_rows(entry))
+
+
+_COLUMNS = ("step", "time", "branch", "author", "action", "hyperparameter", "old", "new", "over", "why")
+
+
+def _table_rows(entry: Entry) -> list[tuple[Any, ...]]:
+
+    who = entry.step, utc(entry.time), entry.branch, entry.author, entry.action
+    changes = [(name, old, new) for name, (old, new) in entry.changes.items()] or [("", "", "")]
+    return [(*who, *change, entry.over, entry.why) for change in changes]
