@@ -145,11 +145,18 @@ class Edit(Compiled):
 
 @dataclass(frozen=True)
 class Saved(Payload):
-    """A checkpoint was saved by name."""
+    """A checkpoint was saved, or given another name.
+
+    Attributes:
+        folder: Name of its folder.
+        name: Its name from now on.
+        renamed: The steps done in it, where it was there already; None where not.
+    """
 
     kind = "save"
     folder: str = ""
     name: str = ""
+    renamed: int | None = None
 
 
 @dataclass(frozen=True)

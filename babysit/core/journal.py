@@ -75,6 +75,8 @@ def entry_of(event: Event) -> Entry:
             fields |= {"changes": payload.changes, "why": payload.what}
         case Branch():
             fields |= {"changes": payload.keep or payload.restored, "why": _return(event, payload)}
+        case Saved() if payload.renamed is not None:
+            fields |= {"action": "note", "why": f"the checkpoint of step {payload.renamed:,} is named “{payload.name}”"}
         case Saved():
             fields |= {"why": payload.name}
         case Note():

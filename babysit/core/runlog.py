@@ -136,10 +136,14 @@ class RunLog:
             name, end, last = parent, min(start, end), min(left_at, last)
         return tuple(segments)
 
+    def events_after(self, seq: float) -> list[Event]:
+        """The events after a number, on all branches."""
+        return self.events[self._index_after(seq) :]
+
     def along(self, lineage: Lineage, after: float = 0) -> list[Event]:
         """The events that count on a lineage, from those after a number on."""
         found = []
-        for event in self.events[self._index_after(after) :]:
+        for event in self.events_after(after):
             for segment in lineage:
                 if event.branch == segment.branch and event.step <= segment.end and event.seq <= segment.last:
                     found.append(event)
@@ -160,6 +164,19 @@ class RunLog:
             if changed is not controls:
                 controls = changed
                 yield event.step, controls
+
+    def controls_at(self, event: Event) -> Controls:
+        """The controls after an event."""
+        controls = Controls()
+        for one in self.along(self.lineage(event.branch, event.step)):
+            if one.seq <= event.seq:
+                controls, _ = apply(controls, Position(), one)
+        return controls
+
+    def epoch_of(self, steps: Steps) -> int:
+        """The number of the epoch that steps belong to, from 1 on."""
+        lineage = self.lineage(steps.branch, steps.first - 1)
+        return 1 + sum(event.seq < steps.seq for event in self.epoch_ends(lineage))
 
     def epoch_ends(self, lineage: Lineage) -> list[Event]:
         """The ends of epochs on a lineage."""

@@ -83,6 +83,12 @@ class LiveTrainer(Trainer, Protocol):
     def short_of_memory(self, error: BaseException) -> bool:
         """Whether an error says that memory did not suffice."""
 
+    def epoch_began(self) -> None:
+        """Has the user's data hear that an epoch begins."""
+
+    def epoch_ended(self, pass_over: bool) -> None:
+        """Has the user's data hear that an epoch is over."""
+
     def epoch_logs(self, last: Mapping[str, Any]) -> dict[str, Any]:
         """What Keras reports of an epoch whose last step returned `last`."""
 

@@ -58,6 +58,7 @@ class Session:
         plan: Of the present fit, or the last one; None before the first.
         epochs: Epochs done when the fit ends.
         early: Whether a callback ended the fit before that.
+        examples: Examples seen in this process.
         between: Called between two blocks of a validation.
     """
 
@@ -65,7 +66,7 @@ class Session:
         self.trainer, self.log, self.store = trainer, log, store
         self.branch = list(log.branches)[-1]
         self.plan: FitPlan | None = None
-        self.epochs, self.early = 0, False
+        self.epochs, self.early, self.examples = 0, False, 0
         self.between: Callable[[], None] = lambda: None
         self._first_epoch = 0  # Keras's number of the run's epoch 0
         self._begun = 0  # number of the event with which the fit began
@@ -124,11 +125,10 @@ class Session:
     # ------------------------------------------------------------------------- a fit
 
     def fit(self, plan: FitPlan, **about: Any) -> Event:
-        """Begins a fit; `advance` trains.
+        """Enters a fit into the log; `begin` comes next.
 
         Raises:
             ValueError: If its ranges or its data do not fit; nothing was changed then.
-            Exception: What a callback raises at the beginning of the training.
         """
         self.find_external_changes("script")
         first, previous = not self.begun, self.plan
@@ -143,8 +143,6 @@ class Session:
         if compiled_anew and self.position.step:
             self.emit(Edit(what="compiled anew"))
         self._begun = 0 if plan.completes else event.seq
-        self._begin_training(plan)
-        self._keep("start" if first else "fit")
         return event
 
     def _fit_payload(self, plan: FitPlan, values: Mapping[str, Any], scales: Mapping[str, Scale]) -> Fit:
@@ -165,8 +163,14 @@ class Session:
             name: (None, value) for name, value in values.items()
         }  # fmt: skip
 
-    def _begin_training(self, plan: FitPlan) -> None:
-        callbacks, began = plan.callbacks, self.position.epoch
+    def begin(self) -> None:
+        """Calls the callbacks at the beginning of the training, and saves the state; `advance` trains.
+
+        Raises:
+            Exception: What a callback raises.
+        """
+        assert self.plan is not None
+        plan, callbacks, began = self.plan, self.plan.callbacks, self.position.epoch
         callbacks.after = self._after_hook
         steps = plan.steps_per_epoch or self.trainer.steps_left(int(self.controls.values["batch_size"]))
         callbacks.attach(verbose=plan.verbose, epochs=plan.epochs, steps=steps)
@@ -184,6 +188,7 @@ class Session:
         if plan.completes:
             self._remind_callbacks()
         self._begin_epoch()
+        self._keep("fit" if self.position.step else "start")
 
     def finish(self, stopped: bool, **about: Any) -> Event:
         """Ends the fit; the model and its optimizer are stock again.
@@ -246,6 +251,7 @@ class Session:
     def _record(self, steps: Steps) -> None:
         finite = self.loss_is_finite
         self.log.add_steps(self.branch, steps)
+        self.examples += steps.examples
         if finite and not self.loss_is_finite:
             self.emit(NotFinite(str(self.loss)))
 
@@ -273,6 +279,7 @@ class Session:
                 self.position.epoch + 1, callbacks.plain(logs), next_pass, drawn if drawn != seeds else None,
                 callbacks.memory, self.early,
             )  # fmt: skip
+            self.trainer.epoch_ended(next_pass)
             self.emit(end, author="babysit")
         self._note_best(end.logs)
         self._begin_epoch()
@@ -281,6 +288,7 @@ class Session:
         """Calls the hooks of the next epoch as soon as it is due: a state at rest holds what they do."""
         assert self.plan is not None
         if not self.finished and self.position.epoch_step == 0:
+            self.trainer.epoch_began()
             self.plan.callbacks("on_epoch_begin", self.position.epoch + self._first_epoch)
         self._observed = None
 
@@ -486,10 +494,14 @@ class Session:
 
     def set(self, changes: Mapping[str, Any], over: int = 1, **about: Any) -> Event:
         """Changes hyperparameters, all from the next step on, or in so many steps; see `Panda.set`."""
-        wanted = self.planned(changes, over)
+        wanted, watched = self.planned(changes, over), self._observed is not None
+        self.find_external_changes(about.get("author", "script"))  # before the change, which is none of them
         wait = self.trainer.steps_to_update if "batch_size" in wanted else 0
         # Gradients of batches of one size are averaged: the next size begins when they have been applied.
-        return self.emit(Set(wanted, over, self.position.step + wait if wait else None), **about)
+        event = self.emit(Set(wanted, over, self.position.step + wait if wait else None), **about)
+        if watched:
+            self.watch()
+        return event
 
     def planned(self, changes: Mapping[str, Any], over: int = 1) -> dict[str, tuple[Any, Any]]:
         """The changes as `set` would make them, with what couplings add; raises as it would."""
@@ -529,6 +541,10 @@ class Session:
         checkpoint = self.store.save(self.trainer.capture(), self.branch, name, "named", write_model)
         self.emit(Saved(checkpoint.path.name, checkpoint.name), **about)
         return checkpoint
+
+    def rename(self, folder: str, name: str, **about: Any) -> Event:
+        """Gives a checkpoint another name, or its first one."""
+        return self.emit(Saved(folder, name, self.store.rename(folder, name).step), **about)
 
     def last_change(self) -> int | None:
         """Number of the last event that changed how the training goes on, if there is any."""

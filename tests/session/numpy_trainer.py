@@ -169,6 +169,12 @@ class NumpyTrainer:
     def epoch_logs(self, last):
         return {"loss": float(self.total[0] / self.total[1])} if self.total[1] else {}
 
+    def epoch_began(self):
+        pass
+
+    def epoch_ended(self, pass_over):
+        pass
+
     def observe(self):
         return self.weights.copy()
 

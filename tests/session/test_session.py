@@ -16,6 +16,7 @@ from tests.session.numpy_trainer import Callbacks, MemoryStore, NumpyTrainer, So
 def session(accumulate=1, seed=0, blocks=0, **how):
     one = Session(NumpyTrainer(3, accumulate, np.random.default_rng(blocks)), RunLog(), MemoryStore())
     one.fit(plan(**how))
+    one.begin()
     return one
 
 
@@ -42,6 +43,7 @@ def reloaded(one, cut=None, rng=None, blocks=9, **how):
     newest = [one for one in store.candidates() if one.branch == again.branch] or store.candidates()
     again.trainer.restore(newest[-1].load())
     again.fit(plan(completes=True, **how))
+    again.begin()
     return again
 
 
@@ -104,6 +106,7 @@ def obey(one, command, rng):
     else:
         one.finish(stopped=True)
         one.fit(plan(source=Source(batch_size=about[0])))
+        one.begin()
     return one
 
 
@@ -237,6 +240,7 @@ def test_what_a_callback_edits_is_kept_and_replayed():
 
     one = Session(NumpyTrainer(3), RunLog(), MemoryStore())
     one.fit(plan(callbacks=Callbacks(on_epoch_end=edit)))
+    one.begin()
     run(one, 14)
     tip = digest(one)
     one.rewind(step=13)

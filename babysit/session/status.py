@@ -1,0 +1,135 @@
+"""How a run stands, in plain data, and the rows of its log as a screen reads them."""
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from babysit.core.events import Branch, EpochEnd, Event, Fit
+from babysit.core.journal import entry_of, is_entry
+from babysit.core.runlog import RunLog, Steps
+from babysit.session.session import Session
+
+
+def describe(session: Session, rate: "Rate") -> dict[str, Any]:
+    """The position, the hyperparameters and the checkpoints of a run."""
+    position, controls = session.position, session.controls
+    plan, loss = session.plan, session.loss
+    batch_size = controls.at(position.step).get("batch_size", 0)
+    done, size = progress(session, batch_size)
+    return {
+        "step": position.step,
+        "epoch": position.epoch,
+        "epochs": session.epochs,
+        "examples_done": done,
+        "examples_an_epoch": size,
+        "branch": session.branch,
+        "loss": loss if math.isfinite(loss) else None,
+        "hyperparameters": {
+            name: {
+                "value": found.value,
+                **vars(found.scale),
+                "since": controls.since.get(name, 0),
+                "follows_schedule": name in session.trainer.followed,
+            }
+            for name, found in controls.hyperparameters(position.step, session.trainer.followed).items()
+        },
+        "couplings": {"scaling": controls.scaling},
+        "checkpoints": [
+            {"folder": one.path.name, "step": one.step, "name": one.name, "branch": one.branch}
+            for one in session.store.all
+        ],
+        "remarks": list(plan.remarks) if plan else [],
+        "vitals": None,
+        "examples_a_second": rate.examples_a_second,
+        "seconds_left": rate.seconds_left(session, done, size),
+    }
+
+
+def progress(session: Session, batch_size: int) -> tuple[int, int | None]:
+    """Examples of the present epoch done, and examples an epoch; None where that is not known."""
+    fit, position = session.controls.fit, session.position
+    if fit is None or session.plan is None:
+        return 0, 0
+    if fit.steps_per_epoch:
+        return position.epoch_step * batch_size, fit.steps_per_epoch * batch_size
+    return position.example, session.plan.source.size
+
+
+class Rate:
+    """How fast examples went by in the last seconds."""
+
+    def __init__(self, window_s: float = 3.0) -> None:
+        self._window_s = window_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what went by: a rest would count as slow."""
+        self._seen: list[tuple[float, int]] = []
+
+    def add(self, session: Session) -> None:
+        """Notes how many examples the session has seen by now."""
+        now = time.perf_counter()
+        self._seen.append((now, session.examples))
+        while now - self._seen[0][0] > self._window_s:
+            self._seen.pop(0)
+
+    @property
+    def examples_a_second(self) -> float | None:
+        """Over the last seconds; None where there are too few."""
+        seen = self._seen[:]  # the training thread goes on writing it
+        if len(seen) < 2 or seen[-1][0] - seen[0][0] < 0.2:
+            return None
+        (start, first), (end, last) = seen[0], seen[-1]
+        return (last - first) / (end - start)
+
+    def seconds_left(self, session: Session, done: int, size: int | None) -> float | None:
+        """Until the fit ends, at this speed."""
+        rate = self.examples_a_second
+        return ((session.epochs - session.position.epoch) * size - done) / rate if rate and size is not None else None
+
+
+# ------------------------------------------------------------------------- rows for a screen
+
+
+def rows_since(log: RunLog, cursor: int, most: int = 1000) -> tuple[dict[str, list[dict[str, Any]]], int]:
+    """What was recorded after a number, by table, in plain data, and the number up to which it goes.
+
+    Tables `entries`, `blocks`, `epochs` and `branches`. At most so many rows are covered in one call,
+    so that a reader who starts late reads a long run in pieces.
+    """
+    end = min(log.seq, cursor + most)
+    tables: dict[str, list[dict[str, Any]]] = {
+        name: [] for name in ("entries", "blocks", "epochs", "branches", "vitals")
+    }
+    for steps in log.blocks(cursor, most):
+        if steps.seq <= end:
+            tables["blocks"].append(_block(log, steps))
+    for event in log.events_after(cursor):
+        if event.seq > end:
+            break
+        _add(log, tables, event)
+    return tables, end
+
+
+def _block(log: RunLog, steps: Steps) -> dict[str, Any]:
+    names = list(steps.columns)
+    table = np.stack([np.asarray(steps.columns[name]) for name in names])
+    about = {"seq": steps.seq, "branch": steps.branch, "first": steps.first, "steps": steps.count, "time": steps.time}
+    return about | {"names": names, "dtype": str(table.dtype), "columns": table.tobytes(), "epoch": log.epoch_of(steps)}
+
+
+def _add(log: RunLog, tables: dict[str, list[dict[str, Any]]], event: Event) -> None:
+    payload = event.payload
+    if isinstance(payload, EpochEnd):
+        row = {"branch": event.branch, "epoch": payload.epoch, "step": event.step, "logs": dict(payload.logs)}
+        tables["epochs"].append({"seq": event.seq, **row})
+    if isinstance(payload, Branch) or (isinstance(payload, Fit) and event.seq == 1):
+        parent, last = (payload.parent, payload.last) if isinstance(payload, Branch) else (None, 0)
+        values = log.controls_at(event).at(event.step)
+        numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
+        row = {"name": event.branch, "parent": parent, "step": event.step, "mark": last, "hyperparameters": numbers}
+        tables["branches"].append({"seq": event.seq, **row})
+    if is_entry(event):
+        tables["entries"].append(vars(entry_of(event)))
