@@ -23,27 +23,27 @@ from typing import Any
 
 import keras
 
+from babysit.core.events import Event, Fit, Saved
+from babysit.core.history import History
 from babysit.core.hyperparameter import Hyperparameter, any_whole, checked
-from babysit.core.scale import Scale
+from babysit.core.journal import Entry, Journal, entry_of
+from babysit.core.runlog import RunLog
 from babysit.engine import architecture
-from babysit.engine.callbacks import Callbacks
-from babysit.engine.data.adapters import is_stream
-from babysit.engine.data.source import checked_shuffle, source, split
-from babysit.engine.own_fit import Unseen, has_own_fit
-from babysit.export import schedules, script
-from babysit.export.schedules import Run
+from babysit.engine.environment import describe
+from babysit.engine.trainer import KerasTrainer
+from babysit.export import logbook, schedules, script
 from babysit.progress import Progress
-from babysit.session.driver import Driver
-from babysit.session.fits import Plan
-from babysit.session.history import History
-from babysit.session.journal import Entry, Journal
-from babysit.session.timeline import Timeline
-from babysit.session.trainer import Trainer
+from babysit.session.fit import plan_of
+from babysit.session.guard import ModelGuard, keras_settings
+from babysit.session.rerun import lies_on
+from babysit.session.session import BEST, Session
+from babysit.session.status import rows_since
 from babysit.session.viewer import Viewer
-from babysit.store.checkpoints import BEST, Shelf
-from babysit.store.files import Checkpoint, parameters
+from babysit.session.worker import Worker
+from babysit.store.checkpoint_file import parameters
+from babysit.store.checkpoint_store import Checkpoint, CheckpointStore
+from babysit.store.database import RECORD, Database
 from babysit.store.lock import Lock
-from babysit.store.record import RECORD, Record
 
 CHECKPOINTS = "checkpoints"
 
@@ -75,9 +75,10 @@ class Panda:
         _check_model(model)
         seed = _drawn_seed() if seed is None else int(checked("seed", seed, any_whole(0)))
         path = _new_directory(model.name) if directory is None else _own_directory(Path(directory))
-        with _opened(path) as (lock, record):
-            record.set_meta({"model": model.name, "seed": seed, "architecture": architecture.describe(model)})
-            self._start(model, path, lock, record, seed)
+        with _opened(path) as (lock, database):
+            about = {"model": model.name, "seed": seed, "architecture": architecture.describe(model)}
+            database.set_meta(about)
+            self._start(model, path, lock, database, seed)
 
     @classmethod
     def load(cls, directory: str | Path, model: keras.Model | None = None) -> "Panda":
@@ -99,37 +100,61 @@ class Panda:
         if not (directory / RECORD).is_file():
             raise ValueError(f"`directory` must hold a run. Received: {directory}, which holds none.")
         _take_over(directory)
-        with _opened(directory) as (lock, record):
-            if record.meta("seed") is None:
+        with _opened(directory) as (lock, database):
+            if database.meta("seed") is None:
                 raise ValueError(
                     f"The run at {directory} was ended before it began. Begin a new one in another folder."
                 )
             if model is None:
-                model = architecture.build(record.meta("architecture"), parameters(directory / CHECKPOINTS))
+                model = architecture.build(database.meta("architecture"), parameters(directory / CHECKPOINTS))
             _check_model(model)
             self = cls.__new__(cls)
-            self._start(model, directory, lock, record, record.meta("seed"))
-            if self.checkpoints:
-                self._timeline.take_up()
-                self._loaded = True
+            self._start(model, directory, lock, database, database.meta("seed"))
+            self._return_to_newest()
         return self
 
-    def _start(self, model: keras.Model, directory: Path, lock: Lock, record: Record, seed: int) -> None:
+    def _start(self, model: keras.Model, directory: Path, lock: Lock, database: Database, seed: int) -> None:
         self.directory = directory.absolute()  # a later change of folder does not move the run
-        self._record = record
-        self._trainer = Trainer(model, record, self.directory, seed)
-        self._timeline = Timeline(self._trainer)
-        self._driver = Driver(self._trainer, self._timeline, record, model.name)
-        self._driver.owner = self  # so that a run goes on, and can be attached to, when nobody holds its panda
-        self._driver.export = self._export
-        self._loaded = False
+        self._database, log = database, RunLog()
+        for row in database.rows():
+            log.append(row)
+        log.on_append = database.append
+        self._store = CheckpointStore(
+            self.directory / CHECKPOINTS,
+            flush=database.flush,
+            branch_starts=lambda: _branch_starts(log),
+            names={event.payload.folder: event.payload.name for event in log.events if isinstance(event.payload, Saved)},
+            environment=describe(),
+        )
+        self._trainer = KerasTrainer(model, seed)
+        self._session = Session(self._trainer, log, self._store)
+        self._worker = Worker(self._session, model.name, model)
+        self._worker.owner = self  # so that a run goes on, and can be attached to, when nobody holds its panda
+        self._worker.export = self._export
+        self._worker.warning = lambda: database.error or self._store.error
+        self._worker.on_rest = database.write_status
+        self._history = History(log, lambda: self._session.branch)
+        self._journal = Journal(log)
+        self._guard = ModelGuard(model, self._worker)
+        self._loaded: FitSpec | None = None
         self._progress = Progress(self.history)
         self._dashboard: Any = None
         self._picture: Any = None
+        database.status_provider = weakref.WeakMethod(self._worker.status)
+        self._store.owner = weakref.ref(self)
         _pandas.add(self)
-        self._trainer.shelf.owner = weakref.ref(self)
-        self._close = weakref.finalize(self, _close, self._trainer.shelf, record, lock)
+        self._close = weakref.finalize(self, _close, self._store, database, lock)
         self._close.atexit = False  # at exit `_rest_all` closes it, last
+
+    def _return_to_newest(self) -> None:
+        """Restores the newest checkpoint of the present branch that can be used; `fit` takes the steps after it."""
+        log, session = self._session.log, self._session
+        fits = [event.payload for event in log.events if isinstance(event.payload, Fit)]
+        if not fits:
+            return
+        self._trainer.build(fits[-1].facts["spec"])
+        session.load()
+        self._loaded = session.controls.fit
 
     # ----------------------------------------------------------------- training
 
@@ -190,73 +215,17 @@ class Panda:
         given = {name: value for name, value in locals().items() if name not in ("self", "paused", "ranges")}
         _refuse_second(self.model, but=self)
         shown = Progress(self.history, verbose)
-        shuffle = checked_shuffle(shuffle)
-        if ranges is not None and not isinstance(ranges, Mapping):
-            raise TypeError(f"`ranges` must map names to (low, high). Received: ranges={ranges!r}.")
-        by_itself = has_own_fit(self.model)
-        if x is None and not by_itself:
-            raise ValueError("`x` must hold the examples to train on. Received: x=None.")
-        counts = {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
-        counts |= {"validation_batch_size": validation_batch_size, "batch_size": batch_size}
-        numbers = {
-            name: None if count is None else int(checked(name, count, any_whole())) for name, count in counts.items()
-        }
-        if by_itself:
-            own = {name: value for name, value in given.items() if value is not _DEFAULTS[name].default}
-            hooks = Callbacks(own.pop("callbacks", None))
-            plan = Plan(Unseen(self.model, batch_size), epochs, callbacks=hooks, ranges=ranges, own=own)
-            return self._begin_to_train(plan, shown, paused)
-        if validation_split != 0 and validation_data is None:
-            checked("validation_split", validation_split, Scale(0, 1))
-            (x, y, sample_weight), validation_data = split((x, y, sample_weight), validation_split)
-        asked = numbers["batch_size"]
-        if self._loaded:  # the order of examples is the recorded one
-            numbers["batch_size"], shuffle = self._record.meta("batch_size"), self._record.meta("shuffle")
-            numbers["steps_per_epoch"] = _recorded_steps(self._record, numbers["steps_per_epoch"])
-        elif numbers["batch_size"] is None:
-            numbers["batch_size"] = self._trainer.batch_size or None
-        data = source(
-            x,
-            y,
-            sample_weight,
-            batch_size=numbers["batch_size"],
-            shuffle=shuffle,
-            class_weight=class_weight,
-            seed=self._trainer.seed,
-            steps_per_epoch=numbers["steps_per_epoch"],
-        )
-        if self._loaded and data.fingerprint() != self._record.meta("fingerprint"):
-            raise ValueError("`x` and `y` must be the data that the run was trained on. Received: others.")
-        plan = Plan(
-            data=data,
-            epochs=numbers["epochs"] or 1,
-            validation=_validation(
-                validation_data, numbers["validation_batch_size"] or asked, numbers["validation_steps"]
-            ),
-            validation_steps=numbers["validation_steps"],
-            validation_freq=_checked_freq(validation_freq),
-            initial_epoch=int(checked("initial_epoch", initial_epoch, any_whole(0))),
-            steps_per_epoch=numbers["steps_per_epoch"],
-            shuffle=shuffle,
-            callbacks=Callbacks(callbacks),
-            ranges=ranges,
-            verbose=verbose,
-            completes=self._loaded,
-            keeps_size=asked is None,
-        )
-        return self._begin_to_train(plan, shown, paused)
-
-    def _begin_to_train(self, plan: Plan, shown: Progress, paused: bool) -> "Panda":
-        self._driver.ask("fit", plan=plan, paused=paused)
-        self._progress = shown
-        for sentence in self._trainer.remarks:
-            warnings.warn(sentence, stacklevel=3)
-        self._loaded = False
+        present = self._session.controls.values.get("batch_size")
+        plan = plan_of(self._trainer.model, given, self._trainer.seed, self._loaded, ranges, present)
+        self._worker.ask("fit", plan=plan, paused=paused, settings=keras_settings())
+        self._progress, self._loaded = shown, None
+        for sentence in plan.remarks:
+            warnings.warn(sentence, stacklevel=2)
         return self
 
     def pause(self) -> None:
         """Rests at the next step boundary; returns when it rests."""
-        self._driver.ask("pause")
+        self._worker.ask("pause")
 
     def resume(self) -> None:
         """Goes on training; returns at once.
@@ -266,15 +235,15 @@ class Panda:
         """
         _refuse_second(self.model, but=self)
         if self.state == "running":
-            self._driver.send({"action": "resume", "author": "script"})
+            self._worker.send({"action": "resume", "author": "script"})
         else:
-            self._driver.ask("resume")
+            self._worker.ask("resume")
 
     def stop(self) -> None:
         """Ends the fit at the next step boundary, keeping everything; returns at once."""
-        if self._driver.alive or self._within:
-            self._driver.not_finite = False  # who stops a run that rests there has been told
-            self._driver.send({"action": "stop", "author": "script"})
+        if self._worker.alive or self._within:
+            self._worker.not_finite = False  # who stops a run that rests there has been told
+            self._worker.send({"action": "stop", "author": "script"})
 
     def run(self, steps: int = 1) -> None:
         """Takes exactly `steps` steps, fewer only where the run ends, and rests again.
@@ -287,11 +256,11 @@ class Panda:
             Exception: Whatever the training raised.
         """
         _refuse_second(self.model, but=self)
-        self._driver.ask("run", steps=steps).result()
+        self._worker.ask("run", steps=steps).result()
         self._check_finite()
 
     def _check_finite(self) -> None:
-        if self._driver.not_finite:
+        if self._worker.not_finite:
             raise FloatingPointError(
                 f"The loss of step {self.step:,} is not finite. The run rests there: `rewind` to a checkpoint and "
                 "lower the learning rate, or `resume()` all the same."
@@ -310,9 +279,9 @@ class Panda:
         """
         if self.state == "idle" and not self._within:
             raise ValueError("There is nothing to wait for: call `fit(...)` first.")
-        over = self._progress.wait(self._driver, timeout)
-        if self._driver.error is not None:
-            raise self._driver.error
+        over = self._progress.wait(self._worker, timeout)
+        if self._worker.error is not None:
+            raise self._worker.error
         self._check_finite()
         if not over:
             raise TimeoutError(f"After {timeout} s the run is still {self.state}, at step {self.step:,}.")
@@ -344,10 +313,15 @@ class Panda:
             ValueError: If a name is unknown, or a value out of bounds. Nothing was changed then.
         """
         _refuse_second(self.model, but=self)
-        wanted = self._trainer.checked(changes, over)
-        entry: Entry = self._driver.ask("set", changes=wanted, over=over, why=_text("why", why))
-        self._record.flush()
+        self._session.planned(changes, over)  # an error of the caller's is raised at once
+        entry = self._asked("set", changes=changes, over=over, why=_text("why", why))
+        self._database.flush()
         return entry
+
+    def _asked(self, action: str, **about: Any) -> Entry:
+        """The entry of a command's event."""
+        event: Event = self._worker.ask(action, **about)
+        return entry_of(event)
 
     def call(self, function: Callable[[keras.Model], Any]) -> Any:
         """Has `function(model)` called on the training thread at the next boundary; returns its result.
@@ -361,7 +335,7 @@ class Panda:
         """
         if not callable(function):
             raise TypeError(f"`function` must be callable with the model. Received: {function!r}.")
-        return self._driver.ask("call", function=function)
+        return self._worker.ask("call", function=function)
 
     def vitals(self, on: bool = True) -> None:
         """Begins to measure the vital signs every few seconds, or ends it; the training's bits stay the same.
@@ -372,12 +346,11 @@ class Panda:
         Raises:
             TypeError: If `on` is neither True nor False.
         """
-        self._driver.ask("vitals", on=on)
+        self._worker.ask("diagnostics", on=on)
 
     def note(self, why: str) -> Entry:
         """Writes a line into the journal."""
-        entry: Entry = self._driver.ask("note", why=_text("why", why))
-        return entry
+        return self._asked("note", why=_text("why", why))
 
     def save(self, name: str | None = None) -> Checkpoint:
         """Saves the whole training state at the next boundary.
@@ -391,18 +364,18 @@ class Panda:
             ValueError: If it is taken, or has signs in it that a name cannot have, or before the first `fit`.
             OSError: If the disk does not take it. Nothing is left behind; training goes on.
         """
-        if not self.branches:
+        if not self._session.begun:
             raise ValueError(
                 "`save` needs a model that is ready to train. Call `fit(..., paused=True)` first: it rests before its "
                 "first step."
             )
         if name is not None:
-            self._trainer.shelf.checked_name(name)
+            self._store.checked_name(name)
         if name == BEST:
             warnings.warn(
                 "`best` names this state from now on: the best one so far is not kept any more.", stacklevel=2
             )
-        checkpoint: Checkpoint = self._driver.ask("save", name=name)
+        checkpoint: Checkpoint = self._worker.ask("save", name=name)
         return checkpoint
 
     def rewind(self, to: Checkpoint | str | int, hyperparameters: str = "checkpoint", skip: int = 0) -> Entry:
@@ -425,65 +398,66 @@ class Panda:
         """
         _refuse_second(self.model, but=self)
         place = self._found(to)
-        entry: Entry = self._driver.ask("rewind", **place, hyperparameters=hyperparameters, skip=skip)
-        if self._timeline.differs is not None:
+        event: Event = self._worker.ask("rewind", **place, hyperparameters=hyperparameters, skip=skip)
+        if (differs := getattr(event.payload, "differs", None)) is not None:
             warnings.warn(
-                f"The steps taken again differ from step {self._timeline.differs:,} on: this is not the state that was "
-                "there. From now on the tip of what is left is kept.",
+                f"The steps taken again differ from step {differs:,} on: this is not the state that was there.",
                 stacklevel=2,
             )
-        return entry
+        return entry_of(event)
 
     # ------------------------------------------------------------------ reading
 
     @property
     def model(self) -> keras.Model:
         """The user's own model object."""
-        return self._trainer.model
+        model: keras.Model = self._trainer.model.model
+        return model
 
     @property
     def state(self) -> str:
         """`idle`, `running`, `paused`, `finished`, `stopped` or `failed`."""
-        return self._driver.state
+        return self._worker.state
 
     @property
     def step(self) -> int:
         """Steps done on the present branch."""
-        return self._trainer.step
+        return self._session.position.step
 
     @property
     def epoch(self) -> int:
         """Epochs done on the present branch."""
-        return self._trainer.epoch
+        return self._session.position.epoch
 
     @property
     def hyperparameters(self) -> dict[str, Hyperparameter]:
         """Name -> value and bounds, in a stable order."""
-        return self._trainer.hyperparameters
+        session = self._session
+        return session.controls.hyperparameters(session.position.step, self._trainer.followed)
 
     @property
     def history(self) -> History:
         """What was measured, step by step."""
-        return self._trainer.history
+        return self._history
 
     @property
     def journal(self) -> Journal:
         """What was done, by whom, at which step, and why."""
-        return self._trainer.journal
+        return self._journal
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
         """The complete checkpoints, oldest first."""
-        return self._trainer.checkpoints
+        return self._store.all
 
     @property
     def branches(self) -> dict[str, tuple[str | None, int]]:
         """Name -> (parent, step at which it left)."""
-        return self.history.branches
+        return self.history.branches if self._session.begun else {}
 
     def digest(self) -> str:
         """sha256 of the training state, hexadecimal, taken at the next boundary."""
-        digest: str = self._driver.ask("digest")
+        digest: str = self._worker.ask("digest")
         return digest
 
     # ------------------------------------------------------------------ what leaves it
@@ -627,24 +601,24 @@ class Panda:
                 or `chart.svg` with its `content`), `vitals` (`on`), `pause`, `resume`, `stop`; for
                 each also `author` and, but for those that say it themselves, `why`.
         """
-        return self._driver.send(command)
+        return self._worker.send(command)
 
     def status(self) -> dict[str, Any]:
         """How the run stands, in plain data, from any thread, at no cost to the training."""
-        return self._driver.status()
+        return self._worker.status()
 
     def since(self, cursor: int) -> tuple[dict[str, list[dict[str, Any]]], int]:
         """What was recorded behind a cursor (0 for all), in plain data, and the next cursor.
 
-        Tables `entries`, `blocks`, `epochs`, `branches`, `checkpoints` and `vitals`. The cursor counts
+        Tables `entries`, `blocks`, `epochs`, `branches` and `vitals`. The cursor counts
         what was appended: steps rewind, appends do not. A long record comes in pieces.
         """
-        return self._record.since(cursor)
+        return rows_since(self._session.log, cursor)
 
     @property
     def _within(self) -> bool:
         """Whether the caller is code that the training calls, such as a callback."""
-        return self._driver._worker is threading.current_thread()
+        return self._worker.within
 
     def _found(self, to: Checkpoint | str | int) -> dict[str, Any]:
         if isinstance(to, bool) or not isinstance(to, Checkpoint | str | numbers.Integral):
@@ -669,7 +643,7 @@ class Panda:
         """Rests and saves because the interpreter exits, and says how to go on."""
         try:
             self.pause()
-            self._driver.ask("keep_last")
+            self._worker.ask("keep_last")
             said = f"is saved. To go on: babysit.Panda.load({str(self.directory)!r}).fit(...)"
         except Exception as error:
             said = f"could not be saved: {error}"
@@ -681,7 +655,6 @@ def _drawn_seed() -> int:
     return zlib.crc32(repr(random.getstate()).encode()) >> 1
 
 
-_DEFAULTS = inspect.signature(Panda.fit).parameters
 _pandas: "weakref.WeakSet[Panda]" = weakref.WeakSet()
 
 
@@ -741,24 +714,30 @@ def pandas_in(directory: Path) -> list[Panda]:
 
 
 @contextlib.contextmanager
-def _opened(directory: Path) -> Iterator[tuple[Lock, Record]]:
+def _opened(directory: Path) -> Iterator[tuple[Lock, Database]]:
     """The record of a run, with the right to write it; given back if what is done with it fails."""
     lock = Lock(directory)
     try:
-        record = Record(directory / RECORD)
+        database = Database(directory / RECORD)
         try:
-            yield lock, record
+            yield lock, database
         except BaseException:
-            record.close()
+            database.close()
             raise
     except BaseException:
         lock.release()
         raise
 
 
-def _close(shelf: Shelf, record: Record, lock: Lock) -> None:
-    shelf.close()
-    record.close()
+def _branch_starts(log: RunLog) -> set[tuple[str, int]]:
+    """Branch and step of each place where a branch begins: on itself, and on the one that it left."""
+    starts = [(name, parent, step) for name, (parent, step, _) in list(log.branches.items())]
+    return {(branch, step) for name, parent, step in starts for branch in (name, parent) if branch}
+
+
+def _close(store: CheckpointStore, database: Database, lock: Lock) -> None:
+    store.close()
+    database.close()
     lock.release()
 
 
@@ -820,36 +799,6 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
-def _checked_freq(validation_freq: Any) -> int | list[int]:
-    if isinstance(validation_freq, Collection) and not isinstance(validation_freq, str):
-        return [int(checked("validation_freq", epoch, any_whole())) for epoch in validation_freq]
-    return int(checked("validation_freq", validation_freq, any_whole(), "Or a list of epochs."))
 
 
-def _recorded_steps(record: Record, asked: int | None) -> int | None:
-    """The steps an epoch of the fit that is to be completed."""
-    recorded: int | None = (record.meta("data") or [None] * 4)[3]
-    if asked not in (None, recorded):
-        rule = f"stay {recorded:,}" if recorded else "be left out"
-        raise ValueError(
-            f"`steps_per_epoch` must {rule} where an interrupted fit is completed. Received: steps_per_epoch={asked}. "
-            "Call `fit` again when that is done, or has been stopped."
-        )
-    return recorded
 
-
-def _validation(data: Any, batch_size: int | None, steps: int | None) -> Any:
-    """The source that validation data make, in their own order; None without any."""
-    if data is None:
-        return None
-    if not isinstance(data, tuple | list) and not is_stream(data):
-        raise ValueError(
-            "`validation_data` must be (x, y), (x, y, sample_weight), or what gives batches of them. "
-            f"Received: {type(data).__name__}."
-        )
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    try:
-        return source(x, y, sample_weight, batch_size=batch_size, shuffle=False, steps_per_epoch=steps)
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"`validation_data` cannot be used. {error}") from error

@@ -38,7 +38,7 @@ def describe(session: Session, rate: "Rate") -> dict[str, Any]:
         "couplings": {"scaling": controls.scaling},
         "checkpoints": [
             {"folder": one.path.name, "step": one.step, "name": one.name, "branch": one.branch}
-            for one in session.store.all
+            for one in session.store.known
         ],
         "remarks": list(plan.remarks) if plan else [],
         "vitals": None,

@@ -294,10 +294,10 @@ class CheckpointStore:
         return [saved.checkpoint for saved in self._listed()]
 
     @property
-    def folders(self) -> list[str]:
-        """The names of the folders, as far as is known without looking at the disk."""
+    def known(self) -> list[Checkpoint]:
+        """Those on disk, as far as is known without looking at it, oldest first."""
         with self._changed:
-            return [saved.checkpoint.path.name for saved in self._saved]
+            return [saved.checkpoint for saved in _with_names_once(self._saved)]
 
     @property
     def names(self) -> list[str]:
