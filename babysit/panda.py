@@ -549,7 +549,7 @@ class Panda:
         return Run(
             model=self.model,
             optimizers=trainer.subject.optimizers,
-            schedules=trainer.subject.dials.rates,
+            schedules=trainer.subject.bindings.rates,
             history=self.history,
             journal=self.journal,
             kept=trainer.shelf.candidates(),

@@ -177,7 +177,7 @@ class Helm:
 
     def adopt(self, step: int) -> dict[str, tuple[Any, Any]]:
         """Takes up what somebody else changed on the optimizer itself; returns name -> (old, new)."""
-        changes = {name: change for name, change in self.dials.taken_up().items() if name in self.values}
+        changes = {name: change for name, change in self.dials.adopt_external_changes().items() if name in self.values}
         for name, (old, new) in changes.items():
             self.ramps.pop(name, None)
             self.values[name] = new

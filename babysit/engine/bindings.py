@@ -1,7 +1,7 @@
-"""The dials of a model: every hyperparameter that can be turned while it trains, by name.
+"""The bindings of a model: every hyperparameter that can be changed while it trains, by name.
 
 Bound, a compiled step reads them afresh; released, the model holds plain numbers as if
-nothing had been live. Who may turn a dial, and when, is the trainer's business.
+nothing had been live. Who may change one, and when, is the trainer's business.
 """
 
 import contextlib
@@ -11,14 +11,14 @@ from typing import Any
 import keras
 
 from babysit.core.scale import Scale
-from babysit.engine import catalog as anatomy
+from babysit.engine import catalog
 from babysit.engine.catalog import Substitute
-from babysit.engine.floats import Number, Slots
-from babysit.engine.live import Readings
-from babysit.engine.rates import TAKEN, ScheduledRate, VariableRate
+from babysit.engine.floats import FloatBinding, MomentumSlots
+from babysit.engine.live import LiveValues
+from babysit.engine.rates import OVERRIDDEN, ScheduleBinding, VariableBinding
 
 
-class Dials:
+class HyperparameterBindings:
     """The live hyperparameters of one compiled model, by name, in a stable order.
 
     Args:
@@ -28,10 +28,10 @@ class Dials:
 
     def __init__(self, model: Any, optimizers: Mapping[str, Any]) -> None:
         self._model, self._optimizers = model, optimizers
-        self._readings = Readings()
-        self._slots: dict[int, Slots] = {}
+        self._live_values = LiveValues()
+        self._slots: dict[int, MomentumSlots] = {}
         self._schedules: dict[str, list[Any]] = {}
-        self._dials: dict[str, Any] = {}
+        self._bindings: dict[str, Any] = {}
         self._substitutes: list[Substitute] = []
         self._bound = False
         self.read()
@@ -41,12 +41,12 @@ class Dials:
     @property
     def values(self) -> dict[str, float]:
         """Name -> present value, a copy."""
-        return {name: dial.value for name, dial in self._dials.items()}
+        return {name: binding.value for name, binding in self._bindings.items()}
 
     @property
     def scales(self) -> dict[str, Scale]:
         """Name -> the scale on which it is chosen by default."""
-        return {name: dial.scale for name, dial in self._dials.items()}
+        return {name: binding.scale for name, binding in self._bindings.items()}
 
     @property
     def structure(self) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ class Dials:
 
         Open gates by name, the kinds of schedules, the values that could not be made live.
         """
-        return tuple(part for dial in self._dials.values() for part in dial.structure)
+        return tuple(part for binding in self._bindings.values() for part in binding.structure)
 
     @property
     def bound(self) -> bool:
@@ -64,31 +64,33 @@ class Dials:
     @property
     def graph(self) -> tuple[str, ...]:
         """The part of the structure that a trace fixes: whether a hand has a scheduled rate is read in the graph."""
-        return tuple(part.removesuffix(TAKEN) for part in self.structure)
+        return tuple(part.removesuffix(OVERRIDDEN) for part in self.structure)
 
     @property
     def schedules(self) -> tuple[str, ...]:
         """The names that have a schedule: `"schedule"` may be written to them."""
-        return tuple(name for name, dial in self._dials.items() if isinstance(dial, ScheduledRate))
+        return tuple(name for name, binding in self._bindings.items() if isinstance(binding, ScheduleBinding))
 
     @property
     def rates(self) -> dict[str, Any]:
-        """Learning rate -> Keras's schedule that it follows unless a hand has taken it, or None."""
+        """Learning rate -> Keras's schedule that it follows unless a hand has overridden it, or None."""
         return {
-            name: getattr(dial, "schedule", None) for name, dial in self._dials.items() if not isinstance(dial, Number)
+            name: getattr(binding, "schedule", None)
+            for name, binding in self._bindings.items()
+            if not isinstance(binding, FloatBinding)
         }
 
     @property
     def following(self) -> tuple[str, ...]:
         """The names that follow their schedule now."""
-        return tuple(name for name in self.schedules if not self._dials[name].taken)
+        return tuple(name for name in self.schedules if not self._bindings[name].overridden)
 
-    def measured(self) -> dict[str, Any]:
+    def scheduled_rates(self) -> dict[str, Any]:
         """Name -> scalar float32 tensor of what has a schedule, as the step being traced will use it.
 
         Called inside the step, before the update.
         """
-        return {name: self._dials[name].measured() for name in self.schedules}
+        return {name: self._bindings[name].scheduled_rates() for name in self.schedules}
 
     # ------------------------------------------------------------------- bound and released
 
@@ -96,23 +98,23 @@ class Dials:
         """Takes up what was set on the optimizers, the loss and the layers while they held plain numbers."""
         if self._bound:
             return
-        found, self._substitutes = anatomy.layer_places(self._model)
-        places = [*anatomy.loss_places(self._model), *found]
-        dials: list[Any] = []
-        for prefix, optimizer in anatomy.optimizers_in(self._optimizers).items():
-            dials += [self._learning_rate(prefix, optimizer)] if _has_learning_rate(optimizer) else []
-            slots = self._slots.setdefault(id(optimizer), Slots(optimizer))
-            dials += [Number(p, self._readings, slots) for p in anatomy.optimizer_places(prefix, optimizer)]
-        dials += [Number(place, self._readings) for place in places]
-        self._dials = {dial.name: dial for dial in dials}
+        in_layers, self._substitutes = catalog.layer_specs(self._model)
+        specs = [*catalog.loss_specs(self._model), *in_layers]
+        found: list[Any] = []
+        for prefix, optimizer in catalog.optimizers_in(self._optimizers).items():
+            found += [self._learning_rate(prefix, optimizer)] if _has_learning_rate(optimizer) else []
+            slots = self._slots.setdefault(id(optimizer), MomentumSlots(optimizer))
+            found += [FloatBinding(p, self._live_values, slots) for p in catalog.optimizer_specs(prefix, optimizer)]
+        found += [FloatBinding(spec, self._live_values) for spec in specs]
+        self._bindings = {binding.name: binding for binding in found}
 
     def bind(self) -> None:
         """Puts the live values in; an optimizer may be built later, inside the trace."""
         self._bound = True
         for substitute in self._substitutes:
             substitute.bind()
-        for dial in self._dials.values():
-            dial.bind()
+        for binding in self._bindings.values():
+            binding.bind()
 
     def release(self) -> None:
         """Puts plain numbers back, as if nothing had been live; unneeded variables go.
@@ -121,15 +123,15 @@ class Dials:
         the whole optimizer state of a file that has them.
         """
         self._bound = False
-        for dial in self._dials.values():
-            dial.release()
+        for binding in self._bindings.values():
+            binding.release()
         for substitute in self._substitutes:
             substitute.release()
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def reading_once(self) -> Iterator[None]:
         """Inside, a graph that is traced reads every live value once."""
-        with self._readings.held():
+        with self._live_values.reading_once():
             yield
 
     # ---------------------------------------------------------------------------- turning
@@ -141,31 +143,31 @@ class Dials:
             name: One of `values`.
             value: A number; or `"schedule"`, for one of `schedules`: it follows again.
         """
-        self._dials[name].write(value)
+        self._bindings[name].write(value)
 
-    def taken_up(self) -> dict[str, tuple[float, float]]:
+    def adopt_external_changes(self) -> dict[str, tuple[float, float]]:
         """Finds what somebody else, such as a callback, changed while bound, and keeps it.
 
         Returns:
             Name -> (old, new), for those that were changed.
         """
         found: dict[str, tuple[float, float]] = {}
-        for prefix, optimizer in anatomy.optimizers_in(self._optimizers).items():
-            name = anatomy.learning_rate_place(prefix, optimizer).name
-            if name in self._dials and not self._dials[name].stands:
-                old, self._dials[name] = self._dials[name].value, self._learning_rate(prefix, optimizer)
-                self._dials[name].bind()
-                found[name] = old, self._dials[name].value
-        for name, dial in self._dials.items():
-            if (change := dial.taken_up()) is not None:
+        for prefix, optimizer in catalog.optimizers_in(self._optimizers).items():
+            name = catalog.learning_rate_spec(prefix, optimizer).name
+            if name in self._bindings and not self._bindings[name].stands:
+                old, self._bindings[name] = self._bindings[name].value, self._learning_rate(prefix, optimizer)
+                self._bindings[name].bind()
+                found[name] = old, self._bindings[name].value
+        for name, binding in self._bindings.items():
+            if (change := binding.adopt_external_changes()) is not None:
                 found[name] = change
         return found
 
     def restore(self, values: Mapping[str, float], structure: tuple[str, ...]) -> None:
         """Returns to values and structure of another time; what the variables hold is not restored."""
-        for name, dial in self._dials.items():
+        for name, binding in self._bindings.items():
             if name in values:
-                dial.restore(values[name], structure)
+                binding.restore(values[name], structure)
 
     def rescale_velocities(self, prefix_or_name: str, factor: float) -> None:
         """Multiplies the velocities that have absorbed the learning rate by `factor`.
@@ -178,22 +180,22 @@ class Dials:
             prefix_or_name: An optimizer's prefix, or the name of one of its hyperparameters.
             factor: What to multiply by.
         """
-        prefix = prefix_or_name.rpartition(".")[0] if prefix_or_name in self._dials else prefix_or_name
-        optimizer = anatomy.optimizers_in(self._optimizers)[prefix]
-        if anatomy.absorbs_learning_rate(optimizer):
+        prefix = prefix_or_name.rpartition(".")[0] if prefix_or_name in self._bindings else prefix_or_name
+        optimizer = catalog.optimizers_in(self._optimizers)[prefix]
+        if catalog.absorbs_learning_rate(optimizer):
             for velocity in self._slots[id(optimizer)].variables:
                 velocity.assign(velocity * factor)
 
     def _learning_rate(self, prefix: str, optimizer: Any) -> Any:
-        place, schedule = anatomy.learning_rate_place(prefix, optimizer), optimizer._learning_rate
+        spec, schedule = catalog.learning_rate_spec(prefix, optimizer), optimizer._learning_rate
         if isinstance(schedule, keras.Variable):
-            return VariableRate(place, optimizer)
-        known = self._dials.get(place.name)
-        if isinstance(known, ScheduledRate) and known.stands:
+            return VariableBinding(spec, optimizer)
+        known = self._bindings.get(spec.name)
+        if isinstance(known, ScheduleBinding) and known.stands:
             return known
-        seen = self._schedules.setdefault(place.name, [])
+        seen = self._schedules.setdefault(spec.name, [])
         seen.append(schedule)  # kept: a block may be compiled for it
-        return ScheduledRate(place, optimizer, self._readings, len(seen))
+        return ScheduleBinding(spec, optimizer, self._live_values, len(seen))
 
 
 def _has_learning_rate(optimizer: Any) -> bool:

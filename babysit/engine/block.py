@@ -6,7 +6,7 @@ times the step itself. Here the model's own `train_step` runs inside one
 in the data are numbers that may change from one block to the next without a retrace.
 A model compiled with `jit_compile=True` becomes one XLA program, loop included.
 
-What cannot be fused (`unfusable` says why) is stepped through Keras's own function.
+What cannot be fused (`why_not_fused` says why) is stepped through Keras's own function.
 """
 
 import functools
@@ -75,7 +75,7 @@ class Logs(NamedTuple):
         return int(faults[0]) + 1 if len(faults) else self.taken
 
 
-class Pace:
+class BlockSizer:
     """How many steps make a block of about `BLOCK_S`, learnt from those that were run."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ def training_block(
         fixed: See `Block`.
         measured: Called in each step, before the update; returns name -> scalar.
     """
-    if unfusable(model):
+    if why_not_fused(model):
         return Stepwise(model, fixed, measured)
     return Block(model, _observed(model, measured), held, fixed)
 
@@ -117,7 +117,7 @@ def trace_step(model: Any, batch: Any) -> None:
     tf.function(step).get_concrete_function(batch)
 
 
-def unfusable(model: Any) -> str:
+def why_not_fused(model: Any) -> str:
     """Why the model's steps cannot be run in one call, in a sentence; empty if they can."""
     if getattr(type(model), "make_train_function", None) is not keras.Model.make_train_function:
         return f"`{type(model).__name__}` overrides `make_train_function`, so it is trained one step at a time."

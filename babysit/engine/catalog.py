@@ -19,11 +19,11 @@ from babysit.core.scale import Scale
 
 # How a value fixes the structure of a step: not at all; whether it is 0; a rate, by being 0 or
 # 1; momentum, by the velocities it needs; or baked in, so that each value is another step.
-Gate = Literal["none", "zero", "rate", "slots", "baked"]
+RetraceRule = Literal["none", "zero", "rate", "slots", "baked"]
 
 
 @dataclass(frozen=True)
-class Spot:
+class AttributeRef:
     """One attribute, or one item of a dict, that holds a number."""
 
     owner: Any
@@ -42,7 +42,7 @@ class Spot:
 
 
 @dataclass(frozen=True)
-class Place:
+class HyperparameterSpec:
     """A hyperparameter: its name, every spot that holds it, and how it acts on a step.
 
     Args:
@@ -54,9 +54,9 @@ class Place:
     """
 
     name: str
-    spots: tuple[Spot, ...]
+    spots: tuple[AttributeRef, ...]
     scale: Scale
-    gate: Gate = "none"
+    gate: RetraceRule = "none"
     shown: tuple[Any, ...] = ()
 
 
@@ -66,7 +66,7 @@ class Substitute:
 
     original: Any
     own: Any
-    spots: tuple[Spot, ...]
+    spots: tuple[AttributeRef, ...]
 
     def bind(self) -> None:
         """Puts the variable's own in."""
@@ -127,7 +127,7 @@ _BAKED = {
     "rms_rate": Scale(1e-3, 10.0, "log"),
 }
 _AT_BUILD = {"initial_accumulator_value"}
-_GATES: dict[str, Gate] = {"clipnorm": "zero", "clipvalue": "zero", "global_clipnorm": "zero"}
+_RULES: dict[str, RetraceRule] = {"clipnorm": "zero", "clipvalue": "zero", "global_clipnorm": "zero"}
 # Optimizer -> the attribute with the velocities that momentum needs when it is not 0.
 _SLOTS = {keras.optimizers.SGD: "momentums", keras.optimizers.RMSprop: "_momentums"}
 
@@ -160,34 +160,36 @@ def _joined(*parts: str) -> str:
     return ".".join(filter(None, parts))
 
 
-def learning_rate_place(prefix: str, optimizer: Any) -> Place:
+def learning_rate_spec(prefix: str, optimizer: Any) -> HyperparameterSpec:
     """Where the learning rate is: a variable of Keras's, or a schedule."""
-    return Place(_joined(prefix, "learning_rate"), (Spot(optimizer, "_learning_rate"),), _LEARNING_RATE)
+    return HyperparameterSpec(
+        _joined(prefix, "learning_rate"), (AttributeRef(optimizer, "_learning_rate"),), _LEARNING_RATE
+    )
 
 
-def optimizer_places(prefix: str, optimizer: Any) -> Iterator[Place]:
+def optimizer_specs(prefix: str, optimizer: Any) -> Iterator[HyperparameterSpec]:
     """The floats of an optimizer that its update reads, but the learning rate."""
     config = optimizer.get_config()
     held = [name for name in config if _is_number(config[name]) and _is_number(getattr(optimizer, name, None))]
     for name in sorted(held, key=lambda name: [*_LIVE].index(name) if name in _LIVE else len(_LIVE)):
-        gate = _gate_of(optimizer, name)
+        gate = _rule_of(optimizer, name)
         if gate is not None:
             scale = _LIVE.get(name) or _BAKED.get(name) or _unknown(float(config[name]))
-            yield Place(_joined(prefix, name), (Spot(optimizer, name),), scale, gate)
+            yield HyperparameterSpec(_joined(prefix, name), (AttributeRef(optimizer, name),), scale, gate)
 
 
-def _gate_of(optimizer: Any, name: str) -> Gate | None:
+def _rule_of(optimizer: Any, name: str) -> RetraceRule | None:
     """How a float of an optimizer acts on a step, or None where it does not at all."""
     value = getattr(optimizer, name)
     if name == "learning_rate" or name in _AT_BUILD or (name == "ema_momentum" and not optimizer.use_ema):
         return None
-    if name in _GATES and value == 0:
+    if name in _RULES and value == 0:
         return None  # off, as None is
     if not is_stock(optimizer) or name not in _LIVE or _is_combined(optimizer, name):
         return "baked" if isinstance(value, float) else None
     if name == "momentum" and slots_name(optimizer):
         return "slots"
-    return _GATES.get(name, "none")
+    return _RULES.get(name, "none")
 
 
 def _is_combined(optimizer: Any, name: str) -> bool:
@@ -213,7 +215,7 @@ def _unknown(value: float) -> Scale:
 _SMOOTHING = Scale(0.0, 0.5)
 
 
-def loss_places(model: Any) -> list[Place]:
+def loss_specs(model: Any) -> list[HyperparameterSpec]:
     """The label smoothing of each loss that has it."""
     losses: dict[int, tuple[str, Any]] = {}
     for name, loss in _losses(model):
@@ -223,12 +225,12 @@ def loss_places(model: Any) -> list[Place]:
     return [_smoothing(name if several else "", loss) for name, loss in losses.values()]
 
 
-def _smoothing(prefix: str, loss: Any) -> Place:
-    spots = [Spot(loss, "label_smoothing")]
+def _smoothing(prefix: str, loss: Any) -> HyperparameterSpec:
+    spots = [AttributeRef(loss, "label_smoothing")]
     if "label_smoothing" in getattr(loss, "_fn_kwargs", {}):
-        spots.append(Spot(loss._fn_kwargs, "label_smoothing"))
-    gate: Gate = "zero" if is_stock(loss) else "baked"
-    return Place(_joined(prefix, "label_smoothing"), tuple(spots), _SMOOTHING, gate)
+        spots.append(AttributeRef(loss._fn_kwargs, "label_smoothing"))
+    gate: RetraceRule = "zero" if is_stock(loss) else "baked"
+    return HyperparameterSpec(_joined(prefix, "label_smoothing"), tuple(spots), _SMOOTHING, gate)
 
 
 def _losses(model: Any) -> list[tuple[str, Any]]:
@@ -292,7 +294,7 @@ def named_layers(model: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def layer_places(model: Any) -> tuple[list[Place], list[Substitute]]:
+def layer_specs(model: Any) -> tuple[list[HyperparameterSpec], list[Substitute]]:
     """What the layers hold: rates of dropout, regularisation; and the regularizers to put in for it."""
     layers = named_layers(model)
     inner = {id(getattr(layer, "_dropout_layer", None)) for _, layer in layers}
@@ -308,31 +310,33 @@ def layer_places(model: Any) -> tuple[list[Place], list[Substitute]]:
     return _unique(places), substitutes
 
 
-def _unique(places: list[Place]) -> list[Place]:
+def _unique(places: list[HyperparameterSpec]) -> list[HyperparameterSpec]:
     return list({place.name: place for place in places}.values())
 
 
-def _rates(name: str, layer: Any) -> Iterator[Place]:
+def _rates(name: str, layer: Any) -> Iterator[HyperparameterSpec]:
     """Its rates, if it can draw: made with 0, a layer of dropout has no seeds to draw from."""
     for attribute, further in _rate_attributes(layer):
         if _is_number(getattr(layer, attribute, None)) and _draws(further[0].owner if further else layer):
-            spots = (Spot(layer, attribute), *further)
-            gate: Gate = "rate" if is_stock(layer) else "baked"
-            yield Place(f"{name}.{attribute.strip('_')}", spots, _DEVIATION if attribute == "stddev" else _RATE, gate)
+            spots = (AttributeRef(layer, attribute), *further)
+            gate: RetraceRule = "rate" if is_stock(layer) else "baked"
+            yield HyperparameterSpec(
+                f"{name}.{attribute.strip('_')}", spots, _DEVIATION if attribute == "stddev" else _RATE, gate
+            )
 
 
 def _draws(layer: Any) -> bool:
     return any(isinstance(held, keras.random.SeedGenerator) for held in vars(layer).values())
 
 
-def _rate_attributes(layer: Any) -> Iterator[tuple[str, tuple[Spot, ...]]]:
+def _rate_attributes(layer: Any) -> Iterator[tuple[str, tuple[AttributeRef, ...]]]:
     if isinstance(layer, _DROPOUTS):
         yield "rate", ()
     elif isinstance(layer, keras.layers.GaussianNoise):
         yield "stddev", ()
     elif isinstance(layer, _ATTENTIONS) and hasattr(layer, "_dropout_layer"):
         attribute = "_dropout" if hasattr(layer, "_dropout") else "dropout"
-        yield attribute, (Spot(layer._dropout_layer, "rate"),)
+        yield attribute, (AttributeRef(layer._dropout_layer, "rate"),)
     elif isinstance(layer, keras.layers.Attention):
         yield "dropout", ()
     elif hasattr(layer, "get_recurrent_dropout_mask"):  # the cell of a recurrent layer
@@ -341,35 +345,39 @@ def _rate_attributes(layer: Any) -> Iterator[tuple[str, tuple[Spot, ...]]]:
             yield "recurrent_dropout", ()
 
 
-def _regularisers(name: str, layer: Any) -> Iterator[tuple[list[Place], Substitute]]:
+def _regularisers(name: str, layer: Any) -> Iterator[tuple[list[HyperparameterSpec], Substitute]]:
     """For each regularised variable, and for the layer's output, the penalties and a regularizer of its own."""
     for variable in layer._trainable_variables + layer._non_trainable_variables:
         if _is_penalty(variable.regularizer):
-            spots = (Spot(variable, "regularizer"), *_holders(layer, variable.regularizer, variable.name))
+            spots = (AttributeRef(variable, "regularizer"), *_holders(layer, variable.regularizer, variable.name))
             yield _penalties(f"{name}.{variable.name}", variable.regularizer, spots)
     if _is_penalty(layer.activity_regularizer):
-        yield _penalties(f"{name}.activity", layer.activity_regularizer, (Spot(layer, "activity_regularizer"),))
+        yield _penalties(f"{name}.activity", layer.activity_regularizer, (AttributeRef(layer, "activity_regularizer"),))
 
 
 def _is_penalty(regularizer: Any) -> bool:
     return type(regularizer) in (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
 
-def _penalties(name: str, original: Any, spots: tuple[Spot, ...]) -> tuple[list[Place], Substitute]:
+def _penalties(
+    name: str, original: Any, spots: tuple[AttributeRef, ...]
+) -> tuple[list[HyperparameterSpec], Substitute]:
     own = copy.copy(original)
-    gate: Gate = "zero" if isinstance(own, keras.regularizers.L1L2) else "none"
+    gate: RetraceRule = "zero" if isinstance(own, keras.regularizers.L1L2) else "none"
     places = [
-        Place(f"{name}_{norm}", (Spot(own, norm),), _STRENGTH, gate) for norm in ("l1", "l2") if hasattr(own, norm)
+        HyperparameterSpec(f"{name}_{norm}", (AttributeRef(own, norm),), _STRENGTH, gate)
+        for norm in ("l1", "l2")
+        if hasattr(own, norm)
     ]
     return places, Substitute(original, own, spots)
 
 
-def _holders(layer: Any, regularizer: Any, variable: str) -> list[Spot]:
+def _holders(layer: Any, regularizer: Any, variable: str) -> list[AttributeRef]:
     """The layer's own attribute with the regularizer of a variable, which its config tells."""
     found = [name for name, value in vars(layer).items() if value is regularizer and name.endswith("_regularizer")]
     if len(found) > 1:  # one object for several variables
         found = [name for name in found if name.removesuffix("_regularizer") in (variable, variable.split("_")[0])]
-    return [Spot(layer, name) for name in found if name != "activity_regularizer"][:1]
+    return [AttributeRef(layer, name) for name in found if name != "activity_regularizer"][:1]
 
 
 def plain(value: Any) -> float:

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from babysit.engine.block import first_batch
 from babysit.engine.catalog import named_layers, optimizers_in
-from babysit.engine.model import Subject
+from babysit.engine.model import TrainableModel
 from babysit.engine.probe import Found, Probe, sums_of_squares
 from babysit.engine.sanity import first_loss
 from babysit.session.history import History
@@ -44,7 +44,7 @@ class _Watched:
     cost_s: float
 
 
-class Vitals:
+class Diagnostics:
     """The vital signs of one training, and when they are measured.
 
     Args:
@@ -58,7 +58,7 @@ class Vitals:
         remark: What is odd about the loss of the first step, in a sentence; empty if nothing is.
     """
 
-    def __init__(self, subject: Subject, record: Record, history: History) -> None:
+    def __init__(self, subject: TrainableModel, record: Record, history: History) -> None:
         self._subject, self._record, self._history = subject, record, history
         self.on, self.unable, self.remark = False, "", ""
         self._latest: dict[str, Any] | None = None
@@ -138,7 +138,7 @@ class Vitals:
             batch = first_batch(piece.data, piece.order, piece.cursor, piece.batch_size)
             found = probe(batch)
             self._looks.append((int(tf.nest.flatten(batch)[0].shape[0]), found.silent))
-        noise, why = noise_scale(self._subject.optimizers, self._subject.dials.values, data.size, batch_size)
+        noise, why = noise_scale(self._subject.optimizers, self._subject.bindings.values, data.size, batch_size)
         memory, cores = psutil.Process().memory_info().rss, self._cores()
         signs = {"noise_scale": noise, "memory_bytes": memory, "cores": cores, "left_out": _left_out(probe, why)}
         return _Watched(weights, _owners(model), found, signs, self._probe is not known, time.perf_counter() - began)
@@ -146,7 +146,7 @@ class Vitals:
     def _probe_of(self, signature: Any) -> Probe:
         key = self._subject.structure, signature
         if self._probe is None or self._probe[0] != key:
-            self._probe = key, Probe(self._subject.model, self._subject.dials.held, signature)
+            self._probe = key, Probe(self._subject.model, self._subject.bindings.reading_once, signature)
             self._looks.clear()
         return self._probe[1]
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from babysit.engine.block import Block, Pace, evaluation_block
+from babysit.engine.block import Block, BlockSizer, evaluation_block
 from babysit.engine.callbacks import Callbacks
 
 
@@ -35,7 +35,7 @@ class Validation:
         self._model, self._source, self._callbacks = model, source, callbacks
         self._reset_metrics, self._structure = reset_metrics, structure
         self._limit, self._every = steps or math.inf, every
-        self._pace = Pace()
+        self._pace = BlockSizer()
         self._blocks: dict[Any, Block] = {}
 
     def is_due(self, epoch: int) -> bool:

@@ -6,30 +6,30 @@ from typing import Any
 
 import keras
 
-from babysit.engine import catalog as anatomy
-from babysit.engine.catalog import Place, plain
-from babysit.engine.live import Live, Readings
+from babysit.engine import catalog
+from babysit.engine.catalog import HyperparameterSpec, plain
+from babysit.engine.live import Live, LiveValues
 
 # What Keras is told of momentum at 0 whose velocities are there.
 _AT_REST = 0.5
 
 
-class Number:
+class FloatBinding:
     """A Python float of Keras's, made live where it can be; otherwise each value is a step of its own."""
 
-    def __init__(self, place: Place, readings: Readings, slots: "Slots | None" = None) -> None:
-        self.name, self.scale = place.name, place.scale
-        self._place, self._readings = place, readings
-        attribute = place.spots[0].attribute
+    def __init__(self, spec: HyperparameterSpec, live_values: LiveValues, slots: "MomentumSlots | None" = None) -> None:
+        self.name, self.scale = spec.name, spec.scale
+        self._place, self._live_values = spec, live_values
+        attribute = spec.spots[0].attribute
         self._slots = slots if slots is not None and slots.name and attribute == "momentum" else None
-        self._found = place.spots[0].get()
+        self._found = spec.spots[0].get()
         self._put: Any = None  # what the spots hold while bound
-        self._readings.write(self.name, plain(self._found))
+        self._live_values.write(self.name, plain(self._found))
 
     @property
     def value(self) -> float:
         """The present number."""
-        return self._readings.numbers[self.name]
+        return self._live_values.numbers[self.name]
 
     @property
     def structure(self) -> tuple[str, ...]:
@@ -51,10 +51,10 @@ class Number:
     def bind(self) -> None:
         """Puts the live value in."""
         baked = self._place.gate == "baked"
-        self._put = self.value if baked else self._readings.live(self.name, self._gate)
+        self._put = self.value if baked else self._live_values.live(self.name, self._gate)
         self._spread(self._put)
         for owner in () if baked else self._owners:
-            tell_plainly(owner, plain_numbers)
+            serialize_plainly(owner, plain_numbers)
         for layer in self._owners:
             if type(layer) is keras.layers.GaussianDropout:
                 vars(layer)["call"] = functools.partial(_gaussian_dropout, layer)
@@ -65,7 +65,7 @@ class Number:
         if self._slots is not None:
             self._slots.set_open(self.value != 0)
         for owner in self._owners:
-            tell_as_stock(owner)
+            serialize_as_stock(owner)
             if type(owner) is keras.layers.GaussianDropout:
                 vars(owner).pop("call", None)
         if keras.ops.is_tensor(self._found):
@@ -75,7 +75,7 @@ class Number:
 
     def write(self, value: float) -> None:
         """Sets it, from the next step on."""
-        self._readings.write(self.name, float(value))
+        self._live_values.write(self.name, float(value))
         if self._slots is not None and value != 0:
             self._slots.set_open(True)
         if self._put is None:
@@ -89,7 +89,7 @@ class Number:
             self._slots.set_open(self.name in structure)
         self.write(value)
 
-    def taken_up(self) -> tuple[float, float] | None:
+    def adopt_external_changes(self) -> tuple[float, float] | None:
         """Finds what somebody else set while bound; returns (old, new), or None."""
         if self._put is None:
             return None
@@ -128,7 +128,7 @@ def plain_numbers(config: dict[str, Any]) -> dict[str, Any]:
     return {name: float(value) if isinstance(value, Live) else value for name, value in config.items()}
 
 
-def tell_plainly(owner: Any, change: Any) -> None:
+def serialize_plainly(owner: Any, change: Any) -> None:
     """Lets an object's `get_config` tell plain numbers, so that nothing made from it is live."""
     told = vars(owner).get("get_config")
     changes = told.args[1] if isinstance(told, functools.partial) else ()
@@ -140,12 +140,12 @@ def _told(owner: Any, changes: tuple[Any, ...]) -> dict[str, Any]:
     return functools.reduce(lambda config, change: change(config), changes, type(owner).get_config(owner))
 
 
-def tell_as_stock(owner: Any) -> None:
+def serialize_as_stock(owner: Any) -> None:
     """Lets it tell what its class tells again."""
     vars(owner).pop("get_config", None)
 
 
-class Slots:
+class MomentumSlots:
     """The velocities that an optimizer has only where momentum is not 0.
 
     They are made when it first leaves 0, stay at rest while it is live, and are taken out
@@ -153,7 +153,7 @@ class Slots:
     """
 
     def __init__(self, optimizer: Any) -> None:
-        self.name = anatomy.slots_name(optimizer)
+        self.name = catalog.slots_name(optimizer)
         self._optimizer = optimizer
         self._closed: list[Any] = []
 
@@ -197,5 +197,5 @@ class Slots:
 
     @staticmethod
     def variables_of(slots: list[Any]) -> list[Any]:
-        """Without the places of variables that have none."""
+        """Without the specs of variables that have none."""
         return [slot for slot in slots if slot is not None]

@@ -1,6 +1,6 @@
 """The subject: the one model that is trained, and all that is made of it so that it can be steered.
 
-Its optimizers, dials, variables and compiled blocks belong together: a model that is
+Its optimizers, bindings, tensors and compiled blocks belong together: a model that is
 compiled anew, or of which other layers learn, has others.
 """
 
@@ -11,17 +11,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from babysit.engine.bindings import Dials
+from babysit.engine.bindings import HyperparameterBindings
 from babysit.engine.block import Block, Stepwise, trace_step, training_block
 from babysit.engine.data.source import symbolic
-from babysit.engine.tensors import Variables, applied_in, attribute_optimizers
+from babysit.engine.tensors import TrainingTensors, applied_in, attribute_optimizers
 from babysit.store.files import State
 
 # What `Model.fit` and its kin leave on a model.
 _FLAGS = ("stop_training", "stop_evaluating", "history")
 
 
-class Subject:
+class TrainableModel:
     """A compiled Keras model, with the optimizers that its step applies.
 
     Args:
@@ -30,8 +30,8 @@ class Subject:
     Attributes:
         model: The same.
         optimizers: Prefix of the names of hyperparameters -> optimizer.
-        dials: The live hyperparameters.
-        variables: What a training changes.
+        bindings: The live hyperparameters.
+        tensors: What a training changes.
         restless: Why steps taken again may differ, in a sentence, once that is seen.
     """
 
@@ -39,10 +39,10 @@ class Subject:
         self.model, self.restless = model, ""
         self._frozen: tuple[bool, ...] = ()
         self._opaque = False
-        self.take()
+        self.refresh()
 
-    def take(self) -> None:
-        """Takes the optimizers and dials of the model as it is compiled now; every `compile` makes a loss tracker."""
+    def refresh(self) -> None:
+        """Finds the optimizers and hyperparameters of the model as it is compiled now."""
         self._compiled, self._chosen = (self.model._loss_tracker, self.model.optimizer), False
         self._use({"": self.model.optimizer, **attribute_optimizers(self.model)} if self.is_custom else {})
 
@@ -51,11 +51,11 @@ class Subject:
         if len(optimizers) < 2:
             optimizers = dict(zip([""], [*optimizers.values(), self.model.optimizer], strict=False))
         self.optimizers = dict(optimizers)
-        self.dials = Dials(self.model, self.optimizers)
-        self.variables = Variables(self.model, list(self.optimizers.values()))
+        self.bindings = HyperparameterBindings(self.model, self.optimizers)
+        self.tensors = TrainingTensors(self.model, list(self.optimizers.values()))
         self._blocks: dict[Any, Block | Stepwise] = {}
 
-    def make_ready(self, spec: Any, signature: Any = None) -> None:
+    def prepare(self, spec: Any, signature: Any = None) -> None:
         """Builds the model, finds its hyperparameters and the optimizers that its step applies.
 
         Args:
@@ -63,12 +63,12 @@ class Subject:
             signature: TensorFlow's specs of the data and their order; None for those of `spec`.
         """
         if spec is None:
-            self.dials.read()
+            self.bindings.read()
             return
         batch = signature[0] if signature else keras.tree.map_structure(_tensor_spec, symbolic(spec))
         with self.model.distribute_strategy.scope():
             self._build(spec, batch)
-            self.dials.read()
+            self.bindings.read()
             self._choose(batch)
 
     def _build(self, spec: Any, batch: Any) -> None:
@@ -123,14 +123,14 @@ class Subject:
         return all(layer.built for layer in self.model._flatten_layers(include_self=False))
 
     @property
-    def has_one_size(self) -> bool:
+    def has_static_batch_size(self) -> bool:
         """Whether it was made for batches of one size, as a stateful recurrent one is."""
         inputs = keras.tree.flatten(getattr(self.model, "inputs", None) or ())
         return any(tensor.shape[0] is not None for tensor in inputs)
 
     @property
-    def learns(self) -> tuple[bool, ...]:
-        """Whether each layer learns."""
+    def trainable(self) -> tuple[bool, ...]:
+        """Whether each layer is trainable."""
         return tuple(layer.trainable for layer in self.model._flatten_layers())
 
     @property
@@ -157,9 +157,9 @@ class Subject:
     @property
     def structure(self) -> tuple[Any, ...]:
         """What a graph made of the model depends on."""
-        return self.dials.graph, self._frozen, *self._compiled
+        return self.bindings.graph, self._frozen, *self._compiled
 
-    def average(self) -> str:
+    def apply_moving_averages(self) -> str:
         """Puts moving averages, where there are any, in place of the weights; returns which optimizer did."""
         optimizer = _inner(self.model.optimizer)
         if optimizer is None or not optimizer.use_ema or int(optimizer.iterations) == 0:
@@ -172,9 +172,9 @@ class Subject:
         return dict(self.model._get_metrics_result_or_logs(dict(last)) if self.is_custom else last)
 
     @contextlib.contextmanager
-    def looked_at(self) -> Iterator[None]:
+    def without_side_effects(self) -> Iterator[None]:
         """Within, somebody looks at the model: its metrics, seeds and flags are put back at the end."""
-        kept, flags = self.variables.guarded(), {name: getattr(self.model, name, None) for name in _FLAGS}
+        kept, flags = self.tensors.read_side_effects(), {name: getattr(self.model, name, None) for name in _FLAGS}
         try:
             yield
         finally:
@@ -185,78 +185,78 @@ class Subject:
 
     # ------------------------------------------------------------------------- its structure
 
-    def settle(self) -> None:
+    def note_trainable(self) -> None:
         """Takes note of which layers learn, for the blocks to come."""
-        self._frozen = self.learns
+        self._frozen = self.trainable
 
-    def extend(self) -> None:
+    def extend_optimizers(self) -> None:
         """Settles, and makes the optimizer know what was frozen when it was built and now learns."""
-        self.settle()
-        if self.variables.extend():
+        self.note_trainable()
+        if self.tensors.extend_optimizers():
             self._blocks.clear()
 
     def block(self, fixed: int | None, signature: Any, may_unroll: bool = False) -> Block | Stepwise:
         """The compiled block for the present structure, of batches of one size or of any."""
-        key = self.dials.graph, self._frozen, fixed, may_unroll
+        key = self.bindings.graph, self._frozen, fixed, may_unroll
         if key not in self._blocks:
-            measured = self.dials.measured if self.dials.schedules else None
-            block = self._blocks[key] = training_block(self.model, self.dials.held, fixed, measured)
+            measured = self.bindings.scheduled_rates if self.bindings.schedules else None
+            block = self._blocks[key] = training_block(self.model, self.bindings.reading_once, fixed, measured)
             block.trace(*signature)  # for data of any length, so that once is enough
-            self.restless = self.restless or block.remark or self.variables.unknown(block.changes)
+            self.restless = self.restless or block.remark or self.tensors.unknown(block.changes)
         if may_unroll and self._blocks[key].worth_unrolling:
             self._blocks[key].unroll()
             self._blocks[key].trace(*signature)
         return self._blocks[key]
 
     def restore(self, state: State) -> None:
-        """Takes the structure of a state, which layers learn and what the optimizers know, and its variables.
+        """Takes the structure of a state, which layers learn and what the optimizers know, and its tensors.
 
         Raises:
             ValueError: If it is that of another model; nothing was changed then.
         """
-        before = self.dials.values, self.dials.structure, self.learns, self.variables.built_on
-        self.dials.bind()
-        if self.variables.groups()["model"] and not state.tensors["model"]:
+        before = self.bindings.values, self.bindings.structure, self.trainable, self.tensors.built_for
+        self.bindings.bind()
+        if self.tensors.groups()["model"] and not state.tensors["model"]:
             raise ValueError("Before its first step the model was not built. Rewind to a later step.")
         try:
             self._restructure(state.hyperparameters, state.structure, state.trainable, state.built_on)
-            self.variables.check(state.tensors)
+            self.tensors.check(state.tensors)
         except ValueError:
             self._restructure(*before)
             raise
-        self.variables.write(state.tensors)
+        self.tensors.write(state.tensors)
 
-    def _restructure(self, values: Any, structure: Any, learns: tuple[bool, ...], built_on: Any) -> None:
-        if learns and learns != self.learns:
+    def _restructure(self, values: Any, structure: Any, trainable: tuple[bool, ...], built_for: Any) -> None:
+        if trainable and trainable != self.trainable:
             layers = self.model._flatten_layers()
-            for layer, flag in zip(layers, learns, strict=True):  # the outer ones first: theirs are handed down
+            for layer, flag in zip(layers, trainable, strict=True):  # the outer ones first: theirs are handed down
                 layer.trainable = flag
-            self._frozen = learns
-        if self.variables.build_on(built_on):
+            self._frozen = trainable
+        if self.tensors.build_for(built_for):
             self._blocks.clear()
-        self.dials.restore(values, structure)
+        self.bindings.restore(values, structure)
 
-    def check(self, hyperparameters: Mapping[str, float], learns: tuple[bool, ...]) -> None:
+    def check(self, hyperparameters: Mapping[str, float], trainable: tuple[bool, ...]) -> None:
         """Makes sure that a state can be its own.
 
         Raises:
             ValueError: If it is that of another model or optimizer.
         """
-        if missing := set(self.dials.values) - set(hyperparameters):
+        if missing := set(self.bindings.values) - set(hyperparameters):
             raise ValueError(
                 f"The checkpoint is of another model or optimizer: it has no {', '.join(sorted(missing))}. "
                 "Use the model that was trained, compiled as it was."
             )
-        if learns and len(learns) != len(self.learns):
+        if trainable and len(trainable) != len(self.trainable):
             raise ValueError(
-                f"The checkpoint is of another model, of {len(learns)} layers: `{self.model.name}` has "
-                f"{len(self.learns)}. Use the model that was trained."
+                f"The checkpoint is of another model, of {len(trainable)} layers: `{self.model.name}` has "
+                f"{len(self.trainable)}. Use the model that was trained."
             )
 
-    def thawed(self, before: tuple[bool, ...]) -> str:
+    def describe_trainable_changes(self, before: tuple[bool, ...]) -> str:
         """In words, which layers learn now and did not, or the other way round."""
         layers = [layer.name for layer in self.model._flatten_layers()]
-        changes = zip(layers, before, self.learns, strict=False)
+        changes = zip(layers, before, self.trainable, strict=False)
         changed = [f"{name}.trainable = {new}" for name, old, new in changes if old != new]
         return ", ".join(changed) or "layers changed by hand"
 

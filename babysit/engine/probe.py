@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from babysit.engine.block import effects, unfusable
+from babysit.engine.block import effects, why_not_fused
 from babysit.engine.catalog import named_layers
 
 _RELUS = ("Relu", "Relu6")
@@ -134,4 +134,4 @@ def _foreign(model: Any) -> str:
         return "its `train_step` is its own"
     if model.run_eagerly:
         return "it runs eagerly"
-    return "it is not trained in blocks" if unfusable(model) else ""
+    return "it is not trained in blocks" if why_not_fused(model) else ""

@@ -1,4 +1,4 @@
-"""The learning rate as a dial: a variable of Keras's, or a schedule that a hand may take over."""
+"""The learning rate as a binding: a variable of Keras's, or a schedule that a hand may take over."""
 
 from typing import Any
 
@@ -6,21 +6,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from babysit.engine.catalog import Place, plain
-from babysit.engine.floats import plain_numbers, tell_as_stock, tell_plainly
-from babysit.engine.live import Readings
+from babysit.engine.catalog import HyperparameterSpec, plain
+from babysit.engine.floats import plain_numbers, serialize_as_stock, serialize_plainly
+from babysit.engine.live import LiveValues
 
 # What the structure of a scheduled rate ends in while a hand has it.
-TAKEN = ", taken"
+OVERRIDDEN = ", overridden"
 
 
-class VariableRate:
+class VariableBinding:
     """A learning rate that Keras itself keeps in a variable."""
 
     structure: tuple[str, ...] = ()
 
-    def __init__(self, place: Place, optimizer: Any) -> None:
-        self.name, self.scale = place.name, place.scale
+    def __init__(self, spec: HyperparameterSpec, optimizer: Any) -> None:
+        self.name, self.scale = spec.name, spec.scale
         self._optimizer, self._variable = optimizer, optimizer._learning_rate
         self.value = self._present
 
@@ -49,7 +49,7 @@ class VariableRate:
         """Returns to a value and a structure of another time."""
         self.write(value)
 
-    def taken_up(self) -> tuple[float, float] | None:
+    def adopt_external_changes(self) -> tuple[float, float] | None:
         """Finds what somebody else set while bound; returns (old, new), or None."""
         old, present = self.value, self._present
         if np.float32(present) == np.float32(old) or present != present:
@@ -58,15 +58,15 @@ class VariableRate:
         return old, present
 
 
-class ScheduledRate:
+class ScheduleBinding:
     """A learning rate that follows a schedule until a hand takes it, and again when it is given back."""
 
-    def __init__(self, place: Place, optimizer: Any, readings: Readings, number: int) -> None:
-        self.name, self.scale = place.name, place.scale
-        self._optimizer, self._readings, self._kind = optimizer, readings, f"{place.name} scheduled {number}"
+    def __init__(self, spec: HyperparameterSpec, optimizer: Any, live_values: LiveValues, number: int) -> None:
+        self.name, self.scale = spec.name, spec.scale
+        self._optimizer, self._live_values, self._kind = optimizer, live_values, f"{spec.name} scheduled {number}"
         self._schedule = self._shown = optimizer._learning_rate
-        self._switch = f"{self._kind}{TAKEN}"
-        self._steered = _Steered(self, readings)
+        self._switch = f"{self._kind}{OVERRIDDEN}"
+        self._steered = _Steered(self, live_values)
         self._take(None)
 
     @property
@@ -75,46 +75,46 @@ class ScheduledRate:
         return self._schedule
 
     @property
-    def taken(self) -> bool:
+    def overridden(self) -> bool:
         """Whether a hand has it."""
-        return bool(self._readings.numbers[self._switch])
+        return bool(self._live_values.numbers[self._switch])
 
     @property
     def value(self) -> float:
         """The present number."""
-        if self.taken:
-            return self._readings.numbers[self._kind]
+        if self.overridden:
+            return self._live_values.numbers[self._kind]
         return plain(np.float32(self._schedule(self._optimizer._iterations)))
 
     @property
     def structure(self) -> tuple[str, ...]:
         """What a compiled step depends on."""
-        return (self._switch,) if self.taken else (self._kind,)
+        return (self._switch,) if self.overridden else (self._kind,)
 
     @property
     def stands(self) -> bool:
         """Whether the optimizer still has what was put there."""
         return self._optimizer._learning_rate is self._shown
 
-    def measured(self) -> Any:
+    def scheduled_rates(self) -> Any:
         """What is in effect, in the step being traced."""
         return tf.cast(self._steered(self._optimizer._iterations), tf.float32)
 
     def decide(self, scheduled: Any) -> Any:
         """What a step uses: the hand's value or the schedule's."""
-        numbers, kind, switch = self._readings.numbers, self._kind, self._switch
-        taken = self._readings.tensor(switch, lambda: numbers[switch], tf.bool)
-        value = self._readings.tensor(kind, lambda: numbers[kind], scheduled.dtype)
-        return tf.where(taken, value, scheduled)
+        numbers, kind, switch = self._live_values.numbers, self._kind, self._switch
+        overridden = self._live_values.tensor(switch, lambda: numbers[switch], tf.bool)
+        value = self._live_values.tensor(kind, lambda: numbers[kind], scheduled.dtype)
+        return tf.where(overridden, value, scheduled)
 
     def bind(self) -> None:
         """Puts the live value in."""
         self._show(self._steered)
-        tell_plainly(self._optimizer, self._in_config)
+        serialize_plainly(self._optimizer, self._in_config)
 
     def release(self) -> None:
         """Puts a plain one back."""
-        tell_as_stock(self._optimizer)
+        serialize_as_stock(self._optimizer)
         self._show(self._plain)
 
     def write(self, value: Any) -> None:
@@ -127,13 +127,13 @@ class ScheduledRate:
         """Returns to a value and a structure of another time."""
         self.write(value if self._switch in structure else "schedule")
 
-    def taken_up(self) -> None:
+    def adopt_external_changes(self) -> None:
         """Finds what somebody else set while bound; returns (old, new), or None."""
         return None  # Keras lets nobody set a number over a schedule
 
     def _take(self, value: float | None) -> None:
-        self._readings.write(self._kind, 0.0 if value is None else value)
-        self._readings.write(self._switch, float(value is not None))
+        self._live_values.write(self._kind, 0.0 if value is None else value)
+        self._live_values.write(self._switch, float(value is not None))
 
     def _show(self, schedule: Any) -> None:
         self._shown = self._optimizer._learning_rate = schedule
@@ -141,7 +141,7 @@ class ScheduledRate:
     @property
     def _plain(self) -> Any:
         """A stock schedule that does what is in effect now."""
-        if not self.taken:
+        if not self.overridden:
             return self._schedule
         return keras.optimizers.schedules.PiecewiseConstantDecay([0], [self.value, self.value])
 
@@ -152,19 +152,19 @@ class ScheduledRate:
 class _Steered(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # Keras is untyped
     """The schedule of a user, with a switch in the graph that lets a hand's value pass instead."""
 
-    def __init__(self, dial: ScheduledRate, readings: Readings) -> None:
-        self._dial, self._schedule = dial, dial._schedule
+    def __init__(self, binding: ScheduleBinding, live_values: LiveValues) -> None:
+        self._binding, self._schedule = binding, binding._schedule
 
     def __call__(self, step: Any) -> Any:
-        return self._dial.decide(tf.convert_to_tensor(self._schedule(step)))
+        return self._binding.decide(tf.convert_to_tensor(self._schedule(step)))
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("_dial", "_schedule"):  # half made, as by a copy
+        if name in ("_binding", "_schedule"):  # half made, as by a copy
             raise AttributeError(name)
         return getattr(self._schedule, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        plain = self._dial._plain
+        plain = self._binding._plain
         return type(plain).from_config, (plain.get_config(),)
 
     def get_config(self) -> dict[str, Any]:

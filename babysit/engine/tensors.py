@@ -18,8 +18,8 @@ Tensors = dict[str, list[np.ndarray]]
 _LONGEST = 1000
 
 
-class Variables:
-    """Variables of a model, of the optimizers that its step applies, of its metrics, and those Keras does not know.
+class TrainingTensors:
+    """The variables of a model, of the optimizers that its step applies, of its metrics, and those Keras does not know.
 
     Args:
         model: A built model.
@@ -66,7 +66,7 @@ class Variables:
             if isinstance(layer, keras.layers.Normalization) and layer.built:
                 layer.finalize_state()  # which makes constants of its variables
 
-    def watched(self) -> list[Any]:
+    def snapshot(self) -> list[Any]:
         """What nobody but a step should change, as it is now: all but metrics, learning rates and seeds.
 
         Tensors, not copies: they share their memory with the variables until somebody assigns
@@ -78,18 +78,18 @@ class Variables:
         lasting = groups["model"] + groups["optimizer"] + groups.get("raw", [])
         return [tf.convert_to_tensor(_of_tensorflow(each)) for each in lasting if id(each) not in left_out]
 
-    def edited(self, before: Sequence[Any]) -> bool:
-        """Whether anything is another than when `watched` gave this."""
-        now = self.watched()
+    def differ_from(self, before: Sequence[Any]) -> bool:
+        """Whether anything is another than when `snapshot` gave this."""
+        now = self.snapshot()
         return len(now) != len(before) or not all(map(_same, now, before))
 
-    def places(self, variables: Sequence[Any]) -> list[int]:
+    def positions(self, variables: Sequence[Any]) -> list[int]:
         """Where some of the model's variables stand among them all."""
         place = {id(variable): i for i, variable in enumerate(self._model.variables)}
         return [place[id(variable)] for variable in variables]
 
     @property
-    def built_on(self) -> tuple[tuple[int, ...], ...]:
+    def built_for(self) -> tuple[tuple[int, ...], ...]:
         """For each optimizer, the model's variables that it was built for, by position."""
         place = {id(variable): i for i, variable in enumerate(self._model.variables)}
         return tuple(
@@ -97,24 +97,24 @@ class Variables:
             for optimizer in self._optimizers
         )
 
-    def build_on(self, places: Sequence[Sequence[int]]) -> bool:
+    def build_for(self, positions: Sequence[Sequence[int]]) -> bool:
         """Builds the optimizers for other variables of the model; returns whether any was."""
-        known, variables, built = self.built_on, self._model.variables, False
-        for optimizer, now, then in zip(self._optimizers, known, places, strict=False):
+        known, variables, built = self.built_for, self._model.variables, False
+        for optimizer, now, then in zip(self._optimizers, known, positions, strict=False):
             if now and then and tuple(then) != now and -1 not in (*now, *then):
                 with self._model.distribute_strategy.scope():
                     _rebuild(_inner(optimizer), [variables[i] for i in then])
                 built = True
         return built
 
-    def extend(self) -> bool:
+    def extend_optimizers(self) -> bool:
         """Makes an optimizer know what was frozen when it was built and now learns; returns whether there was any."""
         if len(self._optimizers) != 1:
             return False
         place = {id(variable): i for i, variable in enumerate(self._model.variables)}
         learns = [place[id(variable)] for variable in self._model.trainable_variables if id(variable) in place]
-        known = self.built_on[0]
-        return self.build_on([[*known, *(i for i in learns if i not in known)]])
+        known = self.built_for[0]
+        return self.build_for([[*known, *(i for i in learns if i not in known)]])
 
     def check(self, tensors: Mapping[str, Sequence[np.ndarray]]) -> None:
         """Makes sure that `write` can take these.
@@ -148,7 +148,7 @@ class Variables:
         if all(type(metric).__module__.startswith("keras.") for metric in metrics):
             self._reset = known, [tf.convert_to_tensor(_value(variable)) for variable in variables]
 
-    def guarded(self) -> list[tuple[Any, np.ndarray]]:
+    def read_side_effects(self) -> list[tuple[Any, np.ndarray]]:
         """Metrics and seeds with their values: what looking at a model changes and must not."""
         return [(variable, _value(variable)) for variable in [*self._model.metrics_variables, *self._seeds]]
 

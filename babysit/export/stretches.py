@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from babysit.engine.catalog import Place, absorbs_learning_rate, optimizers_in
+from babysit.engine.catalog import HyperparameterSpec, absorbs_learning_rate, optimizers_in
 from babysit.export.schedules import Run, followed, turns
 from babysit.session.journal import CHANGES, Entry
 from babysit.store.files import State
@@ -57,7 +57,7 @@ class Line:
         ValueError: If the checkpoint of the start is missing or damaged.
     """
 
-    def __init__(self, run: Run, places: Mapping[str, Place]) -> None:
+    def __init__(self, run: Run, places: Mapping[str, HyperparameterSpec]) -> None:
         self._run, self._places = run, places
         parts = run.history.line()
         numbered = [found for p in parts for found in run.journal.between(p.branch, -1, p.mark, p.end)]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from babysit.core.steering import Helm
-from babysit.engine.model import Subject
+from babysit.engine.model import TrainableModel
 from babysit.session.edits import Edits
 from babysit.session.journal import Entry
 from babysit.session.keeping import Keeper
@@ -28,7 +28,7 @@ class Hand:
         self,
         helm: Helm,
         waiting: Waitlist,
-        subject: Subject,
+        subject: TrainableModel,
         keeper: Keeper,
         edits: Edits,
         enter: Callable[..., Entry],

@@ -19,12 +19,12 @@ import tensorflow as tf
 from babysit.core.hyperparameter import Hyperparameter
 from babysit.core.steering import Helm
 from babysit.engine import architecture, environment
-from babysit.engine.block import Logs, Pace, unfusable
+from babysit.engine.block import BlockSizer, Logs, why_not_fused
 from babysit.engine.callbacks import plain
 from babysit.engine.data.window import Piece
-from babysit.engine.diagnostics import Vitals
+from babysit.engine.diagnostics import Diagnostics
 from babysit.engine.evaluation import Validation
-from babysit.engine.model import Subject
+from babysit.engine.model import TrainableModel
 from babysit.engine.own_fit import Watch, columns
 from babysit.session.edits import Edits
 from babysit.session.fits import Fits, Plan, going_on
@@ -52,17 +52,17 @@ class Trainer:
     def __init__(self, model: Any, record: Record, directory: Path, seed: int) -> None:
         self.model, self.seed = model, seed
         self.history, self.journal = History(record), Journal(record)
-        self._record, self.subject = record, Subject(model)
+        self._record, self.subject = record, TrainableModel(model)
         self.shelf = Shelf(record, directory / "checkpoints", environment=environment.describe())
         self.keeper = Keeper(self.shelf, self.history, self.state)
-        self.vitals = Vitals(self.subject, record, self.history)
+        self.vitals = Diagnostics(self.subject, record, self.history)
         self._fits = Fits(record)
         self._memory = Memory(self.history, self.shelf, self.subject)
         self._edits = Edits(self.subject, self.keeper, self.enter)
         self._waiting = Waitlist(record, self.history, self.journal)
-        self._helm = Helm(self.subject.dials)
+        self._helm = Helm(self.subject.bindings)
         self._hand = Hand(self._helm, self._waiting, self.subject, self.keeper, self._edits, self.enter)
-        self._pace = Pace()
+        self._pace = BlockSizer()
         self._plan: Plan | None = None
         self._validation: Validation | None = None
         self.between: Callable[[], None] = lambda: None
@@ -135,7 +135,7 @@ class Trainer:
 
     def _retrace_own(self) -> None:
         """Has the model make its train function anew where that is another by now, or was made before us."""
-        if (structure := self.subject.structure) != self._traced and not unfusable(self.model):
+        if (structure := self.subject.structure) != self._traced and not why_not_fused(self.model):
             self.model.make_train_function(force=True)
         self._traced = structure
 
@@ -252,7 +252,7 @@ class Trainer:
             self._end_epoch(self._last)
 
     def _end_epoch(self, last: Mapping[str, Any]) -> None:
-        logs, seeds = self.subject.epoch_logs(last), self.subject.variables.seeds
+        logs, seeds = self.subject.epoch_logs(last), self.subject.tensors.seeds
         self._watch_for_edits()
         try:
             if self._validation is not None and self._validation.is_due(self.epoch + self._offset + 1):
@@ -277,14 +277,14 @@ class Trainer:
     def _close(self, end: Ended | None) -> None:
         """Does again what the end of an epoch did to the state; validation and callbacks can do no more than draw."""
         if end is not None and "seeds" in end.after:
-            self.subject.variables.seeds = end.after["seeds"]
+            self.subject.tensors.seeds = end.after["seeds"]
         self._begin_epoch(quietly=True)
 
     def _begin_epoch(self, quietly: bool = False) -> None:
         self._early = bool(self.model.stop_training)
         self._fit.turn_over(self._epoch_step, quietly or self._early)
         self.epoch, self._epoch_step = self.epoch + 1, 0
-        self.subject.variables.reset_metrics()
+        self.subject.tensors.reset_metrics()
 
     @property
     def _fit(self) -> Plan:
@@ -363,7 +363,7 @@ class Trainer:
         before = {} if first or lost else self._helm.values
         self._anew = self.subject.compiled_anew
         if self._anew:
-            self.subject.take()
+            self.subject.refresh()
             self._keep_architecture()
         self._make_ready(plan)
         anew = self._stand_in(plan)
@@ -389,11 +389,11 @@ class Trainer:
             self.history.begin(values)
         elif lost:
             self._start_over()
-        self.subject.settle()
+        self.subject.note_trainable()
         changes = {name: (before.get(name), values[name]) for name in values if before.get(name) != values[name]}
         changes = {name: change for name, change in changes.items() if name in self._helm.scales}
         self._helm.since |= dict.fromkeys(changes, self.step)
-        self.subject.dials.bind()
+        self.subject.bindings.bind()
         return changes
 
     @property
@@ -417,30 +417,30 @@ class Trainer:
 
     def _make_ready(self, plan: Plan) -> None:
         if plan.own is None:
-            self.subject.make_ready(plan.data.spec, plan.data.signature)
+            self.subject.prepare(plan.data.spec, plan.data.signature)
         else:
-            self.subject.make_ready(None)
+            self.subject.prepare(None)
 
     def _take_helm(self, plan: Plan, batch_size: int) -> None:
-        steerable = plan.data.steerable and not self.subject.has_one_size
-        self._helm.take(self.subject.dials, batch_size, plan.data.size, plan.ranges, steerable)
+        steerable = plan.data.steerable and not self.subject.has_static_batch_size
+        self._helm.take(self.subject.bindings, batch_size, plan.data.size, plan.ranges, steerable)
 
     def _make_validation(self, plan: Plan) -> None:
         self._validation = None
         if plan.validation is not None:
             about = plan.validation, plan.validation_steps, plan.validation_freq, plan.callbacks
-            reset, structure = (lambda: self.subject.variables.reset_metrics()), (lambda: self.subject.dials.graph)
+            reset, structure = (lambda: self.subject.tensors.reset_metrics()), (lambda: self.subject.bindings.graph)
             self._validation = Validation(self.model, *about, reset, structure)
 
     def _recompile(self) -> None:
         """Goes on with the model as it was compiled anew while it rested."""
         plan, before = self._fit, self._helm.told
-        self.subject.dials.release()
-        self.subject.take()
+        self.subject.bindings.release()
+        self.subject.refresh()
         self._keep_architecture()
         self._make_ready(plan)
         self._take_helm(plan, self.batch_size)
-        self.subject.dials.bind()
+        self.subject.bindings.bind()
         self._make_validation(plan)
         now = self._helm.told
         changes = {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
@@ -510,28 +510,28 @@ class Trainer:
         plan = self._plan
         if plan is None:
             return []
-        ours = [unfusable(self.model), self.subject.unbuilt] if plan.own is None else []
+        ours = [why_not_fused(self.model), self.subject.unbuilt] if plan.own is None else []
         found = [*ours, plan.data.remark, self.subject.restless]
         return [sentence for sentence in found if sentence]
 
     def finish(self, action: str, **about: Any) -> Entry:
         """Ends the fit: `"finish"` or `"stop"`. The model and its optimizer are stock again."""
         own = self._fit.own is not None
-        if not own and (author := self.subject.average()):
+        if not own and (author := self.subject.apply_moving_averages()):
             self.enter("edit", author=author, why="weights replaced by their moving average")
         self._watch_for_edits()
         try:
             if not own:
                 self._call("on_train_end", logs=self._logs)
         finally:
-            self.subject.dials.release()
+            self.subject.bindings.release()
         if action == "finish" and self._early and (author := self._fit.callbacks.stopped_by):
             about |= {"author": author, "why": f"in epoch {self.epoch:,} of {self.epochs:,}"}
         return self.enter(action, **about)
 
     def fail(self, error: BaseException) -> Entry:
         """Ends the fit because of an error."""
-        self.subject.dials.release()
+        self.subject.bindings.release()
         return self.enter("fail", why=f"{type(error).__name__}: {error}")
 
     # ------------------------------------------------------- what a hand may do to it
@@ -560,7 +560,7 @@ class Trainer:
         if not within:
             self.rest()
         try:
-            with self.subject.looked_at():
+            with self.subject.without_side_effects():
                 return function(self.model)
         finally:
             if not within:  # within a callback it is the callback's
@@ -600,10 +600,10 @@ class Trainer:
         if not self._edits.watched_for:
             return
         edited = self._edits.find("script")
-        if self.subject.dials.bound and self.subject.compiled_anew and self._plan is not None:
+        if self.subject.bindings.bound and self.subject.compiled_anew and self._plan is not None:
             self._recompile()
             edited = True
-        elif self.subject.dials.bound:
+        elif self.subject.bindings.bound:
             self._hand.adopt(self.step, "script")
         if edited:
             self.keeper.keep("edit")
@@ -767,7 +767,7 @@ class Trainer:
             data = self._fit.data
             data.restore(max(data.place[0], self.epoch), 0)
             self._epoch_step = 0
-            self.subject.variables.reset_metrics()
+            self.subject.tensors.reset_metrics()
 
     @property
     def comes_again(self) -> bool:
@@ -781,7 +781,7 @@ class Trainer:
 
     def build_as_recorded(self) -> None:
         """Makes the model and its dials ready as they were, before there is any data."""
-        self.subject.make_ready(self._fits.spec)
+        self.subject.prepare(self._fits.spec)
 
     def read_bounds(self) -> None:
         """Takes up bounds, and since when the values have been in effect, from the record."""
@@ -795,9 +795,9 @@ class Trainer:
         plan = self._plan
         passes, cursor = plan.data.place if plan else self._place
         return State(
-            tensors=self.subject.variables.read(),
+            tensors=self.subject.tensors.read(),
             hyperparameters=dict(self._helm.values),
-            structure=self.subject.dials.structure,
+            structure=self.subject.bindings.structure,
             seed=self.seed,
             epoch=self.epoch,
             cursor=cursor,
@@ -807,8 +807,8 @@ class Trainer:
             shuffle=plan.shuffle if plan else self._order[0],
             declared=plan.data.batch_size if plan else self._order[1],
             examples=(plan.data.size or 0) if plan else 0,
-            trainable=self.subject.learns,
-            built_on=self.subject.variables.built_on,
+            trainable=self.subject.trainable,
+            built_on=self.subject.tensors.built_for,
             steering=self._helm.plain() | {"waiting": self._waiting.plain()},
             mark=self.journal.mark,
         )
