@@ -29,7 +29,6 @@ from babysit.engine import architecture
 from babysit.engine.callbacks import Callbacks
 from babysit.engine.data.adapters import is_stream
 from babysit.engine.data.source import checked_shuffle, source, split
-from babysit.engine.own_fit import Unseen, has_own_fit
 from babysit.export import schedules, script
 from babysit.export.schedules import Run
 from babysit.progress import Progress
@@ -187,25 +186,23 @@ class Panda:
             TypeError: If something is of the wrong kind.
             ValueError: If the run is training already, or an argument does not fit.
         """
-        given = {name: value for name, value in locals().items() if name not in ("self", "paused", "ranges")}
         _refuse_second(self.model, but=self)
         shown = Progress(self.history, verbose)
         shuffle = checked_shuffle(shuffle)
         if ranges is not None and not isinstance(ranges, Mapping):
             raise TypeError(f"`ranges` must map names to (low, high). Received: ranges={ranges!r}.")
-        by_itself = has_own_fit(self.model)
-        if x is None and not by_itself:
+        if type(self.model).fit is not keras.Model.fit:
+            raise ValueError(
+                f"`model` must train by Keras's own `fit`. Received: a `{type(self.model).__name__}`, which overrides "
+                "it. Move what its `fit` does into `train_step` or a callback."
+            )
+        if x is None:
             raise ValueError("`x` must hold the examples to train on. Received: x=None.")
         counts = {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
         counts |= {"validation_batch_size": validation_batch_size, "batch_size": batch_size}
         numbers = {
             name: None if count is None else int(checked(name, count, any_whole())) for name, count in counts.items()
         }
-        if by_itself:
-            own = {name: value for name, value in given.items() if value is not _DEFAULTS[name].default}
-            hooks = Callbacks(own.pop("callbacks", None))
-            plan = Plan(Unseen(self.model, batch_size), epochs, callbacks=hooks, ranges=ranges, own=own)
-            return self._begin_to_train(plan, shown, paused)
         if validation_split != 0 and validation_data is None:
             checked("validation_split", validation_split, Scale(0, 1))
             (x, y, sample_weight), validation_data = split((x, y, sample_weight), validation_split)

@@ -37,6 +37,11 @@ class LiveValues:
         for variable in self._variables.values():
             variable.refresh()
 
+    @property
+    def variables(self) -> list[Any]:
+        """The variables that graphs read from."""
+        return [one.variable for one in self._variables.values()]
+
     def live(self, name: str, gate: float | None = None) -> "Live":
         """A live float of the number called `name`; see `Live` for its gate."""
         return Live(self, name, lambda: self.numbers[name], gate)
@@ -132,10 +137,6 @@ class Live(float):
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> Any:
         return self._live_values.tensor(self._key, self._now, tf.as_dtype(dtype or tf.float32))
-
-    def sqrt(self) -> "Live":
-        """Its square root, live; `math.sqrt` gives that of the number it was made with."""
-        return _derived("sqrt", math.sqrt, self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy, pickled or deep, is a plain number: it has no graph to live in.

@@ -10,7 +10,6 @@ import platform
 import pprint
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import tensorflow as tf
 from babysit.engine import catalog
 from babysit.engine.architecture import is_whole
 from babysit.engine.catalog import AttributeRef, HyperparameterSpec
-from babysit.engine.tensors import by_occurrence
+from babysit.engine.optimizers import by_occurrence
 from babysit.export.schedules import Run
 from babysit.export.stretches import TINY, Line, Stretch
 from babysit.store.files import State
@@ -323,13 +322,8 @@ def _places(run: Run) -> Iterator[tuple[str, HyperparameterSpec]]:
             yield place.name, place
     for place in catalog.loss_specs(run.model):
         yield place.name, place
-    places, substitutes = catalog.layer_specs(run.model)
-    own = {id(substitute.own): substitute.spots[0] for substitute in substitutes}
-    for place in places:
-        spots = tuple(
-            AttributeRef(own[id(spot.owner)], spot.attribute) if id(spot.owner) in own else spot for spot in place.spots
-        )
-        yield place.name, replace(place, spots=spots)
+    for place in catalog.layer_specs(run.model):
+        yield place.name, place
 
 
 def _owners(run: Run) -> dict[int, str]:
@@ -344,7 +338,11 @@ def _owners(run: Run) -> dict[int, str]:
     for one, source in [(loss, "model.loss"), *((one, f"model.loss[{key!r}]") for key, one in several)]:
         found |= {id(one): source, id(getattr(one, "_fn_kwargs", None)): f"{source}._fn_kwargs"}
     found |= {id(layer): f"layers[{i}]" for i, layer in enumerate(run.model._flatten_layers())}
-    return found | {id(variable): f"model.variables[{i}]" for i, variable in enumerate(run.model.variables)}
+    for i, layer in enumerate(run.model._flatten_layers()):
+        found[id(layer.activity_regularizer)] = f"layers[{i}].activity_regularizer"
+    for i, variable in enumerate(run.model.variables):
+        found[id(variable.regularizer)] = f"model.variables[{i}].regularizer"
+    return found
 
 
 def _optimizers(run: Run) -> list[tuple[Any, str]]:
@@ -360,12 +358,10 @@ def _keeps(run: Run, places: Mapping[str, HyperparameterSpec]) -> str:
     owners = _owners(run)
 
     def source(spot: AttributeRef) -> str:
-        if isinstance(spot.owner, AttributeRef):  # a penalty: of a variable, or of what a layer gives
-            return f"({owners[id(spot.owner.owner)]}.{spot.owner.attribute}, {spot.attribute!r})"
         attribute = "learning_rate" if spot.attribute == "_learning_rate" else spot.attribute
         return f"({owners[id(spot.owner)]}, {attribute!r})"
 
-    lines = [f"        {name!r}: [{', '.join(map(source, place.spots))}],\n" for name, place in places.items()]
+    lines = [f"        {name!r}: [{', '.join(map(source, place.refs))}],\n" for name, place in places.items()]
     return _KEEPS.replace("LINES", "".join(lines))
 
 

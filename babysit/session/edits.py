@@ -59,7 +59,7 @@ class Edits:
         said = [f"variables changed{by_hand}"] if self._subject.tensors.differ_from(arrays) else []
         if flags != self._subject.trainable:
             said.append(self._subject.describe_trainable_changes(flags))
-            self._subject.extend_optimizers()
+            self._subject.update_trainable()
         if said:
             self._keeper.snapshot = None
             self._enter("edit", author=author, why="; ".join(said))

@@ -90,7 +90,7 @@ class Hand:
         told, following = self._helm.told | self._helm.settings, self._helm.dials.following
         known = {name: new for name, (_, new) in entry.changes.items() if name in told}
         if known and entry.action == "fit":
-            self._helm.take_back({name: new for name, new in known.items() if name not in following}, step)
+            self._helm.write({name: new for name, new in known.items() if name not in following}, step)
         elif known:
             self._helm.turn(known, entry.over, step)
         self._keeper.snapshot = None

@@ -19,13 +19,14 @@ import tensorflow as tf
 from babysit.core.hyperparameter import Hyperparameter
 from babysit.core.steering import Helm
 from babysit.engine import architecture, environment
-from babysit.engine.block import BlockSizer, Logs, why_not_fused
+from babysit.engine.block import BlockSizer
 from babysit.engine.callbacks import plain
 from babysit.engine.data.window import Piece
-from babysit.engine.diagnostics import Diagnostics
+from babysit.engine.diagnostics import SHARE, Diagnostics, first_loss_remark
 from babysit.engine.evaluation import Validation
 from babysit.engine.model import TrainableModel
-from babysit.engine.own_fit import Watch, columns
+from babysit.engine.step_logs import StepLogs
+from babysit.engine.stepwise import why_not_fused
 from babysit.session.edits import Edits
 from babysit.session.fits import Fits, Plan, going_on
 from babysit.session.hand import Hand
@@ -55,7 +56,9 @@ class Trainer:
         self._record, self.subject = record, TrainableModel(model)
         self.shelf = Shelf(record, directory / "checkpoints", environment=environment.describe())
         self.keeper = Keeper(self.shelf, self.history, self.state)
-        self.vitals = Diagnostics(self.subject, record, self.history)
+        self.vitals = Diagnostics(self.subject)
+        self.first_loss = self.restless = ""
+        self._measured: dict[str, Any] | None = None
         self._fits = Fits(record)
         self._memory = Memory(self.history, self.shelf, self.subject)
         self._edits = Edits(self.subject, self.keeper, self.enter)
@@ -92,8 +95,6 @@ class Trainer:
             Exception: Whatever the step raised; the state of the last boundary is restored. Or
                 what a callback raised; the steps taken stay.
         """
-        if self._fit.own is not None:
-            return self._take_own(self._fit.own)
         if self._epoch_spent:
             self._end_late()
             return 0
@@ -102,12 +103,18 @@ class Trainer:
         self._call("on_train_batch_begin", first)
         self.keeper.keep_snapshot(self._snapshot_share)
         moving = self._advance()
-        watched = self.vitals.begin(count, self._fit.data, self.batch_size)
+        watched = None
+        if count == 1 and self.vitals.steps_before == 0:
+            watched = self.vitals.begin(self._fit.data.piece(self.batch_size, 1), self._fit.data.signature[0])
         logs = self._run_or_return(count, boundary)
-        self.vitals.end(watched, self.step)
+        if signs := self.vitals.end(watched):
+            row = {"branch": self.history.branch, "step": self.step, "time": time.time(), "signs": signs}
+            self._record.append("vitals", **row)
+            self._measured = row
         self._take_down(logs, boundary, moving)
-        if boundary == 0:
-            self.vitals.judge(logs.loss, self._fit.data, self.batch_size)
+        if boundary == 0 and logs.loss is not None:
+            spec = self._fit.data.spec
+            self.first_loss = first_loss_remark(self.model, spec, float(logs.loss[0]), self.batch_size)
         self._last = logs.last
         last = first + count if self._fit.callbacks.every_step else self._epoch_step
         self._call("on_train_batch_end", last - 1, logs=logs.last)
@@ -117,32 +124,6 @@ class Trainer:
         self.keeper.keep_if_due()
         return self.step - boundary
 
-    def _take_own(self, given: Mapping[str, Any]) -> int:
-        """Has the model's own `fit` train to its end, and sees its steps from a callback."""
-        before, self._traced = self.step, None
-        self._retrace_own()
-        watch = Watch(self._saw_step, self._saw_epoch)
-        self.model.fit(**{**given, "callbacks": [*self._fit.callbacks.all, watch]})
-        self._early = True
-        return self.step - before
-
-    def _saw_step(self, logs: Mapping[str, Any]) -> None:
-        self.step, self._epoch_step, self.seen = self.step + 1, self._epoch_step + 1, self.seen + self.batch_size
-        self._take_down(Logs(columns(logs), dict(logs), columns(logs).get("loss"), 1), self.step - 1, ())
-        self._hand.adopt(self.step, "script")
-        self.between_steps()
-        self._retrace_own()
-
-    def _retrace_own(self) -> None:
-        """Has the model make its train function anew where that is another by now, or was made before us."""
-        if (structure := self.subject.structure) != self._traced and not why_not_fused(self.model):
-            self.model.make_train_function(force=True)
-        self._traced = structure
-
-    def _saw_epoch(self, logs: Mapping[str, Any]) -> None:
-        self.history.append_epoch(self.epoch + 1, self.step, plain(logs))
-        self.epoch, self._epoch_step = self.epoch + 1, 0
-
     def _room(self, limit: int) -> int:
         """How many of the steps asked for may go in one block."""
         if self._helm.ramps or self.model.stop_training:  # told to stop in advance, `Model.fit` takes one step
@@ -151,7 +132,7 @@ class Trainer:
         pace = self.model.steps_per_execution if self._fit.callbacks.every_step else self._stride
         ends: list[float] = [limit, pace]
         if not self._fit.callbacks.every_step:
-            ends.append(self.vitals.wait or 1)
+            ends.append(self.vitals.steps_before or 1)
         if self._fit.steps_per_epoch:
             ends.append(self._fit.steps_per_epoch - self._epoch_step)
         ends += [step - self.step for step in self._waiting.steps]
@@ -174,7 +155,7 @@ class Trainer:
         """Moves ramps on for the coming step, that of a batch size only where all gradients have been applied."""
         return self._helm.advance(self.step, not self._helm.ramps or self.subject.steps_to_update == 0)
 
-    def _run_or_return(self, count: int, boundary: int) -> Logs:
+    def _run_or_return(self, count: int, boundary: int) -> StepLogs:
         piece = None
         try:
             piece = self._fit.data.piece(self.batch_size, count)
@@ -193,51 +174,33 @@ class Trainer:
                 self._return_to(boundary)
             raise
 
-    def _run_to_fault(self, piece: Piece, boundary: int) -> Logs:
+    def _run_to_fault(self, piece: Piece, boundary: int) -> StepLogs:
         """Takes a block of steps, none behind the first whose loss is not finite."""
-        logs = self._run(piece)
-        if not self.healthy or logs.sound == logs.taken:
-            return logs
-        standing = self.standing  # an unrolled block has gone on to the end of its turn
-        self._return_to(boundary)
-        self.standing = standing
-        return self._run(self._fit.data.piece(self.batch_size, logs.sound))
+        return self._run(piece)
 
-    def _run(self, piece: Piece) -> Logs:
+    def _run(self, piece: Piece) -> StepLogs:
         size, source = self.batch_size, self._fit.data
-        block = self.subject.block(piece.fixed, source.signature, self._may_unroll)
+        block = self.subject.block(piece.fixed, source.signature)
         began = time.perf_counter()
-        logs = block(piece.data, piece.order, piece.cursor, piece.batch_size, piece.count, watch=self.healthy)
-        self._pace.took(logs.taken, time.perf_counter() - began)
+        logs = block.run(piece.data, piece.order, piece.cursor, piece.batch_size, piece.count, self.healthy)
+        self._pace.record(logs.count, time.perf_counter() - began)
         before = source.place[1]
-        source.advance(logs.taken, size)
+        source.advance(logs.count, size)
         self.seen += source.place[1] - before
-        self.step += logs.taken
-        self._epoch_step += logs.taken
+        self.step += logs.count
+        self._epoch_step += logs.count
         self._proven = max(self._proven, size)
-        self._trace_ahead(piece)
         return logs
 
-    def _take_down(self, logs: Logs, boundary: int, moving: tuple[str, ...]) -> None:
-        columns = dict(logs.steps)
+    def _take_down(self, logs: StepLogs, boundary: int, moving: tuple[str, ...]) -> None:
+        columns = dict(logs.columns)
         if logs.loss is not None:  # a train_step of the user's own may tell none
             columns["loss"] = logs.loss
             self.loss = float(logs.loss[-1])
             self.healthy = math.isfinite(self.loss)
         columns |= {name: np.array([self._helm.values[name]]) for name in moving}
-        self.history.append(self.epoch + 1, boundary + 1, logs.taken, columns)
+        self.history.append(self.epoch + 1, boundary + 1, logs.count, columns)
         self._helm.follow()
-
-    def _trace_ahead(self, piece: Piece) -> None:
-        """Beside a block fixed in size traces the one for any size, so that a change need not wait for it."""
-        if piece.fixed is None or self.model.jit_compile or "batch_size" not in self._helm.scales:
-            return
-        self.subject.block(None, self._fit.data.signature, self._may_unroll)
-
-    @property
-    def _may_unroll(self) -> bool:
-        """Whether steps may be taken by turns: where those of half a turn can be taken again."""
-        return self._fit.data.rewindable and not self._fit.callbacks.every_step
 
     @property
     def _epoch_spent(self) -> bool:
@@ -302,6 +265,13 @@ class Trainer:
     def ended_early(self) -> bool:
         """Whether a callback ended the training before all its epochs were done."""
         return self._early
+
+    @property
+    def measurements(self) -> dict[str, Any]:
+        """What is measured of a step now and then, in plain data."""
+        vitals = self.vitals
+        about = {"on": vitals.on, "unable": vitals.unable, "every_s": vitals.every_s, "share": SHARE}
+        return about | {"latest": self._measured}
 
     @property
     def progress(self) -> tuple[int, int | None]:
@@ -383,18 +353,37 @@ class Trainer:
         self._fits.describe(plan, self._helm.scales)
         self._plan, self.healthy, self._early = plan, True, False
         self._make_validation(plan)
-        self.vitals.prepare(plan.own is not None, plan.callbacks.every_step)
+        every_step = plan.callbacks.every_step and self.model.steps_per_execution > 1
+        self.vitals.unable = _UNABLE if every_step else ""
         values = self._helm.values
         if first:
             self.history.begin(values)
         elif lost:
             self._start_over()
-        self.subject.note_trainable()
+        self.subject.update_trainable()
         changes = {name: (before.get(name), values[name]) for name in values if before.get(name) != values[name]}
         changes = {name: change for name, change in changes.items() if name in self._helm.scales}
         self._helm.since |= dict.fromkeys(changes, self.step)
         self.subject.bindings.bind()
+        self.subject.trace(plan.data.signature, self._static_size(plan))
         return changes
+
+    def _static_size(self, plan: Plan) -> int | None:
+        data, size = plan.data, plan.batch_size
+        if hasattr(data, "fixed"):
+            return size if size and data.size % size == 0 else None
+        return None
+
+    @property
+    def _structure(self) -> tuple[str, ...]:
+        """The schedules that are overridden, and momentums with velocities, as the format on disk has them."""
+        bindings = self.subject.bindings
+        taken = (f"{name}, overridden" for name in bindings.schedules if name not in bindings.following)
+        return (*taken, *bindings.slots)
+
+    def _values_of(self, state: State) -> dict[str, Any]:
+        schedules = [name for name in self.subject.bindings.schedules if f"{name}, overridden" not in state.structure]
+        return dict(state.hyperparameters) | dict.fromkeys(schedules, "schedule")
 
     @property
     def _is_lost(self) -> bool:
@@ -417,9 +406,9 @@ class Trainer:
 
     def _make_ready(self, plan: Plan) -> None:
         if plan.own is None:
-            self.subject.prepare(plan.data.spec, plan.data.signature)
+            self.subject.build(plan.data.spec, plan.data.signature, self._static_size(plan))
         else:
-            self.subject.prepare(None)
+            self.subject.build(None)
 
     def _take_helm(self, plan: Plan, batch_size: int) -> None:
         steerable = plan.data.steerable and not self.subject.has_static_batch_size
@@ -429,7 +418,7 @@ class Trainer:
         self._validation = None
         if plan.validation is not None:
             about = plan.validation, plan.validation_steps, plan.validation_freq, plan.callbacks
-            reset, structure = (lambda: self.subject.tensors.reset_metrics()), (lambda: self.subject.bindings.graph)
+            reset, structure = (lambda: self.subject.tensors.reset_metrics()), (lambda: self.subject.bindings.structure)
             self._validation = Validation(self.model, *about, reset, structure)
 
     def _recompile(self) -> None:
@@ -441,6 +430,8 @@ class Trainer:
         self._make_ready(plan)
         self._take_helm(plan, self.batch_size)
         self.subject.bindings.bind()
+        self.subject.update_trainable()
+        self.subject.trace(plan.data.signature, self._static_size(plan))
         self._make_validation(plan)
         now = self._helm.told
         changes = {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
@@ -510,8 +501,8 @@ class Trainer:
         plan = self._plan
         if plan is None:
             return []
-        ours = [why_not_fused(self.model), self.subject.unbuilt] if plan.own is None else []
-        found = [*ours, plan.data.remark, self.subject.restless]
+        ours = [why_not_fused(self.model), self.subject.limitation] if plan.own is None else []
+        found = [*ours, plan.data.remark, self.restless]
         return [sentence for sentence in found if sentence]
 
     def finish(self, action: str, **about: Any) -> Entry:
@@ -670,7 +661,7 @@ class Trainer:
             logs = self._run(self._fit.data.piece(self.batch_size, count))
             self._helm.follow()
             self._last = logs.last
-            losses = np.full(logs.taken, np.nan) if logs.loss is None else logs.loss
+            losses = np.full(logs.count, np.nan) if logs.loss is None else logs.loss
             self.loss = float(losses[-1])
             self.healthy = logs.loss is None or math.isfinite(self.loss)
             yield boundary + 1, losses
@@ -772,7 +763,7 @@ class Trainer:
     @property
     def comes_again(self) -> bool:
         """Whether steps that are taken again are the same, as far as is known."""
-        return self._plan is None or (self._plan.data.rewindable and not self.subject.restless)
+        return self._plan is None or (self._plan.data.rewindable and not self.restless)
 
     def check_rewindable(self) -> None:
         """Raises ValueError unless the data give the same examples once more."""
@@ -781,7 +772,7 @@ class Trainer:
 
     def build_as_recorded(self) -> None:
         """Makes the model and its dials ready as they were, before there is any data."""
-        self.subject.prepare(self._fits.spec)
+        self.subject.build(self._fits.spec)
 
     def read_bounds(self) -> None:
         """Takes up bounds, and since when the values have been in effect, from the record."""
@@ -797,7 +788,7 @@ class Trainer:
         return State(
             tensors=self.subject.tensors.read(),
             hyperparameters=dict(self._helm.values),
-            structure=self.subject.bindings.structure,
+            structure=self._structure,
             seed=self.seed,
             epoch=self.epoch,
             cursor=cursor,
@@ -822,7 +813,7 @@ class Trainer:
         self._check_fit(state)
         back = self._move_data((state.passes, state.cursor), (state.shuffle, state.declared))
         try:
-            self.subject.restore(state)
+            self.subject.restore(state.tensors, self._values_of(state), state.trainable, state.built_on)
         except ValueError:
             self._move_data(*back)
             raise
@@ -879,3 +870,5 @@ class Trainer:
 
 # Hooks behind which the weights may have been changed.
 _EDITING = {"on_train_begin", "on_epoch_begin", "on_epoch_end", "on_test_end", "on_train_end"}
+
+_UNABLE = "Callbacks follow executions of several steps, of which none is taken by itself."
