@@ -739,7 +739,7 @@ def test_nobody_waits_for_ever_where_even_failing_fails(model, monkeypatch):
         raise RuntimeError("the device is lost")
 
     with monkeypatch.context() as broken:
-        broken.setattr("babysit.engine.model.Subject.block", lost)
+        broken.setattr("babysit.engine.model.TrainableModel.block", lost)
         broken.setattr("babysit.engine.tensors.Variables.read", lost)
         broken.setattr("babysit.engine.tensors.Variables.watched", lost)
         with pytest.raises(RuntimeError, match="the device is lost"):
@@ -796,7 +796,7 @@ def test_what_it_shows_of_itself_is_a_sentence_and_a_widget(resting):
 def test_the_training_thread_touches_no_widget_and_the_widgets_no_tensorflow(resting, monkeypatch):
     import ipywidgets
 
-    from babysit.engine.bindings import Dials
+    from babysit.engine.bindings import HyperparameterBindings
     from babysit.engine.block import Block
     from babysit.session.trainer import Trainer
 
@@ -816,7 +816,7 @@ def test_the_training_thread_touches_no_widget_and_the_widgets_no_tensorflow(res
     training, writing = set(), set()
     note_threads(Block, "__call__", training)
     for name in ("write", "restore"):
-        note_threads(Dials, name, training)
+        note_threads(HyperparameterBindings, name, training)
     for name in ("state", "restore", "save", "retake"):
         note_threads(Trainer, name, training)
     note_threads(ipywidgets.Widget, "send_state", writing)

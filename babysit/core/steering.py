@@ -15,7 +15,6 @@ from babysit.core.scale import Scale
 # What `set` takes beside hyperparameters: name -> the values it may have, the first one at the start.
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "scaling": ("off", "linear", "square root"),
-    "momentum_correction": (False, True),
 }
 
 
@@ -131,25 +130,12 @@ class Helm:
             self._put(name, value)
             self.since[name] = step
 
-    def take_back(self, values: Mapping[str, Any], step: int) -> None:
-        """Puts values in effect that a fit brought: velocities are not corrected for those."""
-        settings, self.settings = self.settings, {name: choices[0] for name, choices in SETTINGS.items()}
-        self.write(values, step)
-        self.settings = settings
-
     def _put(self, name: str, value: Any) -> None:
-        old = self.values[name]
         if name == "batch_size":
             self.values[name] = value
             return
-        self.dials.write(name, value)
+        self.dials.set({name: value})
         self.values[name] = self.dials.values[name]
-        self._correct(name, old, value)
-
-    def _correct(self, name: str, old: Any, new: Any) -> None:
-        jumped = name.rpartition(".")[2] == "learning_rate" and SCHEDULE not in (old, new) and old > 0
-        if jumped and self.settings["momentum_correction"]:
-            self.dials.rescale_velocities(name, new / old)
 
     def advance(self, step: int, any_size: bool) -> tuple[str, ...]:
         """Moves what is under way to its value for the coming step; returns the names of that.
@@ -177,12 +163,11 @@ class Helm:
 
     def adopt(self, step: int) -> dict[str, tuple[Any, Any]]:
         """Takes up what somebody else changed on the optimizer itself; returns name -> (old, new)."""
-        changes = {name: change for name, change in self.dials.taken_up().items() if name in self.values}
-        for name, (old, new) in changes.items():
+        changes = {name: change for name, change in self.dials.adopt_external_changes().items() if name in self.values}
+        for name, (_, new) in changes.items():
             self.ramps.pop(name, None)
             self.values[name] = new
             self.since[name] = step
-            self._correct(name, old, new)
         return changes
 
     def plain(self) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """Where a compiled model keeps its hyperparameters, and what each of them is called.
 
-Knows Keras: which floats a step reads, which of them may be replaced by a live float, and
-which decide the structure of the step. Changes nothing.
+Knows Keras: which numbers a step reads, and which of them a live float may replace. It changes nothing but
+regularizers that several variables share: each gets its own.
 """
 
 import copy
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import keras
@@ -17,20 +17,19 @@ from keras.src.utils.naming import to_snake_case
 
 from babysit.core.scale import Scale
 
-# How a value fixes the structure of a step: not at all; whether it is 0; a rate, by being 0 or
-# 1; momentum, by the velocities it needs; or baked in, so that each value is another step.
-Gate = Literal["none", "zero", "rate", "slots", "baked"]
+# How a new value acts: through a variable of Keras's, through a live float, or by another trace of the step.
+Kind = Literal["variable", "live", "retrace"]
 
 
 @dataclass(frozen=True)
-class Spot:
+class AttributeRef:
     """One attribute, or one item of a dict, that holds a number."""
 
     owner: Any
     attribute: str
 
     def get(self) -> Any:
-        """What it holds."""
+        """Returns what it holds."""
         return self.owner[self.attribute] if isinstance(self.owner, dict) else getattr(self.owner, self.attribute)
 
     def put(self, value: Any) -> None:
@@ -42,42 +41,16 @@ class Spot:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A hyperparameter: its name, every spot that holds it, and how it acts on a step.
+class HyperparameterSpec:
+    """A hyperparameter: its name, every attribute that holds it, its default scale, and how a new value acts.
 
-    Args:
-        name: Unique in the model.
-        spots: Where the number is; the first one tells it.
-        scale: On which it is chosen by default.
-        gate: How its value fixes the structure of the step.
-        shown: Further objects whose `get_config` tells it.
+    The name is unique in the model. The value is read from the first of `refs`.
     """
 
     name: str
-    spots: tuple[Spot, ...]
+    refs: tuple[AttributeRef, ...]
     scale: Scale
-    gate: Gate = "none"
-    shown: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True)
-class Substitute:
-    """A regularizer of one variable's own, in place of one that several may share."""
-
-    original: Any
-    own: Any
-    spots: tuple[Spot, ...]
-
-    def bind(self) -> None:
-        """Puts the variable's own in."""
-        for spot in self.spots:
-            spot.put(self.own)
-
-    def release(self) -> None:
-        """Puts the original back, unless the two differ by now."""
-        if self.own.get_config() == self.original.get_config():
-            for spot in self.spots:
-                spot.put(self.original)
+    kind: Kind
 
 
 def is_stock(thing: Any) -> bool:
@@ -95,7 +68,7 @@ _CLIP = Scale(1e-4, 1e3, "log")
 _STRENGTH = Scale(1e-8, 1.0, "log", zero=True)
 
 # Those an update of Keras reads so that a live float gives the bits of a plain one, in the
-# order they are told.
+# order in which they are listed.
 _LIVE = {
     "momentum": _BETA,
     "beta_1": _BETA,
@@ -119,7 +92,7 @@ _LIVE = {
 }
 # Read otherwise: as a divisor, an exponent, or beside another constant, which TensorFlow
 # combines and rounds differently.
-_BAKED = {
+_COMBINED = {
     "beta_2_decay": Scale(-1.0, 0.0),
     "clip_threshold": Scale(1e-2, 1e2, "log"),
     "learning_rate_power": Scale(-1.0, 0.0),
@@ -127,7 +100,7 @@ _BAKED = {
     "rms_rate": Scale(1e-3, 10.0, "log"),
 }
 _AT_BUILD = {"initial_accumulator_value"}
-_GATES: dict[str, Gate] = {"clipnorm": "zero", "clipvalue": "zero", "global_clipnorm": "zero"}
+CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")  # off at 0, as they are at None
 # Optimizer -> the attribute with the velocities that momentum needs when it is not 0.
 _SLOTS = {keras.optimizers.SGD: "momentums", keras.optimizers.RMSprop: "_momentums"}
 
@@ -135,12 +108,6 @@ _SLOTS = {keras.optimizers.SGD: "momentums", keras.optimizers.RMSprop: "_momentu
 def slots_name(optimizer: Any) -> str | None:
     """The attribute with the velocities that momentum alone needs, if the optimizer has such."""
     return next((name for family, name in _SLOTS.items() if isinstance(optimizer, family)), None)
-
-
-def absorbs_learning_rate(optimizer: Any) -> bool:
-    """Whether its velocities are sums of steps, learning rate included."""
-    family = next((family for family in _SLOTS if isinstance(optimizer, family)), None)
-    return family is not None and type(optimizer).update_step is family.update_step
 
 
 def optimizers_in(optimizers: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,34 +127,32 @@ def _joined(*parts: str) -> str:
     return ".".join(filter(None, parts))
 
 
-def learning_rate_place(prefix: str, optimizer: Any) -> Place:
+def learning_rate_spec(prefix: str, optimizer: Any) -> HyperparameterSpec:
     """Where the learning rate is: a variable of Keras's, or a schedule."""
-    return Place(_joined(prefix, "learning_rate"), (Spot(optimizer, "_learning_rate"),), _LEARNING_RATE)
+    refs = (AttributeRef(optimizer, "_learning_rate"),)
+    return HyperparameterSpec(_joined(prefix, "learning_rate"), refs, _LEARNING_RATE, "variable")
 
 
-def optimizer_places(prefix: str, optimizer: Any) -> Iterator[Place]:
-    """The floats of an optimizer that its update reads, but the learning rate."""
+def optimizer_specs(prefix: str, optimizer: Any) -> Iterator[HyperparameterSpec]:
+    """Finds the floats of an optimizer that its update reads, but the learning rate."""
     config = optimizer.get_config()
     held = [name for name in config if _is_number(config[name]) and _is_number(getattr(optimizer, name, None))]
     for name in sorted(held, key=lambda name: [*_LIVE].index(name) if name in _LIVE else len(_LIVE)):
-        gate = _gate_of(optimizer, name)
-        if gate is not None:
-            scale = _LIVE.get(name) or _BAKED.get(name) or _unknown(float(config[name]))
-            yield Place(_joined(prefix, name), (Spot(optimizer, name),), scale, gate)
+        if (kind := _kind_of(optimizer, name)) is not None:
+            scale = _LIVE.get(name) or _COMBINED.get(name) or _unknown(float(config[name]))
+            yield HyperparameterSpec(_joined(prefix, name), (AttributeRef(optimizer, name),), scale, kind)
 
 
-def _gate_of(optimizer: Any, name: str) -> Gate | None:
+def _kind_of(optimizer: Any, name: str) -> Kind | None:
     """How a float of an optimizer acts on a step, or None where it does not at all."""
     value = getattr(optimizer, name)
     if name == "learning_rate" or name in _AT_BUILD or (name == "ema_momentum" and not optimizer.use_ema):
         return None
-    if name in _GATES and value == 0:
-        return None  # off, as None is
-    if not is_stock(optimizer) or name not in _LIVE or _is_combined(optimizer, name):
-        return "baked" if isinstance(value, float) else None
-    if name == "momentum" and slots_name(optimizer):
-        return "slots"
-    return _GATES.get(name, "none")
+    if name in CLIPPING and value == 0:
+        return None
+    if is_stock(optimizer) and name in _LIVE and not _is_combined(optimizer, name):
+        return "live"
+    return "retrace" if isinstance(value, float) else None
 
 
 def _is_combined(optimizer: Any, name: str) -> bool:
@@ -213,7 +178,7 @@ def _unknown(value: float) -> Scale:
 _SMOOTHING = Scale(0.0, 0.5)
 
 
-def loss_places(model: Any) -> list[Place]:
+def loss_specs(model: Any) -> list[HyperparameterSpec]:
     """The label smoothing of each loss that has it."""
     losses: dict[int, tuple[str, Any]] = {}
     for name, loss in _losses(model):
@@ -223,12 +188,11 @@ def loss_places(model: Any) -> list[Place]:
     return [_smoothing(name if several else "", loss) for name, loss in losses.values()]
 
 
-def _smoothing(prefix: str, loss: Any) -> Place:
-    spots = [Spot(loss, "label_smoothing")]
+def _smoothing(prefix: str, loss: Any) -> HyperparameterSpec:
+    refs = [AttributeRef(loss, "label_smoothing")]
     if "label_smoothing" in getattr(loss, "_fn_kwargs", {}):
-        spots.append(Spot(loss._fn_kwargs, "label_smoothing"))
-    gate: Gate = "zero" if is_stock(loss) else "baked"
-    return Place(_joined(prefix, "label_smoothing"), tuple(spots), _SMOOTHING, gate)
+        refs.append(AttributeRef(loss._fn_kwargs, "label_smoothing"))
+    return HyperparameterSpec(_joined(prefix, "label_smoothing"), tuple(refs), _SMOOTHING, "retrace")
 
 
 def _losses(model: Any) -> list[tuple[str, Any]]:
@@ -278,7 +242,7 @@ class Names:
 
 
 def named_layers(model: Any) -> list[tuple[str, Any]]:
-    """Every layer of the model with its name, nested ones behind the one they are in."""
+    """Every layer of the model with its name, nested ones after the one they are in."""
     names, found, seen = Names(), [], {id(model)}
 
     def walk(layer: Any) -> None:
@@ -292,47 +256,41 @@ def named_layers(model: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def layer_places(model: Any) -> tuple[list[Place], list[Substitute]]:
-    """What the layers hold: rates of dropout, regularisation; and the regularizers to put in for it."""
+def layer_specs(model: Any) -> list[HyperparameterSpec]:
+    """Finds what the layers hold: rates of dropout, regularisation."""
     layers = named_layers(model)
     inner = {id(getattr(layer, "_dropout_layer", None)) for _, layer in layers}
-    cells = {id(layer.cell): (name, layer) for name, layer in layers if isinstance(layer, keras.layers.RNN)}
-    places, substitutes = [], []
+    cells = {id(layer.cell): name for name, layer in layers if isinstance(layer, keras.layers.RNN)}
+    specs: list[HyperparameterSpec] = []
+    seen: set[int] = set()
     for name, layer in layers:
-        name, outer = cells.get(id(layer), (name, None))
+        name = cells.get(id(layer), name)
         if id(layer) not in inner:
-            places += [replace(place, shown=(outer,) if outer else ()) for place in _rates(name, layer)]
-        for found, substitute in _regularisers(name, layer):
-            places += found
-            substitutes.append(substitute)
-    return _unique(places), substitutes
+            specs += _rates(name, layer)
+        specs += _penalties(name, layer, seen)
+    return list({spec.name: spec for spec in specs}.values())
 
 
-def _unique(places: list[Place]) -> list[Place]:
-    return list({place.name: place for place in places}.values())
-
-
-def _rates(name: str, layer: Any) -> Iterator[Place]:
-    """Its rates, if it can draw: made with 0, a layer of dropout has no seeds to draw from."""
+def _rates(name: str, layer: Any) -> Iterator[HyperparameterSpec]:
+    """Finds its rates, if it can draw: made with 0, a layer of dropout has no seeds to draw from."""
     for attribute, further in _rate_attributes(layer):
         if _is_number(getattr(layer, attribute, None)) and _draws(further[0].owner if further else layer):
-            spots = (Spot(layer, attribute), *further)
-            gate: Gate = "rate" if is_stock(layer) else "baked"
-            yield Place(f"{name}.{attribute.strip('_')}", spots, _DEVIATION if attribute == "stddev" else _RATE, gate)
+            refs, scale = (AttributeRef(layer, attribute), *further), _DEVIATION if attribute == "stddev" else _RATE
+            yield HyperparameterSpec(f"{name}.{attribute.strip('_')}", refs, scale, "retrace")
 
 
 def _draws(layer: Any) -> bool:
     return any(isinstance(held, keras.random.SeedGenerator) for held in vars(layer).values())
 
 
-def _rate_attributes(layer: Any) -> Iterator[tuple[str, tuple[Spot, ...]]]:
+def _rate_attributes(layer: Any) -> Iterator[tuple[str, tuple[AttributeRef, ...]]]:
     if isinstance(layer, _DROPOUTS):
         yield "rate", ()
     elif isinstance(layer, keras.layers.GaussianNoise):
         yield "stddev", ()
     elif isinstance(layer, _ATTENTIONS) and hasattr(layer, "_dropout_layer"):
         attribute = "_dropout" if hasattr(layer, "_dropout") else "dropout"
-        yield attribute, (Spot(layer._dropout_layer, "rate"),)
+        yield attribute, (AttributeRef(layer._dropout_layer, "rate"),)
     elif isinstance(layer, keras.layers.Attention):
         yield "dropout", ()
     elif hasattr(layer, "get_recurrent_dropout_mask"):  # the cell of a recurrent layer
@@ -341,35 +299,34 @@ def _rate_attributes(layer: Any) -> Iterator[tuple[str, tuple[Spot, ...]]]:
             yield "recurrent_dropout", ()
 
 
-def _regularisers(name: str, layer: Any) -> Iterator[tuple[list[Place], Substitute]]:
-    """For each regularised variable, and for the layer's output, the penalties and a regularizer of its own."""
+def _penalties(name: str, layer: Any, seen: set[int]) -> Iterator[HyperparameterSpec]:
+    """Finds the strengths of its penalties, of each regularised variable and of the layer's output."""
     for variable in layer._trainable_variables + layer._non_trainable_variables:
-        if _is_penalty(variable.regularizer):
-            spots = (Spot(variable, "regularizer"), *_holders(layer, variable.regularizer, variable.name))
-            yield _penalties(f"{name}.{variable.name}", variable.regularizer, spots)
-    if _is_penalty(layer.activity_regularizer):
-        yield _penalties(f"{name}.activity", layer.activity_regularizer, (Spot(layer, "activity_regularizer"),))
+        holders = [AttributeRef(variable, "regularizer"), *_holders(layer, variable.regularizer, variable.name)]
+        yield from _strengths(f"{name}.{variable.name}", holders, seen)
+    yield from _strengths(f"{name}.activity", [AttributeRef(layer, "activity_regularizer")], seen)
 
 
-def _is_penalty(regularizer: Any) -> bool:
-    return type(regularizer) in (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+def _strengths(name: str, holders: list[AttributeRef], seen: set[int]) -> Iterator[HyperparameterSpec]:
+    regularizer = holders[0].get()
+    if type(regularizer) not in (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2):
+        return
+    if id(regularizer) in seen:  # shared with another variable
+        regularizer = copy.copy(regularizer)
+        for holder in holders:
+            holder.put(regularizer)
+    seen.add(id(regularizer))
+    for norm in ("l1", "l2"):
+        if hasattr(regularizer, norm):
+            yield HyperparameterSpec(f"{name}_{norm}", (AttributeRef(regularizer, norm),), _STRENGTH, "retrace")
 
 
-def _penalties(name: str, original: Any, spots: tuple[Spot, ...]) -> tuple[list[Place], Substitute]:
-    own = copy.copy(original)
-    gate: Gate = "zero" if isinstance(own, keras.regularizers.L1L2) else "none"
-    places = [
-        Place(f"{name}_{norm}", (Spot(own, norm),), _STRENGTH, gate) for norm in ("l1", "l2") if hasattr(own, norm)
-    ]
-    return places, Substitute(original, own, spots)
-
-
-def _holders(layer: Any, regularizer: Any, variable: str) -> list[Spot]:
-    """The layer's own attribute with the regularizer of a variable, which its config tells."""
+def _holders(layer: Any, regularizer: Any, variable: str) -> list[AttributeRef]:
+    """The layer's own attribute with the regularizer of a variable, which its config names."""
     found = [name for name, value in vars(layer).items() if value is regularizer and name.endswith("_regularizer")]
     if len(found) > 1:  # one object for several variables
         found = [name for name in found if name.removesuffix("_regularizer") in (variable, variable.split("_")[0])]
-    return [Spot(layer, name) for name in found if name != "activity_regularizer"][:1]
+    return [AttributeRef(layer, name) for name in found if name != "activity_regularizer"][:1]
 
 
 def plain(value: Any) -> float:

@@ -2,7 +2,7 @@
 
 Keras keeps most hyperparameters as Python floats, which tracing bakes into the graph, so a
 later change is silently ignored. A `Live` float is still a float to Keras, and in a graph
-it is read from a variable that `Readings` keep.
+it is read from a variable that `LiveValues` keep.
 
 Arithmetic of live floats with numbers is done in Python, as it would be with floats, and
 only its result goes to the graph, in the type it is needed in: `1 - beta` has a variable
@@ -23,19 +23,24 @@ import tensorflow as tf
 from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
 
-class Readings:
+class LiveValues:
     """The present numbers behind live floats, by name, and the variables that graphs read them from."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, float] = {}
-        self._cells: dict[tuple[Hashable, Any], _Cell] = {}
+        self._variables: dict[tuple[Hashable, Any], _GraphVariable] = {}
         self._held: dict[tuple[Any, Hashable, Any], Any] | None = None
 
     def write(self, name: str, number: float) -> None:
         """Changes a number; what is compiled reads it from the next step on."""
         self.numbers[name] = number
-        for cell in self._cells.values():
-            cell.refresh()
+        for variable in self._variables.values():
+            variable.refresh()
+
+    @property
+    def variables(self) -> list[Any]:
+        """The variables that graphs read from."""
+        return [one.variable for one in self._variables.values()]
 
     def live(self, name: str, gate: float | None = None) -> "Live":
         """A live float of the number called `name`; see `Live` for its gate."""
@@ -51,18 +56,18 @@ class Readings:
         """
         if tf.executing_eagerly():
             return tf.constant(_rounded(now, dtype))
-        if (key, dtype) not in self._cells:
-            self._cells[key, dtype] = _Cell(now, dtype)
-        cell = self._cells[key, dtype]
+        if (key, dtype) not in self._variables:
+            self._variables[key, dtype] = _GraphVariable(now, dtype)
+        variable = self._variables[key, dtype]
         if self._held is None:
-            return cell.variable.read_value()
+            return variable.variable.read_value()
         place = (tf.compat.v1.get_default_graph(), key, dtype)
         if place not in self._held:
-            self._held[place] = cell.variable.read_value()
+            self._held[place] = variable.variable.read_value()
         return self._held[place]
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def reading_once(self) -> Iterator[None]:
         """While it is open, a graph that is traced reads each number once, not at every use."""
         before, self._held = self._held, {}
         try:
@@ -71,7 +76,7 @@ class Readings:
             self._held = before
 
 
-class _Cell:
+class _GraphVariable:
     """One variable that holds what an expression of live floats comes to at present."""
 
     def __init__(self, now: Callable[[], Any], dtype: Any) -> None:
@@ -110,15 +115,17 @@ class Live(float):
     variables a step has, and that must not change with the value.
     """
 
-    _readings: Readings
+    _live_values: LiveValues
     _key: Hashable
     _now: Callable[[], Any]
     _gate: float
 
-    def __new__(cls, readings: Readings, key: Hashable, now: Callable[[], Any], gate: float | None = None) -> "Live":
+    def __new__(
+        cls, live_values: LiveValues, key: Hashable, now: Callable[[], Any], gate: float | None = None
+    ) -> "Live":
         """Makes a live float of what `now` computes; equal keys compute the same."""
         self = super().__new__(cls, _number(now))
-        self._readings, self._key, self._now = readings, key, now
+        self._live_values, self._key, self._now = live_values, key, now
         self._gate = float(self) if gate is None else gate
         return self
 
@@ -129,11 +136,7 @@ class Live(float):
     __array_ufunc__ = None
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> Any:
-        return self._readings.tensor(self._key, self._now, tf.as_dtype(dtype or tf.float32))
-
-    def sqrt(self) -> "Live":
-        """Its square root, live; `math.sqrt` gives that of the number it was made with."""
-        return _derived("sqrt", math.sqrt, self)
+        return self._live_values.tensor(self._key, self._now, tf.as_dtype(dtype or tf.float32))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy, pickled or deep, is a plain number: it has no graph to live in.
@@ -145,10 +148,10 @@ class Live(float):
 
 def _derived(name: str, apply: Callable[..., Any], *operands: Any) -> Live:
     """The live result of an operation on numbers, at least one of them live."""
-    readings = next(operand._readings for operand in operands if isinstance(operand, Live))
+    live_values = next(operand._live_values for operand in operands if isinstance(operand, Live))
     key = (name, *(operand._key if isinstance(operand, Live) else float(operand) for operand in operands))
     gate = _number(lambda: apply(*(operand._gate if isinstance(operand, Live) else operand for operand in operands)))
-    return Live(readings, key, lambda: apply(*map(_present, operands)), gate)
+    return Live(live_values, key, lambda: apply(*map(_present, operands)), gate)
 
 
 def _present(operand: Any) -> Any:
@@ -179,7 +182,7 @@ def _with_tensor(name: str, apply: Callable[..., Any], live: Live, other: Any) -
     # Two constants TensorFlow would combine when it compiles; a constant divisor it would
     # turn into a factor, and round differently.
     key = (name, live._key, float(constant), other.dtype)
-    return live._readings.tensor(key, lambda: apply(_rounded(live._now, other.dtype)[()], constant), other.dtype)
+    return live._live_values.tensor(key, lambda: apply(_rounded(live._now, other.dtype)[()], constant), other.dtype)
 
 
 def _constant(tensor: Any) -> Any:

@@ -3,23 +3,24 @@
 Never by name: two builds of one architecture in one process name their layers differently.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.backend.common import global_state
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+from tensorflow.python.ops.handle_data_util import get_resource_handle_data
 from tensorflow.python.ops.resource_variable_ops import ResourceVariable
+
+from babysit.engine.optimizers import rebuild
 
 Tensors = dict[str, list[np.ndarray]]
 
-# A list of a model's that is longer holds data, not variables.
-_LONGEST = 1000
 
-
-class Variables:
-    """Variables of a model, of the optimizers that its step applies, of its metrics, and those Keras does not know.
+class TrainingTensors:
+    """The variables of a model, of its optimizers and metrics, and those that its step captures besides.
 
     Args:
         model: A built model.
@@ -28,49 +29,91 @@ class Variables:
 
     def __init__(self, model: Any, optimizers: Sequence[Any]) -> None:
         self._model, self._optimizers = model, list(optimizers)
+        self._captured: list[CapturedVariable] = []
         self._reset: tuple[tuple[int, ...], Any] | None = None
 
+    # ------------------------------------------------------------------- which they are
+
     def groups(self) -> dict[str, list[Any]]:
-        """Group (`model`, `optimizer`, `metrics`; `raw` where there are such) -> variables, as they are now."""
+        """Group (`model`, `optimizer`, `metrics`; `raw` where a step captures more) -> variables, as they are now."""
         groups = {
             "model": self._model.variables,
             "optimizer": [variable for optimizer in self._optimizers for variable in optimizer.variables],
             "metrics": self._model.metrics_variables,
         }
-        if raw := raw_variables(self._model):
-            known = {id(_of_tensorflow(variable)) for variables in groups.values() for variable in variables}
-            raw = [variable for variable in raw if id(variable) not in known]
-        return groups | ({"raw": raw} if raw else {})
+        return groups | ({"raw": list(self._captured)} if self._captured else {})
 
-    def unknown(self, handles: Sequence[Any]) -> str:
-        """Why steps that change the variables behind these handles cannot be taken again, in a sentence, or empty."""
-        known = {id(_of_tensorflow(variable).handle) for variables in self.groups().values() for variable in variables}
-        if known.issuperset(map(id, handles)):
-            return ""
-        return (
-            "Rewinding is not exact, because the model's step changes variables that the model does not hold: "
-            "make them with `add_weight`, or keep them as attributes of the model."
-        )
+    def note_captures(self, handles: Sequence[Any], others: Sequence[Any]) -> None:
+        """Adds to the group `raw` what a traced step captures and no group has yet, in the order of capture.
+
+        A stateful layer's states and a `tf.Variable` that a loss reads are such.
+
+        Args:
+            handles: The resources that the graph of a step captures.
+            others: Variables that are no state of the training.
+        """
+        variables = [*others, *(variable for group in self.groups().values() for variable in group)]
+        known = {id(_of_tensorflow(variable).handle) for variable in variables}
+        for handle in handles:
+            if id(handle) not in known and (variable := CapturedVariable.of(handle)) is not None:
+                known.add(id(handle))
+                self._captured.append(variable)
+
+    @property
+    def _seeds(self) -> list[Any]:
+        """The states of the generators of random numbers; the one that all of Keras shares, if a step draws from it."""
+        layers = self._model._flatten_layers()
+        seeds = [generator.state for layer in layers for generator in getattr(layer, "_seed_generators", ())]
+        shared = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+        handle = None if shared is None else shared.state.value.handle
+        return seeds + [variable for variable in self._captured if variable.handle is handle]
+
+    # ------------------------------------------------------------------- read and written
 
     def read(self) -> Tensors:
-        """A copy of their values."""
+        """Returns a copy of their values."""
         return {group: list(map(_value, variables)) for group, variables in self.groups().items()}
 
     def write(self, tensors: Mapping[str, Sequence[np.ndarray]]) -> None:
-        """Puts values back that `read` gave."""
+        """Writes values back that `read` returned."""
         groups = self.groups()
         for group, arrays in tensors.items():
-            for variable, array in zip(groups[group], arrays, strict=True):
+            for variable, array in zip(groups[group], arrays, strict=group != "raw"):
                 variable.assign(array)
         for layer in self._model._flatten_layers():
             if isinstance(layer, keras.layers.Normalization) and layer.built:
                 layer.finalize_state()  # which makes constants of its variables
 
-    def watched(self) -> list[Any]:
-        """What nobody but a step should change, as it is now: all but metrics, learning rates and seeds.
+    def check(self, tensors: Mapping[str, Sequence[np.ndarray]]) -> None:
+        """Makes sure that `write` can write these.
+
+        Raises:
+            ValueError: If their number or shapes are those of another model.
+        """
+        for group, arrays in tensors.items():  # a group that it was written without stays as it is
+            have, need = self.shapes(group), [array.shape for array in arrays]
+            if (have[: len(need)] if group == "raw" else have) != need:
+                raise ValueError(
+                    f"The checkpoint is of another model: its {group} variables have shapes {_short(need)}, those of "
+                    f"`{self._model.name}` have {_short(have)}. Use the model that was trained, compiled as it was."
+                )
+
+    def shapes(self, group: str) -> list[tuple[int, ...]]:
+        """The shapes of a group's variables."""
+        return [tuple(variable.shape) for variable in self.groups().get(group, ())]
+
+    def positions(self, variables: Sequence[Any]) -> list[int]:
+        """Where some of the model's variables are among them all."""
+        position = {id(variable): i for i, variable in enumerate(self._model.variables)}
+        return [position[id(variable)] for variable in variables]
+
+    # ------------------------------------------------------------------- external changes
+
+    def snapshot(self) -> list[Any]:
+        """Returns what nothing but a step should change: all but metrics, learning rates and seeds.
 
         Tensors, not copies: they share their memory with the variables until somebody assigns
-        to one of these, which then takes memory of its own.
+        to one of these, which then gets memory of its own.
         """
         groups = self.groups()
         left_out = {id(getattr(_inner(optimizer), "_learning_rate", None)) for optimizer in self._optimizers}
@@ -78,59 +121,24 @@ class Variables:
         lasting = groups["model"] + groups["optimizer"] + groups.get("raw", [])
         return [tf.convert_to_tensor(_of_tensorflow(each)) for each in lasting if id(each) not in left_out]
 
-    def edited(self, before: Sequence[Any]) -> bool:
-        """Whether anything is another than when `watched` gave this."""
-        now = self.watched()
+    def differ_from(self, before: Sequence[Any]) -> bool:
+        """Whether anything is another than when `snapshot` returned this."""
+        now = self.snapshot()
         return len(now) != len(before) or not all(map(_same, now, before))
 
-    def places(self, variables: Sequence[Any]) -> list[int]:
-        """Where some of the model's variables stand among them all."""
-        place = {id(variable): i for i, variable in enumerate(self._model.variables)}
-        return [place[id(variable)] for variable in variables]
+    def read_side_effects(self) -> list[tuple[Any, np.ndarray]]:
+        """Metrics and seeds with their values: what using a model changes beside its training."""
+        return [(variable, _value(variable)) for variable in [*self._model.metrics_variables, *self._seeds]]
 
     @property
-    def built_on(self) -> tuple[tuple[int, ...], ...]:
-        """For each optimizer, the model's variables that it was built for, by position."""
-        place = {id(variable): i for i, variable in enumerate(self._model.variables)}
-        return tuple(
-            tuple(place.get(id(variable), -1) for variable in getattr(_inner(optimizer), "_trainable_variables", ()))
-            for optimizer in self._optimizers
-        )
+    def seeds(self) -> list[list[int]]:
+        """How far each generator of random numbers has been drawn on."""
+        return [_value(seed).tolist() for seed in self._seeds]
 
-    def build_on(self, places: Sequence[Sequence[int]]) -> bool:
-        """Builds the optimizers for other variables of the model; returns whether any was."""
-        known, variables, built = self.built_on, self._model.variables, False
-        for optimizer, now, then in zip(self._optimizers, known, places, strict=False):
-            if now and then and tuple(then) != now and -1 not in (*now, *then):
-                with self._model.distribute_strategy.scope():
-                    _rebuild(_inner(optimizer), [variables[i] for i in then])
-                built = True
-        return built
-
-    def extend(self) -> bool:
-        """Makes an optimizer know what was frozen when it was built and now learns; returns whether there was any."""
-        if len(self._optimizers) != 1:
-            return False
-        place = {id(variable): i for i, variable in enumerate(self._model.variables)}
-        learns = [place[id(variable)] for variable in self._model.trainable_variables if id(variable) in place]
-        known = self.built_on[0]
-        return self.build_on([[*known, *(i for i in learns if i not in known)]])
-
-    def check(self, tensors: Mapping[str, Sequence[np.ndarray]]) -> None:
-        """Makes sure that `write` can take these.
-
-        Raises:
-            ValueError: If their number or shapes are those of another model.
-        """
-        groups = self.groups()
-        for group, arrays in tensors.items():  # a group that it was written without stays as it is
-            have = [tuple(variable.shape) for variable in groups.get(group, ())]
-            need = [array.shape for array in arrays]
-            if have != need:
-                raise ValueError(
-                    f"The checkpoint is of another model: its {group} variables have shapes {_short(need)}, those of "
-                    f"`{self._model.name}` have {_short(have)}. Use the model that was trained, compiled as it was."
-                )
+    @seeds.setter
+    def seeds(self, seeds: Sequence[Sequence[int]]) -> None:
+        for variable, seed in zip(self._seeds, seeds, strict=True):
+            variable.assign(seed)
 
     def reset_metrics(self) -> None:
         """`model.reset_metrics()`; where every metric is Keras's own, by what that came to the first time."""
@@ -148,49 +156,65 @@ class Variables:
         if all(type(metric).__module__.startswith("keras.") for metric in metrics):
             self._reset = known, [tf.convert_to_tensor(_value(variable)) for variable in variables]
 
-    def guarded(self) -> list[tuple[Any, np.ndarray]]:
-        """Metrics and seeds with their values: what looking at a model changes and must not."""
-        return [(variable, _value(variable)) for variable in [*self._model.metrics_variables, *self._seeds]]
+    # ------------------------------------------------------------------- what optimizers know
 
     @property
-    def seeds(self) -> list[list[int]]:
-        """How far each generator of random numbers has been drawn on."""
-        return [seed.numpy().tolist() for seed in self._seeds]
+    def built_for(self) -> tuple[tuple[int, ...], ...]:
+        """For each optimizer, the model's variables that it was built for, by position."""
+        position = {id(variable): i for i, variable in enumerate(self._model.variables)}
+        return tuple(
+            tuple(position.get(id(variable), -1) for variable in getattr(_inner(optimizer), "_trainable_variables", ()))
+            for optimizer in self._optimizers
+        )
 
-    @seeds.setter
-    def seeds(self, seeds: Sequence[Sequence[int]]) -> None:
-        for variable, seed in zip(self._seeds, seeds, strict=True):
-            variable.assign(seed)
+    def build_for(self, positions: Sequence[Sequence[int]]) -> None:
+        """Builds the optimizers again that were built for other variables of the model than these."""
+        known, variables = self.built_for, self._model.variables
+        for optimizer, now, then in zip(self._optimizers, known, positions, strict=False):
+            if now and then and tuple(then) != now and -1 not in (*now, *then):
+                with self._model.distribute_strategy.scope():
+                    rebuild(_inner(optimizer), [variables[i] for i in then])
 
-    @property
-    def _seeds(self) -> list[Any]:
-        layers = self._model._flatten_layers()
-        return [generator.state for layer in layers for generator in getattr(layer, "_seed_generators", ())]
-
-
-def raw_variables(model: Any) -> list[Any]:
-    """TensorFlow's own variables of numbers that a model or a layer has as attributes, alone or in a list.
-
-    A step written by hand may accumulate in them; Keras neither tracks nor saves them.
-    """
-    found = {id(raw): raw for layer in model._flatten_layers() for raw in _raw_in(list(vars(layer).values()))}
-    return list(found.values())
+    def extend_optimizers(self) -> None:
+        """Builds a lone optimizer again that does not know yet what was frozen and is trainable now."""
+        if len(self._optimizers) == 1:
+            position = {id(variable): i for i, variable in enumerate(self._model.variables)}
+            trainable = [position[id(each)] for each in self._model.trainable_variables if id(each) in position]
+            known = self.built_for[0]
+            self.build_for([[*known, *(i for i in trainable if i not in known)]])
 
 
-def _raw_in(values: Any) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, tf.Variable):
-            dtype = value.dtype
-            if value.shape.is_fully_defined() and (dtype.is_floating or dtype.is_integer or dtype.is_bool):
-                yield value
-        elif isinstance(value, list | tuple | Mapping) and len(value) <= _LONGEST:
-            yield from _raw_in(value.values() if isinstance(value, Mapping) else value)
-        elif isinstance(value, tf.Module):
-            yield from _raw_in(value.variables)
+class CapturedVariable:
+    """A variable that a graph captures and Keras does not know, by its handle."""
+
+    def __init__(self, handle: Any, dtype: Any, shape: tuple[int, ...]) -> None:
+        self.handle, self.dtype, self.shape = handle, dtype, shape
+
+    @classmethod
+    def of(cls, handle: Any) -> "CapturedVariable | None":
+        """The variable of a handle; None for a table, an iterator, or what holds no numbers of a known shape."""
+        data = get_resource_handle_data(handle)
+        if not data.is_set or len(data.shape_and_type) != 1:
+            return None
+        shape, dtype = tf.TensorShape(data.shape_and_type[0].shape), tf.as_dtype(data.shape_and_type[0].dtype)
+        is_number = dtype.is_floating or dtype.is_integer or dtype.is_bool or dtype.is_complex
+        return cls(handle, dtype, tuple(shape)) if is_number and shape.is_fully_defined() else None
+
+    def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> Any:
+        return tf.raw_ops.ReadVariableOp(resource=self.handle, dtype=self.dtype)
+
+    def numpy(self) -> np.ndarray:
+        """Returns a copy of its value."""
+        value: np.ndarray = tf.convert_to_tensor(self).numpy()
+        return value
+
+    def assign(self, value: Any) -> None:
+        """Sets its value."""
+        tf.raw_ops.AssignVariableOp(resource=self.handle, value=tf.convert_to_tensor(value, self.dtype))
 
 
 def _of_tensorflow(variable: Any) -> Any:
-    return variable if isinstance(variable, tf.Variable) else variable.value
+    return variable if isinstance(variable, tf.Variable | CapturedVariable) else variable.value
 
 
 def _value(variable: Any) -> np.ndarray:
@@ -211,72 +235,3 @@ def _same(one: Any, other: Any) -> bool:
 
 def _short(shapes: Sequence[tuple[int, ...]]) -> str:
     return f"{', '.join(map(str, shapes[:4]))}{', …' if len(shapes) > 4 else ''} ({len(shapes)} in all)"
-
-
-def attribute_optimizers(model: Any) -> dict[str, Any]:
-    """Optimizers that a model keeps beside `model.optimizer`, by what they are for.
-
-    `discriminator_optimizer` and the optimizer that a submodel `discriminator` was compiled
-    with are both called `discriminator`.
-    """
-    found: dict[str, Any] = {}
-    for attribute, value in vars(model).items():
-        optimizer = value if isinstance(value, keras.Optimizer) else getattr(value, "optimizer", None)
-        if attribute.startswith("_") or attribute == "optimizer" or not isinstance(optimizer, keras.Optimizer):
-            continue
-        if optimizer is not model.optimizer and not any(optimizer is other for other in found.values()):
-            found[_purpose(attribute, found)] = optimizer
-    return found
-
-
-def _purpose(attribute: str, taken: Mapping[str, Any]) -> str:
-    for ending in ("_optimizer", "_optim", "_opt"):
-        plain = attribute.removesuffix(ending)
-        if plain not in ("", attribute) and plain not in taken:
-            return plain
-    return attribute
-
-
-@contextlib.contextmanager
-def applied_in(optimizers: Mapping[str, Any]) -> Iterator[set[str]]:
-    """Inside, gathers the names of the optimizers that are applied, be it only in a trace."""
-    applied: set[str] = set()
-
-    def listening(name: str, apply: Any) -> Any:
-        def listen(*args: Any, **kwargs: Any) -> Any:
-            applied.add(name)
-            return apply(*args, **kwargs)
-
-        return listen
-
-    for name, optimizer in optimizers.items():
-        optimizer.apply = listening(name, optimizer.apply)
-    try:
-        yield applied
-    finally:
-        for optimizer in optimizers.values():
-            del optimizer.apply
-
-
-def _rebuild(optimizer: Any, variables: Sequence[Any]) -> None:
-    """Builds an optimizer for other variables than before; what it holds for those it knows stays."""
-    old = by_occurrence(optimizer)
-    kept = {id(optimizer._iterations), id(optimizer._learning_rate)}
-    for variable in list(optimizer.variables):
-        if id(variable) not in kept:
-            optimizer._tracker.untrack(variable)
-    optimizer.built = False
-    optimizer._trainable_variables_indices.clear()
-    optimizer.build(list(variables))
-    for key, variable in by_occurrence(optimizer).items():
-        if key in old:
-            variable.assign(old[key].value)
-
-
-def by_occurrence(optimizer: Any) -> dict[tuple[str, int], Any]:
-    """An optimizer's variables by name, and by their order where a name comes twice."""
-    found: dict[tuple[str, int], Any] = {}
-    for variable in optimizer.variables:
-        count = sum(name == variable.name for name, _ in found)
-        found[variable.name, count] = variable
-    return found

@@ -10,7 +10,6 @@ import platform
 import pprint
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from babysit.engine import catalog as anatomy
+from babysit.engine import catalog
 from babysit.engine.architecture import is_whole
-from babysit.engine.catalog import Place, Spot
-from babysit.engine.tensors import by_occurrence
+from babysit.engine.catalog import AttributeRef, HyperparameterSpec
+from babysit.engine.optimizers import by_occurrence
 from babysit.export.schedules import Run
 from babysit.export.stretches import TINY, Line, Stretch
 from babysit.store.files import State
@@ -253,7 +252,7 @@ def write(run: Run, path: Path) -> None:
     path.write_text(source, encoding="utf-8")
 
 
-def _parts(run: Run, line: Line, places: Mapping[str, Place], arrays: str) -> Iterator[str]:
+def _parts(run: Run, line: Line, places: Mapping[str, HyperparameterSpec], arrays: str) -> Iterator[str]:
     stretches = line.stretches()
     used = {name for stretch in stretches for name in stretch.changes}
     yield _HEAD
@@ -307,7 +306,7 @@ def _layout(model: Any, optimizer: Any, has_velocities: bool, built_on: tuple[in
     """The variables of such an optimizer as it is built, in their order: name and occurrence -> the value."""
     twin = type(optimizer).from_config(optimizer.get_config())
     inner = getattr(twin, "inner_optimizer", twin)
-    if anatomy.slots_name(inner):
+    if catalog.slots_name(inner):
         inner.momentum = 0.5 if has_velocities else 0.0
     twin.build([model.variables[i] for i in built_on])
     return {key: variable.numpy() for key, variable in by_occurrence(twin).items()}
@@ -316,20 +315,15 @@ def _layout(model: Any, optimizer: Any, has_velocities: bool, built_on: tuple[in
 # ------------------------------------------------------------------------- where values are kept
 
 
-def _places(run: Run) -> Iterator[tuple[str, Place]]:
+def _places(run: Run) -> Iterator[tuple[str, HyperparameterSpec]]:
     """Hyperparameter -> its place, with spots whose owners `_owner` knows."""
-    for prefix, optimizer in anatomy.optimizers_in(run.optimizers).items():
-        for place in (anatomy.learning_rate_place(prefix, optimizer), *anatomy.optimizer_places(prefix, optimizer)):
+    for prefix, optimizer in catalog.optimizers_in(run.optimizers).items():
+        for place in (catalog.learning_rate_spec(prefix, optimizer), *catalog.optimizer_specs(prefix, optimizer)):
             yield place.name, place
-    for place in anatomy.loss_places(run.model):
+    for place in catalog.loss_specs(run.model):
         yield place.name, place
-    places, substitutes = anatomy.layer_places(run.model)
-    own = {id(substitute.own): substitute.spots[0] for substitute in substitutes}
-    for place in places:
-        spots = tuple(
-            Spot(own[id(spot.owner)], spot.attribute) if id(spot.owner) in own else spot for spot in place.spots
-        )
-        yield place.name, replace(place, spots=spots)
+    for place in catalog.layer_specs(run.model):
+        yield place.name, place
 
 
 def _owners(run: Run) -> dict[int, str]:
@@ -344,7 +338,11 @@ def _owners(run: Run) -> dict[int, str]:
     for one, source in [(loss, "model.loss"), *((one, f"model.loss[{key!r}]") for key, one in several)]:
         found |= {id(one): source, id(getattr(one, "_fn_kwargs", None)): f"{source}._fn_kwargs"}
     found |= {id(layer): f"layers[{i}]" for i, layer in enumerate(run.model._flatten_layers())}
-    return found | {id(variable): f"model.variables[{i}]" for i, variable in enumerate(run.model.variables)}
+    for i, layer in enumerate(run.model._flatten_layers()):
+        found[id(layer.activity_regularizer)] = f"layers[{i}].activity_regularizer"
+    for i, variable in enumerate(run.model.variables):
+        found[id(variable.regularizer)] = f"model.variables[{i}].regularizer"
+    return found
 
 
 def _optimizers(run: Run) -> list[tuple[Any, str]]:
@@ -356,16 +354,14 @@ def _optimizers(run: Run) -> list[tuple[Any, str]]:
     return [(optimizer, known[id(optimizer)]) for optimizer in run.optimizers.values()]
 
 
-def _keeps(run: Run, places: Mapping[str, Place]) -> str:
+def _keeps(run: Run, places: Mapping[str, HyperparameterSpec]) -> str:
     owners = _owners(run)
 
-    def source(spot: Spot) -> str:
-        if isinstance(spot.owner, Spot):  # a penalty: of a variable, or of what a layer gives
-            return f"({owners[id(spot.owner.owner)]}.{spot.owner.attribute}, {spot.attribute!r})"
+    def source(spot: AttributeRef) -> str:
         attribute = "learning_rate" if spot.attribute == "_learning_rate" else spot.attribute
         return f"({owners[id(spot.owner)]}, {attribute!r})"
 
-    lines = [f"        {name!r}: [{', '.join(map(source, place.spots))}],\n" for name, place in places.items()]
+    lines = [f"        {name!r}: [{', '.join(map(source, place.refs))}],\n" for name, place in places.items()]
     return _KEEPS.replace("LINES", "".join(lines))
 
 
@@ -459,7 +455,7 @@ def _readiness(run: Run, line: Line) -> str:
     velocities = [
         f"        {prefix!r}: [slot for slot in {source}.{name} if slot is not None],\n"
         for prefix, optimizer, source in _inner_optimizers(run)
-        if (name := anatomy.slots_name(optimizer))
+        if (name := catalog.slots_name(optimizer))
     ]
     return readiness + (_VELOCITIES.replace("LINES", "".join(velocities)) if line.multiplies else "")
 
@@ -479,7 +475,7 @@ def _adapted(model: Any) -> bool:
 def _inner_optimizers(run: Run) -> list[tuple[str, Any, str]]:
     """Prefix of the names, the optimizer that holds them, and how the program reaches it."""
     owners = _owners(run)
-    return [(prefix, one, owners[id(one)]) for prefix, one in anatomy.optimizers_in(run.optimizers).items()]
+    return [(prefix, one, owners[id(one)]) for prefix, one in catalog.optimizers_in(run.optimizers).items()]
 
 
 def _training(run: Run, used: set[str]) -> str:

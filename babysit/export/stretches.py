@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from babysit.engine.catalog import Place, absorbs_learning_rate, optimizers_in
+from babysit.engine.catalog import HyperparameterSpec, slots_name
 from babysit.export.schedules import Run, followed, turns
 from babysit.session.journal import CHANGES, Entry
 from babysit.store.files import State
@@ -57,7 +57,7 @@ class Line:
         ValueError: If the checkpoint of the start is missing or damaged.
     """
 
-    def __init__(self, run: Run, places: Mapping[str, Place]) -> None:
+    def __init__(self, run: Run, places: Mapping[str, HyperparameterSpec]) -> None:
         self._run, self._places = run, places
         parts = run.history.line()
         numbered = [found for p in parts for found in run.journal.between(p.branch, -1, p.mark, p.end)]
@@ -156,7 +156,7 @@ class Line:
     def _fits_on_line(self) -> dict[int, Mapping[str, Any]]:
         fits = iter(self._run.fits)
         told = [(entry, next(fits, None)) for entry in self._run.journal if entry.action == "fit"]
-        return {entry.step: facts for entry, facts in told if facts is not None and self._on_line(entry)}
+        return {entry.step: facts for entry, facts in told if facts is not None and _key(entry) in self._marks}
 
     def _compare(self, step: int, before: Mapping[str, Any], fit: Mapping[str, Any]) -> None:
         if before["declared"] != fit["declared"]:
@@ -200,14 +200,13 @@ class Line:
 
     def _tell_of_velocities(self) -> None:
         """Finds when velocities came and went, and by what they were multiplied."""
-        names = [name for name, place in self._places.items() if place.gate == "slots"]
+        names = [name for name, place in self._places.items() if _has_slots(place)]
         self._openings = {name: list(self._opened(name)) for name in names}
         self.velocities = {name for name in names if any(is_open for _, is_open in self._openings[name])}
         for name in names:
             opened = [step for step, is_open in self._openings[name] if is_open]
             for step in opened[1:]:  # those that come again begin at 0
                 self._multiply(name, step, 0.0)
-            self._correct(name)
 
     def _opened(self, name: str) -> Iterator[tuple[int, bool]]:
         """(step, whether velocities exist from there on), in order."""
@@ -222,38 +221,13 @@ class Line:
                 yield entry.step, now
             is_open = now
 
-    def _correct(self, momentum: str) -> None:
-        """Finds the momentum corrections: velocities multiplied as the learning rate jumped."""
-        prefix, _, _ = momentum.rpartition(".")
-        rate = f"{prefix}.learning_rate".lstrip(".")
-        absorbs = absorbs_learning_rate(optimizers_in(self._run.optimizers)[prefix])
-        switched = False
-        for entry in self._run.journal:
-            switched = entry.changes.get("momentum_correction", (None, switched))[1]
-            if switched and absorbs and rate in entry.changes and self._on_line(entry):
-                self._correct_at(momentum, rate, entry)
-
-    def _correct_at(self, momentum: str, rate: str, entry: Entry) -> None:
-        old, new = entry.changes[rate]
-        kept = entry.action == "rewind" and "kept" in entry.why
-        if isinstance(old, str) or isinstance(new, str):
-            self.notes.append(
-                f"The momentum correction behind step {entry.step:,}, of a schedule, is not repeated here."
-            )
-        elif entry.action == "set" and entry.over > 1:
-            column = self.columns[rate][: entry.step + entry.over]
-            for step in range(max(entry.step, 1), len(column)):
-                if column[step] != column[step - 1] and column[step - 1] > 0:
-                    self._multiply(momentum, step, column[step] / column[step - 1])
-        elif (kept or entry.action == "set") and old > 0:
-            self._multiply(momentum, entry.step, new / old)
-
     def _multiply(self, momentum: str, step: int, factor: float) -> None:
         factors = self._events.setdefault(step, {}).setdefault("velocities", {})
         factors.setdefault(momentum.rpartition(".")[0], []).append(float(factor))
 
-    def _on_line(self, entry: Entry) -> bool:
-        return _key(entry) in self._marks
+
+def _has_slots(place: HyperparameterSpec) -> bool:
+    return place.refs[0].attribute == "momentum" and slots_name(place.refs[0].owner) is not None
 
 
 def _value(token: float) -> Any:

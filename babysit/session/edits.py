@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from babysit.engine.model import Subject
+from babysit.engine.model import TrainableModel
 from babysit.session.journal import Entry
 from babysit.session.keeping import Keeper
 
@@ -17,7 +17,7 @@ class Edits:
         enter: Writes an entry into the journal.
     """
 
-    def __init__(self, subject: Subject, keeper: Keeper, enter: Callable[..., Entry]) -> None:
+    def __init__(self, subject: TrainableModel, keeper: Keeper, enter: Callable[..., Entry]) -> None:
         self._subject, self._keeper, self._enter = subject, keeper, enter
         self._known: tuple[list[Any], tuple[bool, ...]] | None = None  # what nobody has edited yet
         self._noted = False
@@ -29,7 +29,7 @@ class Edits:
 
     def watch(self) -> None:
         """Remembers the state, so that what is changed by hand from now on is found."""
-        self._known = self._subject.variables.watched(), self._subject.learns
+        self._known = self._subject.tensors.snapshot(), self._subject.trainable
 
     def watch_on(self) -> None:
         """Remembers the state anew, where it was watched: what we have just changed is no edit."""
@@ -56,10 +56,10 @@ class Edits:
         assert self._known is not None
         arrays, flags = self._known
         by_hand = " by hand" if author == "script" else ""
-        said = [f"variables changed{by_hand}"] if self._subject.variables.edited(arrays) else []
-        if flags != self._subject.learns:
-            said.append(self._subject.thawed(flags))
-            self._subject.extend()
+        said = [f"variables changed{by_hand}"] if self._subject.tensors.differ_from(arrays) else []
+        if flags != self._subject.trainable:
+            said.append(self._subject.describe_trainable_changes(flags))
+            self._subject.update_trainable()
         if said:
             self._keeper.snapshot = None
             self._enter("edit", author=author, why="; ".join(said))

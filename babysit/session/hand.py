@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from babysit.core.steering import Helm
-from babysit.engine.model import Subject
+from babysit.engine.model import TrainableModel
 from babysit.session.edits import Edits
 from babysit.session.journal import Entry
 from babysit.session.keeping import Keeper
@@ -28,7 +28,7 @@ class Hand:
         self,
         helm: Helm,
         waiting: Waitlist,
-        subject: Subject,
+        subject: TrainableModel,
         keeper: Keeper,
         edits: Edits,
         enter: Callable[..., Entry],
@@ -90,7 +90,7 @@ class Hand:
         told, following = self._helm.told | self._helm.settings, self._helm.dials.following
         known = {name: new for name, (_, new) in entry.changes.items() if name in told}
         if known and entry.action == "fit":
-            self._helm.take_back({name: new for name, new in known.items() if name not in following}, step)
+            self._helm.write({name: new for name, new in known.items() if name not in following}, step)
         elif known:
             self._helm.turn(known, entry.over, step)
         self._keeper.snapshot = None

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from babysit.engine.callbacks import Callbacks
-from babysit.engine.model import Subject
+from babysit.engine.model import TrainableModel
 from babysit.session.history import History
 from babysit.store.checkpoints import Shelf
 
@@ -20,14 +20,14 @@ class Memory:
         subject: The model that is trained.
     """
 
-    def __init__(self, history: History, shelf: Shelf, subject: Subject) -> None:
+    def __init__(self, history: History, shelf: Shelf, subject: TrainableModel) -> None:
         self._history, self._shelf, self._subject = history, shelf, subject
         self.begun = 0  # the mark with which the fit began, or the one that it completes
         self.fresh: list[Any] = []  # what its callbacks remembered then
 
     def after(self, callbacks: Callbacks, seeds: list[list[int]]) -> dict[str, Any]:
         """What the end of an epoch leaves that is done again by no step, see `history.Ended`; `seeds` are of before."""
-        now, memory = self._subject.variables.seeds, callbacks.memory
+        now, memory = self._subject.tensors.seeds, callbacks.memory
         return ({"seeds": now} if now != seeds else {}) | ({"callbacks": memory} if memory else {})
 
     def give_back(self, callbacks: Callbacks, step: int, offset: int) -> None:
@@ -53,5 +53,5 @@ class Memory:
             if end is not None and kept.branch in branches and kept.step == end.step:
                 with contextlib.suppress(ValueError):  # damaged
                     tensors = kept.load().tensors["model"]
-                    return [tensors[i] for i in self._subject.variables.places(self._subject.model.weights)]
+                    return [tensors[i] for i in self._subject.tensors.positions(self._subject.model.weights)]
         return None

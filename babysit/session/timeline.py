@@ -82,7 +82,7 @@ class Timeline:
                 turn["skipped"] = trainer.places_to_skip(skip, batch_size)
             trainer.apply(turn)
         if self.differs:
-            trainer.subject.restless = trainer.subject.restless or _DIFFERS
+            trainer.restless = trainer.restless or _DIFFERS
         if not trainer.comes_again and before.step:
             trainer.keeper.keep_left(before, standing_on)
         # Kept values are a change against the checkpoint's, restored ones against the present.

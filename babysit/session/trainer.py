@@ -19,13 +19,14 @@ import tensorflow as tf
 from babysit.core.hyperparameter import Hyperparameter
 from babysit.core.steering import Helm
 from babysit.engine import architecture, environment
-from babysit.engine.block import Logs, Pace, unfusable
+from babysit.engine.block import BlockSizer
 from babysit.engine.callbacks import plain
 from babysit.engine.data.window import Piece
-from babysit.engine.diagnostics import Vitals
+from babysit.engine.diagnostics import SHARE, Diagnostics, first_loss_remark
 from babysit.engine.evaluation import Validation
-from babysit.engine.model import Subject
-from babysit.engine.own_fit import Watch, columns
+from babysit.engine.model import TrainableModel
+from babysit.engine.step_logs import StepLogs
+from babysit.engine.stepwise import why_not_fused
 from babysit.session.edits import Edits
 from babysit.session.fits import Fits, Plan, going_on
 from babysit.session.hand import Hand
@@ -52,17 +53,19 @@ class Trainer:
     def __init__(self, model: Any, record: Record, directory: Path, seed: int) -> None:
         self.model, self.seed = model, seed
         self.history, self.journal = History(record), Journal(record)
-        self._record, self.subject = record, Subject(model)
+        self._record, self.subject = record, TrainableModel(model)
         self.shelf = Shelf(record, directory / "checkpoints", environment=environment.describe())
         self.keeper = Keeper(self.shelf, self.history, self.state)
-        self.vitals = Vitals(self.subject, record, self.history)
+        self.vitals = Diagnostics(self.subject)
+        self.first_loss = self.restless = ""
+        self._measured: dict[str, Any] | None = None
         self._fits = Fits(record)
         self._memory = Memory(self.history, self.shelf, self.subject)
         self._edits = Edits(self.subject, self.keeper, self.enter)
         self._waiting = Waitlist(record, self.history, self.journal)
-        self._helm = Helm(self.subject.dials)
+        self._helm = Helm(self.subject.bindings)
         self._hand = Hand(self._helm, self._waiting, self.subject, self.keeper, self._edits, self.enter)
-        self._pace = Pace()
+        self._pace = BlockSizer()
         self._plan: Plan | None = None
         self._validation: Validation | None = None
         self.between: Callable[[], None] = lambda: None
@@ -92,8 +95,6 @@ class Trainer:
             Exception: Whatever the step raised; the state of the last boundary is restored. Or
                 what a callback raised; the steps taken stay.
         """
-        if self._fit.own is not None:
-            return self._take_own(self._fit.own)
         if self._epoch_spent:
             self._end_late()
             return 0
@@ -102,12 +103,18 @@ class Trainer:
         self._call("on_train_batch_begin", first)
         self.keeper.keep_snapshot(self._snapshot_share)
         moving = self._advance()
-        watched = self.vitals.begin(count, self._fit.data, self.batch_size)
+        watched = None
+        if count == 1 and self.vitals.steps_before == 0:
+            watched = self.vitals.begin(self._fit.data.piece(self.batch_size, 1), self._fit.data.signature[0])
         logs = self._run_or_return(count, boundary)
-        self.vitals.end(watched, self.step)
+        if signs := self.vitals.end(watched):
+            row = {"branch": self.history.branch, "step": self.step, "time": time.time(), "signs": signs}
+            self._record.append("vitals", **row)
+            self._measured = row
         self._take_down(logs, boundary, moving)
-        if boundary == 0:
-            self.vitals.judge(logs.loss, self._fit.data, self.batch_size)
+        if boundary == 0 and logs.loss is not None:
+            spec = self._fit.data.spec
+            self.first_loss = first_loss_remark(self.model, spec, float(logs.loss[0]), self.batch_size)
         self._last = logs.last
         last = first + count if self._fit.callbacks.every_step else self._epoch_step
         self._call("on_train_batch_end", last - 1, logs=logs.last)
@@ -117,32 +124,6 @@ class Trainer:
         self.keeper.keep_if_due()
         return self.step - boundary
 
-    def _take_own(self, given: Mapping[str, Any]) -> int:
-        """Has the model's own `fit` train to its end, and sees its steps from a callback."""
-        before, self._traced = self.step, None
-        self._retrace_own()
-        watch = Watch(self._saw_step, self._saw_epoch)
-        self.model.fit(**{**given, "callbacks": [*self._fit.callbacks.all, watch]})
-        self._early = True
-        return self.step - before
-
-    def _saw_step(self, logs: Mapping[str, Any]) -> None:
-        self.step, self._epoch_step, self.seen = self.step + 1, self._epoch_step + 1, self.seen + self.batch_size
-        self._take_down(Logs(columns(logs), dict(logs), columns(logs).get("loss"), 1), self.step - 1, ())
-        self._hand.adopt(self.step, "script")
-        self.between_steps()
-        self._retrace_own()
-
-    def _retrace_own(self) -> None:
-        """Has the model make its train function anew where that is another by now, or was made before us."""
-        if (structure := self.subject.structure) != self._traced and not unfusable(self.model):
-            self.model.make_train_function(force=True)
-        self._traced = structure
-
-    def _saw_epoch(self, logs: Mapping[str, Any]) -> None:
-        self.history.append_epoch(self.epoch + 1, self.step, plain(logs))
-        self.epoch, self._epoch_step = self.epoch + 1, 0
-
     def _room(self, limit: int) -> int:
         """How many of the steps asked for may go in one block."""
         if self._helm.ramps or self.model.stop_training:  # told to stop in advance, `Model.fit` takes one step
@@ -151,7 +132,7 @@ class Trainer:
         pace = self.model.steps_per_execution if self._fit.callbacks.every_step else self._stride
         ends: list[float] = [limit, pace]
         if not self._fit.callbacks.every_step:
-            ends.append(self.vitals.wait or 1)
+            ends.append(self.vitals.steps_before or 1)
         if self._fit.steps_per_epoch:
             ends.append(self._fit.steps_per_epoch - self._epoch_step)
         ends += [step - self.step for step in self._waiting.steps]
@@ -174,7 +155,7 @@ class Trainer:
         """Moves ramps on for the coming step, that of a batch size only where all gradients have been applied."""
         return self._helm.advance(self.step, not self._helm.ramps or self.subject.steps_to_update == 0)
 
-    def _run_or_return(self, count: int, boundary: int) -> Logs:
+    def _run_or_return(self, count: int, boundary: int) -> StepLogs:
         piece = None
         try:
             piece = self._fit.data.piece(self.batch_size, count)
@@ -193,51 +174,33 @@ class Trainer:
                 self._return_to(boundary)
             raise
 
-    def _run_to_fault(self, piece: Piece, boundary: int) -> Logs:
+    def _run_to_fault(self, piece: Piece, boundary: int) -> StepLogs:
         """Takes a block of steps, none behind the first whose loss is not finite."""
-        logs = self._run(piece)
-        if not self.healthy or logs.sound == logs.taken:
-            return logs
-        standing = self.standing  # an unrolled block has gone on to the end of its turn
-        self._return_to(boundary)
-        self.standing = standing
-        return self._run(self._fit.data.piece(self.batch_size, logs.sound))
+        return self._run(piece)
 
-    def _run(self, piece: Piece) -> Logs:
+    def _run(self, piece: Piece) -> StepLogs:
         size, source = self.batch_size, self._fit.data
-        block = self.subject.block(piece.fixed, source.signature, self._may_unroll)
+        block = self.subject.block(piece.fixed, source.signature)
         began = time.perf_counter()
-        logs = block(piece.data, piece.order, piece.cursor, piece.batch_size, piece.count, watch=self.healthy)
-        self._pace.took(logs.taken, time.perf_counter() - began)
+        logs = block.run(piece.data, piece.order, piece.cursor, piece.batch_size, piece.count, self.healthy)
+        self._pace.record(logs.count, time.perf_counter() - began)
         before = source.place[1]
-        source.advance(logs.taken, size)
+        source.advance(logs.count, size)
         self.seen += source.place[1] - before
-        self.step += logs.taken
-        self._epoch_step += logs.taken
+        self.step += logs.count
+        self._epoch_step += logs.count
         self._proven = max(self._proven, size)
-        self._trace_ahead(piece)
         return logs
 
-    def _take_down(self, logs: Logs, boundary: int, moving: tuple[str, ...]) -> None:
-        columns = dict(logs.steps)
+    def _take_down(self, logs: StepLogs, boundary: int, moving: tuple[str, ...]) -> None:
+        columns = dict(logs.columns)
         if logs.loss is not None:  # a train_step of the user's own may tell none
             columns["loss"] = logs.loss
             self.loss = float(logs.loss[-1])
             self.healthy = math.isfinite(self.loss)
         columns |= {name: np.array([self._helm.values[name]]) for name in moving}
-        self.history.append(self.epoch + 1, boundary + 1, logs.taken, columns)
+        self.history.append(self.epoch + 1, boundary + 1, logs.count, columns)
         self._helm.follow()
-
-    def _trace_ahead(self, piece: Piece) -> None:
-        """Beside a block fixed in size traces the one for any size, so that a change need not wait for it."""
-        if piece.fixed is None or self.model.jit_compile or "batch_size" not in self._helm.scales:
-            return
-        self.subject.block(None, self._fit.data.signature, self._may_unroll)
-
-    @property
-    def _may_unroll(self) -> bool:
-        """Whether steps may be taken by turns: where those of half a turn can be taken again."""
-        return self._fit.data.rewindable and not self._fit.callbacks.every_step
 
     @property
     def _epoch_spent(self) -> bool:
@@ -252,7 +215,7 @@ class Trainer:
             self._end_epoch(self._last)
 
     def _end_epoch(self, last: Mapping[str, Any]) -> None:
-        logs, seeds = self.subject.epoch_logs(last), self.subject.variables.seeds
+        logs, seeds = self.subject.epoch_logs(last), self.subject.tensors.seeds
         self._watch_for_edits()
         try:
             if self._validation is not None and self._validation.is_due(self.epoch + self._offset + 1):
@@ -277,14 +240,14 @@ class Trainer:
     def _close(self, end: Ended | None) -> None:
         """Does again what the end of an epoch did to the state; validation and callbacks can do no more than draw."""
         if end is not None and "seeds" in end.after:
-            self.subject.variables.seeds = end.after["seeds"]
+            self.subject.tensors.seeds = end.after["seeds"]
         self._begin_epoch(quietly=True)
 
     def _begin_epoch(self, quietly: bool = False) -> None:
         self._early = bool(self.model.stop_training)
         self._fit.turn_over(self._epoch_step, quietly or self._early)
         self.epoch, self._epoch_step = self.epoch + 1, 0
-        self.subject.variables.reset_metrics()
+        self.subject.tensors.reset_metrics()
 
     @property
     def _fit(self) -> Plan:
@@ -302,6 +265,13 @@ class Trainer:
     def ended_early(self) -> bool:
         """Whether a callback ended the training before all its epochs were done."""
         return self._early
+
+    @property
+    def measurements(self) -> dict[str, Any]:
+        """What is measured of a step now and then, in plain data."""
+        vitals = self.vitals
+        about = {"on": vitals.on, "unable": vitals.unable, "every_s": vitals.every_s, "share": SHARE}
+        return about | {"latest": self._measured}
 
     @property
     def progress(self) -> tuple[int, int | None]:
@@ -363,7 +333,7 @@ class Trainer:
         before = {} if first or lost else self._helm.values
         self._anew = self.subject.compiled_anew
         if self._anew:
-            self.subject.take()
+            self.subject.refresh()
             self._keep_architecture()
         self._make_ready(plan)
         anew = self._stand_in(plan)
@@ -383,18 +353,37 @@ class Trainer:
         self._fits.describe(plan, self._helm.scales)
         self._plan, self.healthy, self._early = plan, True, False
         self._make_validation(plan)
-        self.vitals.prepare(plan.own is not None, plan.callbacks.every_step)
+        every_step = plan.callbacks.every_step and self.model.steps_per_execution > 1
+        self.vitals.unable = _UNABLE if every_step else ""
         values = self._helm.values
         if first:
             self.history.begin(values)
         elif lost:
             self._start_over()
-        self.subject.settle()
+        self.subject.update_trainable()
         changes = {name: (before.get(name), values[name]) for name in values if before.get(name) != values[name]}
         changes = {name: change for name, change in changes.items() if name in self._helm.scales}
         self._helm.since |= dict.fromkeys(changes, self.step)
-        self.subject.dials.bind()
+        self.subject.bindings.bind()
+        self.subject.trace(plan.data.signature, self._static_size(plan))
         return changes
+
+    def _static_size(self, plan: Plan) -> int | None:
+        data, size = plan.data, plan.batch_size
+        if hasattr(data, "fixed"):
+            return size if size and data.size % size == 0 else None
+        return None
+
+    @property
+    def _structure(self) -> tuple[str, ...]:
+        """The schedules that are overridden, and momentums with velocities, as the format on disk has them."""
+        bindings = self.subject.bindings
+        taken = (f"{name}, overridden" for name in bindings.schedules if name not in bindings.following)
+        return (*taken, *bindings.slots)
+
+    def _values_of(self, state: State) -> dict[str, Any]:
+        schedules = [name for name in self.subject.bindings.schedules if f"{name}, overridden" not in state.structure]
+        return dict(state.hyperparameters) | dict.fromkeys(schedules, "schedule")
 
     @property
     def _is_lost(self) -> bool:
@@ -417,30 +406,32 @@ class Trainer:
 
     def _make_ready(self, plan: Plan) -> None:
         if plan.own is None:
-            self.subject.make_ready(plan.data.spec, plan.data.signature)
+            self.subject.build(plan.data.spec, plan.data.signature, self._static_size(plan))
         else:
-            self.subject.make_ready(None)
+            self.subject.build(None)
 
     def _take_helm(self, plan: Plan, batch_size: int) -> None:
-        steerable = plan.data.steerable and not self.subject.has_one_size
-        self._helm.take(self.subject.dials, batch_size, plan.data.size, plan.ranges, steerable)
+        steerable = plan.data.steerable and not self.subject.has_static_batch_size
+        self._helm.take(self.subject.bindings, batch_size, plan.data.size, plan.ranges, steerable)
 
     def _make_validation(self, plan: Plan) -> None:
         self._validation = None
         if plan.validation is not None:
             about = plan.validation, plan.validation_steps, plan.validation_freq, plan.callbacks
-            reset, structure = (lambda: self.subject.variables.reset_metrics()), (lambda: self.subject.dials.graph)
+            reset, structure = (lambda: self.subject.tensors.reset_metrics()), (lambda: self.subject.bindings.structure)
             self._validation = Validation(self.model, *about, reset, structure)
 
     def _recompile(self) -> None:
         """Goes on with the model as it was compiled anew while it rested."""
         plan, before = self._fit, self._helm.told
-        self.subject.dials.release()
-        self.subject.take()
+        self.subject.bindings.release()
+        self.subject.refresh()
         self._keep_architecture()
         self._make_ready(plan)
         self._take_helm(plan, self.batch_size)
-        self.subject.dials.bind()
+        self.subject.bindings.bind()
+        self.subject.update_trainable()
+        self.subject.trace(plan.data.signature, self._static_size(plan))
         self._make_validation(plan)
         now = self._helm.told
         changes = {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
@@ -510,28 +501,28 @@ class Trainer:
         plan = self._plan
         if plan is None:
             return []
-        ours = [unfusable(self.model), self.subject.unbuilt] if plan.own is None else []
-        found = [*ours, plan.data.remark, self.subject.restless]
+        ours = [why_not_fused(self.model), self.subject.limitation] if plan.own is None else []
+        found = [*ours, plan.data.remark, self.restless]
         return [sentence for sentence in found if sentence]
 
     def finish(self, action: str, **about: Any) -> Entry:
         """Ends the fit: `"finish"` or `"stop"`. The model and its optimizer are stock again."""
         own = self._fit.own is not None
-        if not own and (author := self.subject.average()):
+        if not own and (author := self.subject.apply_moving_averages()):
             self.enter("edit", author=author, why="weights replaced by their moving average")
         self._watch_for_edits()
         try:
             if not own:
                 self._call("on_train_end", logs=self._logs)
         finally:
-            self.subject.dials.release()
+            self.subject.bindings.release()
         if action == "finish" and self._early and (author := self._fit.callbacks.stopped_by):
             about |= {"author": author, "why": f"in epoch {self.epoch:,} of {self.epochs:,}"}
         return self.enter(action, **about)
 
     def fail(self, error: BaseException) -> Entry:
         """Ends the fit because of an error."""
-        self.subject.dials.release()
+        self.subject.bindings.release()
         return self.enter("fail", why=f"{type(error).__name__}: {error}")
 
     # ------------------------------------------------------- what a hand may do to it
@@ -560,7 +551,7 @@ class Trainer:
         if not within:
             self.rest()
         try:
-            with self.subject.looked_at():
+            with self.subject.without_side_effects():
                 return function(self.model)
         finally:
             if not within:  # within a callback it is the callback's
@@ -600,10 +591,10 @@ class Trainer:
         if not self._edits.watched_for:
             return
         edited = self._edits.find("script")
-        if self.subject.dials.bound and self.subject.compiled_anew and self._plan is not None:
+        if self.subject.bindings.bound and self.subject.compiled_anew and self._plan is not None:
             self._recompile()
             edited = True
-        elif self.subject.dials.bound:
+        elif self.subject.bindings.bound:
             self._hand.adopt(self.step, "script")
         if edited:
             self.keeper.keep("edit")
@@ -670,7 +661,7 @@ class Trainer:
             logs = self._run(self._fit.data.piece(self.batch_size, count))
             self._helm.follow()
             self._last = logs.last
-            losses = np.full(logs.taken, np.nan) if logs.loss is None else logs.loss
+            losses = np.full(logs.count, np.nan) if logs.loss is None else logs.loss
             self.loss = float(losses[-1])
             self.healthy = logs.loss is None or math.isfinite(self.loss)
             yield boundary + 1, losses
@@ -767,12 +758,12 @@ class Trainer:
             data = self._fit.data
             data.restore(max(data.place[0], self.epoch), 0)
             self._epoch_step = 0
-            self.subject.variables.reset_metrics()
+            self.subject.tensors.reset_metrics()
 
     @property
     def comes_again(self) -> bool:
         """Whether steps that are taken again are the same, as far as is known."""
-        return self._plan is None or (self._plan.data.rewindable and not self.subject.restless)
+        return self._plan is None or (self._plan.data.rewindable and not self.restless)
 
     def check_rewindable(self) -> None:
         """Raises ValueError unless the data give the same examples once more."""
@@ -781,7 +772,7 @@ class Trainer:
 
     def build_as_recorded(self) -> None:
         """Makes the model and its dials ready as they were, before there is any data."""
-        self.subject.make_ready(self._fits.spec)
+        self.subject.build(self._fits.spec)
 
     def read_bounds(self) -> None:
         """Takes up bounds, and since when the values have been in effect, from the record."""
@@ -795,9 +786,9 @@ class Trainer:
         plan = self._plan
         passes, cursor = plan.data.place if plan else self._place
         return State(
-            tensors=self.subject.variables.read(),
+            tensors=self.subject.tensors.read(),
             hyperparameters=dict(self._helm.values),
-            structure=self.subject.dials.structure,
+            structure=self._structure,
             seed=self.seed,
             epoch=self.epoch,
             cursor=cursor,
@@ -807,8 +798,8 @@ class Trainer:
             shuffle=plan.shuffle if plan else self._order[0],
             declared=plan.data.batch_size if plan else self._order[1],
             examples=(plan.data.size or 0) if plan else 0,
-            trainable=self.subject.learns,
-            built_on=self.subject.variables.built_on,
+            trainable=self.subject.trainable,
+            built_on=self.subject.tensors.built_for,
             steering=self._helm.plain() | {"waiting": self._waiting.plain()},
             mark=self.journal.mark,
         )
@@ -822,7 +813,7 @@ class Trainer:
         self._check_fit(state)
         back = self._move_data((state.passes, state.cursor), (state.shuffle, state.declared))
         try:
-            self.subject.restore(state)
+            self.subject.restore(state.tensors, self._values_of(state), state.trainable, state.built_on)
         except ValueError:
             self._move_data(*back)
             raise
@@ -879,3 +870,5 @@ class Trainer:
 
 # Hooks behind which the weights may have been changed.
 _EDITING = {"on_train_begin", "on_epoch_begin", "on_epoch_end", "on_test_end", "on_train_end"}
+
+_UNABLE = "Callbacks follow executions of several steps, of which none is taken by itself."

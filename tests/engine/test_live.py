@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from babysit.engine.live import Readings
+from babysit.engine.live import LiveValues
 
 OPERATORS = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow"]
 COMPARISONS = ["eq", "ne", "lt", "le", "gt", "ge"]
@@ -19,7 +19,7 @@ COMPARISONS = ["eq", "ne", "lt", "le", "gt", "ge"]
 
 @pytest.fixture
 def readings():
-    readings = Readings()
+    readings = LiveValues()
     readings.write("x", 0.9)
     return readings
 
@@ -104,7 +104,7 @@ def test_a_traced_function_reads_it_afresh(live, readings):
 
 def test_held_a_trace_reads_each_expression_once(live, readings):
     def use():
-        with readings.held():
+        with readings.reading_once():
             return sum(tf.constant(1.0) * (1 - live) * live for _ in range(5))
 
     reads = [op for op in tf.function(use).get_concrete_function().graph.get_operations() if "ReadVariable" in op.type]

@@ -419,7 +419,7 @@ def test_of_variables_that_it_holds_nothing_is_said(tmp_path, name):
     panda = babysit.Panda(make(), tmp_path / "run").fit(**arguments, paused=True)
     panda.run(1)
     assert panda.status()["remarks"] == []
-    assert set(panda._trainer.subject.variables.groups()) == {"model", "optimizer", "metrics"}
+    assert set(panda._trainer.subject.tensors.groups()) == {"model", "optimizer", "metrics"}
 
 
 # -------------------------------------------------------------------- whatever is given
@@ -470,7 +470,7 @@ def mirrored(seed):
 @pytest.mark.parametrize("examples", [96, 80])
 def test_what_cannot_be_fused_is_stepped_through_keras_and_says_why(make, reason, examples):
     model, twin = built(make)
-    assert reason in steps.unfusable(model)
+    assert reason in steps.why_not_fused(model)
     assert isinstance(training_block(model, steps.nullcontext), Stepwise)
     logs = run(model, examples=examples)[0]
     fit = twin.fit(X[:examples], Y[:examples], shuffle=False, verbose=0)
@@ -502,7 +502,7 @@ def test_a_train_function_of_the_users_own_is_kept():
     model, _ = built()
     calls = []
     model.train_function = lambda iterator: calls.append(next(iterator)) or {"loss": 1.0}
-    assert "of its own" in steps.unfusable(model)
+    assert "of its own" in steps.why_not_fused(model)
     run(model)
     run(model)
     assert len(calls) == 6
@@ -510,6 +510,6 @@ def test_a_train_function_of_the_users_own_is_kept():
 
 def test_a_stock_model_can_be_fused_before_and_after_model_fit():
     model, _ = built()
-    assert steps.unfusable(model) == ""
+    assert steps.why_not_fused(model) == ""
     model.fit(X, Y, verbose=0)
-    assert steps.unfusable(model) == ""
+    assert steps.why_not_fused(model) == ""

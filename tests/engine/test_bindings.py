@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from babysit.engine.bindings import Dials
+from babysit.engine.bindings import HyperparameterBindings
 from babysit.engine.block import training_block
 from babysit.engine.live import Live
 
@@ -31,7 +31,7 @@ def dense(optimizer=None, loss=None):
 
 
 def bound(model):
-    dials = Dials(model, {"": model.optimizer})
+    dials = HyperparameterBindings(model, {"": model.optimizer})
     dials.bind()
     return dials
 
@@ -46,7 +46,7 @@ class Blocks:
     def run(self, steps=2, cursor=0):
         structure = self.dials.structure if self.dials else ()
         if structure not in self.made:
-            self.made[structure] = training_block(self.model, self.dials.held if self.dials else nullcontext)
+            self.made[structure] = training_block(self.model, self.dials.reading_once if self.dials else nullcontext)
         return self.made[structure](self.data, tf.constant(ORDER), cursor, 8, steps).loss
 
 
@@ -264,7 +264,7 @@ def test_a_rate_that_was_released_at_0_can_be_turned_on_again(case):
         for name in names:
             dials.write(name, value)
         dials.release()
-        dials = Dials(model, {"": model.optimizer})
+        dials = HyperparameterBindings(model, {"": model.optimizer})
         assert {name: dials.values[name] for name in names} == dict.fromkeys(names, value)
         dials.bind()
     np.testing.assert_array_equal(Blocks(model, dials, x).run(3), Blocks(stock, None, x).run(3))
@@ -403,7 +403,7 @@ def test_a_step_measures_the_schedule_it_follows():
 
     @tf.function
     def step(x, y):
-        return dials.measured()["learning_rate"], model.train_step((x, y))["loss"]
+        return dials.scheduled_rates()["learning_rate"], model.train_step((x, y))["loss"]
 
     told = [step(X, Y)[0].numpy() for _ in range(4)]
     schedule = schedules.CosineDecay(0.05, 20)
@@ -417,12 +417,12 @@ def test_a_schedule_put_in_by_a_callback_is_another_structure():
     dials = bound(model)
     before = dials.structure
     model.optimizer.learning_rate = schedules.ExponentialDecay(0.5, 1, 0.5)
-    assert dials.taken_up() == {"learning_rate": (0.1, 0.5)}
+    assert dials.adopt_external_changes() == {"learning_rate": (0.1, 0.5)}
     first = dials.structure
     model.optimizer.learning_rate = schedules.ExponentialDecay(0.25, 1, 0.5)
-    assert dials.taken_up() == {"learning_rate": (0.5, 0.25)}
+    assert dials.adopt_external_changes() == {"learning_rate": (0.5, 0.25)}
     assert len({before, first, dials.structure}) == 3
-    assert dials.taken_up() == {}
+    assert dials.adopt_external_changes() == {}
 
 
 # ------------------------------------------------------------- whose floats Keras knows not
@@ -468,7 +468,7 @@ def test_names_do_not_tell_how_many_layers_this_process_made_before():
         return [L.Dropout(0.1), L.Dense(4, bias_regularizer="l1"), L.Dropout(0.2), own, L.Dropout(0.0), L.Dropout(0.3)]
 
     for _ in range(2):
-        values = Dials(compiled(layers), {}).values
+        values = HyperparameterBindings(compiled(layers), {}).values
         assert values == {
             "dropout.rate": 0.1,
             "dense.bias_l1": 0.01,
@@ -503,7 +503,7 @@ def test_each_optimizer_of_a_multi_optimizer_has_its_dials():
 def test_several_optimizers_have_their_names_before_the_dials():
     model = compiled(lambda: [L.Dropout(0.1)], loss=keras.losses.CategoricalCrossentropy())
     ours = {"discriminator": keras.optimizers.SGD(0.1), "generator": keras.optimizers.Adam(0.2)}
-    dials = Dials(model, ours)
+    dials = HyperparameterBindings(model, ours)
     assert list(dials.values) == [
         *("discriminator.learning_rate", "discriminator.momentum"),
         *("generator.learning_rate", "generator.beta_1", "generator.beta_2", "generator.epsilon"),
@@ -523,7 +523,7 @@ def test_losses_of_several_outputs_are_told_apart_by_output():
     model = keras.Model(inputs, outputs)
     smooth = keras.losses.CategoricalCrossentropy
     model.compile("sgd", {"animal": smooth(label_smoothing=0.1), "colour": smooth(), "size": "mse"})
-    dials = Dials(model, {})
+    dials = HyperparameterBindings(model, {})
     assert dials.values == {"animal.label_smoothing": 0.1, "colour.label_smoothing": 0.0}
 
 
@@ -642,24 +642,28 @@ def test_a_regularizer_shared_by_layers_is_a_dial_for_each():
     ]
     assert found == [0.01, 0.5, 0.01]
     assert shared.l2 == 0.01
-    assert Dials(model, {}).values == {"dense.kernel_l2": 0.01, "dense.bias_l2": 0.5, "dense_1.kernel_l2": 0.01}
+    assert HyperparameterBindings(model, {}).values == {
+        "dense.kernel_l2": 0.01,
+        "dense.bias_l2": 0.5,
+        "dense_1.kernel_l2": 0.01,
+    }
 
 
-def test_what_a_callback_changes_is_taken_up():
+def test_what_a_callback_changes_is_adopt_external_changes():
     model = everything()
     dials = bound(model)
-    assert dials.taken_up() == {}
+    assert dials.adopt_external_changes() == {}
     model.optimizer.learning_rate = 0.05
     model.optimizer.momentum = 0.5
     model.layers[1].rate = 0
     model.loss.label_smoothing = 0.3
-    assert dials.taken_up() == {
+    assert dials.adopt_external_changes() == {
         "learning_rate": (0.1, 0.05),
         "momentum": (0.9, 0.5),
         "label_smoothing": (0.1, 0.3),
         "drop.rate": (0.3, 0.0),
     }
-    assert dials.taken_up() == {}
+    assert dials.adopt_external_changes() == {}
     assert "drop.rate" not in dials.structure
     assert isinstance(model.optimizer.momentum, Live) and model.optimizer.momentum == 0.5
     assert model.loss._fn_kwargs["label_smoothing"] is model.loss.label_smoothing
