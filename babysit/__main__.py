@@ -11,14 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from babysit.core.events import Note, Saved
+from babysit.core.history import History
+from babysit.core.journal import Journal
+from babysit.core.runlog import RunLog
+from babysit.core.words import utc
 from babysit.engine import architecture
-from babysit.session.history import History, decoded
-from babysit.session.journal import Journal, utc
-from babysit.session.replay import replay as once_more
-from babysit.store.checkpoints import BEST
-from babysit.store.files import check_model, complete, load
-from babysit.store.reader import Reader
-from babysit.store.record import RECORD, TABLES
+from babysit.replay import replay as replay_run
+from babysit.store.checkpoint_file import check_model, complete, load
+from babysit.store.checkpoint_store import checkpoints_in
+from babysit.store.database import RECORD, DatabaseReader
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,11 +57,11 @@ def _parser() -> argparse.ArgumentParser:
 def show(directory: Path) -> int:
     """Prints a summary of a run and its journal; returns 0, or 1 if the record cannot be read."""
     try:
-        with Reader(directory / RECORD) as reader:
-            record: Any = reader  # which has all that history and journal ask a record for
-            history, journal = History(record), Journal(record)
-            told = [*_summary(directory, reader, history, journal), "", repr(journal)]
-            print(_printable("\n".join(told)))
+        with DatabaseReader(directory / RECORD) as reader:
+            log = _log_of(reader)
+            history, journal = History(log, lambda: list(log.branches)[-1]), Journal(log)
+            said = [*_summary(directory, str(reader.meta("model")), log, history, journal), "", repr(journal)]
+            print(_printable("\n".join(said)))
     except _UNREADABLE as error:
         print(f"The record cannot be read: {error}.", file=sys.stderr)
         return 1
@@ -74,14 +76,22 @@ def _printable(text: str) -> str:
     return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
 
 
-def _summary(directory: Path, record: Reader, history: History, journal: Journal) -> Iterator[str]:
-    saved = _checkpoints(record)
-    whole = {folder.name for folder in complete(directory / "checkpoints")}
-    names = [f"“{row['name']}” (step {row['step']:,})" for row in saved if row["name"] and row["folder"] in whole]
-    yield f"{record.meta('model')}, {directory}"
+def _log_of(reader: DatabaseReader) -> RunLog:
+    log = RunLog()
+    while rows := reader.rows(log.seq):
+        for row in rows:
+            log.append(row)
+    return log
+
+
+def _summary(directory: Path, model: str, log: RunLog, history: History, journal: Journal) -> Iterator[str]:
+    named = {event.payload.folder: event.payload.name for event in log.events if isinstance(event.payload, Saved)}
+    whole = checkpoints_in(directory / "checkpoints", named)
+    names = [f"“{one.name}” (step {one.step:,})" for one in whole if one.name]
+    yield f"{model}, {directory}"
     yield f"  state        {_state(journal)}"
-    yield f"  done         {history.steps:,} steps, {len(history.epoch_rows()):,} epochs on {history.branch}"
-    yield from (f"  {name:<12} {told}" for name, told in _losses(history))
+    yield f"  done         {history.steps:,} steps, {len(history.epoch_ends()):,} epochs on {history.branch}"
+    yield from (f"  {name:<12} {said}" for name, said in _losses(history))
     yield f"  branches     {_branches(history)}"
     yield f"  checkpoints  {len(whole):,}{': ' if names else ''}{', '.join(names)}"
 
@@ -107,8 +117,8 @@ _STATES = {
 def _losses(history: History) -> Iterator[tuple[str, str]]:
     if history.steps and "loss" in history.columns:
         yield "last losses", ", ".join(f"{loss:.4g}" for loss in history["loss"][-5:])
-    for row in history.epoch_rows()[-1:]:
-        yield f"epoch {row['epoch']:,}", ", ".join(f"{name} {_short(value)}" for name, value in row["logs"].items())
+    for end in history.epoch_ends()[-1:]:
+        yield f"epoch {end.epoch:,}", ", ".join(f"{name} {_short(value)}" for name, value in end.logs.items())
 
 
 def _short(value: Any) -> str:
@@ -125,11 +135,6 @@ def _branches(history: History) -> str:
 # -------------------------------------------------------------------------------- verify
 
 
-def _checkpoints(record: Reader) -> list[dict[str, Any]]:
-    """The last row of each: one may have been given a name later, or been deleted."""
-    return list({row["folder"]: row for row in record.rows("checkpoints")}.values())
-
-
 def verify(directory: Path) -> int:
     """Checks every file of a run; prints a line for each fault, and returns 1 if there is any."""
     faults = list(_faults(directory))
@@ -140,10 +145,9 @@ def verify(directory: Path) -> int:
 def _faults(directory: Path) -> Iterator[str]:
     folders = complete(directory / "checkpoints")
     try:
-        with Reader(directory / RECORD) as record:
-            yield from (f"{RECORD}: {fault}" for fault in record.faults())
-            yield from _unreadable_rows(record)
-            yield from _lost(record, {folder.name for folder in folders})
+        with DatabaseReader(directory / RECORD) as reader:
+            yield from (f"{RECORD}: {fault}" for fault in reader.faults())
+            yield from _lost(_log_of(reader), {folder.name for folder in folders})
     except _UNREADABLE as error:
         yield f"{RECORD}: it cannot be read: {error}."
     for folder in folders:
@@ -154,28 +158,14 @@ def _faults(directory: Path) -> Iterator[str]:
             yield f"checkpoints/{folder.name}: {error}"
 
 
-def _unreadable_rows(record: Reader) -> Iterator[str]:
-    for table in TABLES:
-        try:
-            for row in record.rows(table):
-                if table == "blocks":
-                    decoded(row)
-        except _UNREADABLE as error:
-            yield f"{RECORD}: a row of {table} cannot be read: {error}."
-
-
-def _lost(record: Reader, whole: set[str]) -> Iterator[str]:
-    """Checkpoints that only the record or only the disk knows; automatic ones may have been thinned out."""
-    rows = _checkpoints(record)
-    for name in sorted(whole - {row["folder"] for row in rows}):
-        yield f"checkpoints/{name}: the record does not know it, nor the steps that led there."
-    bests = [row["folder"] for row in rows if row["name"] == BEST]
-    for row in rows:
-        if row["folder"] in bests[:-1]:
-            continue  # a better one has taken its place
-        if row["folder"] not in whole and (row["name"] or row.get("anchor")):
-            what = f"“{row['name']}”" if row["name"] else f"that of its {row['anchor']}"
-            yield f"checkpoints/{row['folder']}: {what}, of step {row['step']:,}, is missing or incomplete."
+def _lost(log: RunLog, whole: set[str]) -> Iterator[str]:
+    """Named checkpoints that the log knows and that are not there; automatic ones may have been thinned out."""
+    deleted = {event.payload.deleted for event in log.events if isinstance(event.payload, Note)}
+    saved = {event.payload.folder: event for event in log.events if isinstance(event.payload, Saved)}
+    for folder, event in saved.items():
+        if folder not in whole | deleted:
+            step = event.step if event.payload.renamed is None else event.payload.renamed
+            yield f"checkpoints/{folder}: “{event.payload.name}”, of step {step:,}, is missing or incomplete."
 
 
 # -------------------------------------------------------------------------------- replay
@@ -186,9 +176,9 @@ def replay(directory: Path, data: str, model: str | None) -> int:
     try:
         given = _called(data, "--data")
         named = given if isinstance(given, Mapping) else dict(zip(("x", "y", "sample_weight"), given, strict=False))
-        with Reader(directory / RECORD) as record:
+        with DatabaseReader(directory / RECORD) as record:
             made = _called(model, "--model") if model else architecture.build(record.meta("architecture"))
-        found = once_more(directory, made, progress=True, **named)
+        found = replay_run(directory, made, progress=True, **named)
     except (*_UNREADABLE, ImportError, AttributeError) as error:
         print(f"The run cannot be replayed: {error}", file=sys.stderr)
         return 2

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from babysit.panda import Panda
-from babysit.session.journal import Entry, number
+from babysit.core.journal import Entry
+from babysit.core.words import number
 
 # What goes to those that train, and what goes to all.
 _TO_THE_LIVING, _TO_ALL = ("pause", "resume", "run", "finish_epoch", "stop"), ("set", "save", "rewind", "more_epochs")
@@ -62,7 +63,7 @@ class Together:
             ValueError: If one of them does not take a value. Nothing was changed then.
         """
         for panda in self.pandas:
-            panda._trainer.checked(changes, over)
+            panda._session.planned(changes, over)
         return [panda.set(why=why, over=over, **changes) for panda in self.pandas]
 
     def dashboard(self) -> Any:
@@ -112,8 +113,8 @@ class Together:
         others, first = dict(command), self.pandas[0]
         if "folder" in others:
             folder = others.pop("folder")
-            steps = [row["step"] for row in first._record.rows("checkpoints") if row["folder"] == folder]
-            if not steps or folder not in first.status()["checkpoints"]:
+            steps = [row["step"] for row in first.status()["checkpoints"] if row["folder"] == folder]
+            if not steps:
                 raise ValueError(
                     f"`folder` must be that of a checkpoint of {self.names[0]}. Received: {folder!r}. Choose one of "
                     "the list."

@@ -7,13 +7,11 @@ to the driver, and gives back what came of it.
 import atexit
 import contextlib
 import datetime
-import inspect
 import itertools
 import numbers
 import random
 import re
 import sys
-import threading
 import warnings
 import weakref
 import zlib
@@ -27,15 +25,16 @@ from babysit.core.events import Event, Fit, Saved
 from babysit.core.history import History
 from babysit.core.hyperparameter import Hyperparameter, any_whole, checked
 from babysit.core.journal import Entry, Journal, entry_of
+from babysit.core.position import FitSpec
 from babysit.core.runlog import RunLog
 from babysit.engine import architecture
 from babysit.engine.environment import describe
 from babysit.engine.trainer import KerasTrainer
-from babysit.export import logbook, schedules, script
+from babysit.export import schedules, script
+from babysit.export.logbook import logbook
 from babysit.progress import Progress
 from babysit.session.fit import plan_of
 from babysit.session.guard import ModelGuard, keras_settings
-from babysit.session.rerun import lies_on
 from babysit.session.session import BEST, Session
 from babysit.session.status import rows_since
 from babysit.session.viewer import Viewer
@@ -72,7 +71,7 @@ class Panda:
     """
 
     def __init__(self, model: keras.Model, directory: str | Path | None = None, seed: int | None = None) -> None:
-        _check_model(model)
+        check_model(model)
         seed = _drawn_seed() if seed is None else int(checked("seed", seed, any_whole(0)))
         path = _new_directory(model.name) if directory is None else _own_directory(Path(directory))
         with _opened(path) as (lock, database):
@@ -107,7 +106,7 @@ class Panda:
                 )
             if model is None:
                 model = architecture.build(database.meta("architecture"), parameters(directory / CHECKPOINTS))
-            _check_model(model)
+            check_model(model)
             self = cls.__new__(cls)
             self._start(model, directory, lock, database, database.meta("seed"))
             self._return_to_newest()
@@ -494,7 +493,7 @@ class Panda:
 
     def export_logbook(self, path: str | Path) -> None:
         """Writes the journal in Markdown: what was changed and why, with the loss before and after."""
-        Path(path).write_text(schedules.logbook(self.model.name, self.history, self.journal), encoding="utf-8")
+        Path(path).write_text(logbook(self.model.name, self._session.log, self._session.branch), encoding="utf-8")
 
     def _export(self, kind: str, content: bytes = b"") -> Path:
         """Writes the logbook, history, script, model, or a picture of the chart into the run's folder."""
@@ -511,26 +510,20 @@ class Panda:
         write(self.directory / name)
         return self.directory / name
 
-    def _run(self) -> Run:
-        trainer = self._trainer
-        if not self.branches or trainer.by_itself:
-            raise ValueError(
-                "Only what was trained step by step can be exported. Received: a run that has not begun, or a model "
-                "with a `fit` of its own. Call `fit` first, or `export_logbook`."
-            )
-        if len(given := self._record.meta("given") or []) == 0:
-            raise ValueError("There is nothing to export: the run was made by an older babysit, or has not begun.")
-        return Run(
+    def _run(self) -> script.Run:
+        if not self._session.begun:
+            raise ValueError("Only a run that has begun can be exported. Call `fit` first, or `export_logbook`.")
+        model = self._trainer.model
+        return script.Run(
             model=self.model,
-            optimizers=trainer.subject.optimizers,
-            schedules=trainer.subject.dials.rates,
-            history=self.history,
-            journal=self.journal,
-            kept=trainer.shelf.candidates(),
-            seed=trainer.seed,
-            architecture=self._record.meta("architecture"),
-            fits=given,
-            remarks=trainer.remarks,
+            optimizers=model.optimizers,
+            schedules=model.bindings.rates,
+            log=self._session.log,
+            branch=self._session.branch,
+            kept=self._store.candidates(),
+            seed=self._trainer.seed,
+            architecture=self._database.meta("architecture"),
+            remarks=self._session.plan.remarks if self._session.plan else (),
         )
 
     def dashboard(self) -> Any:
@@ -741,7 +734,7 @@ def _close(store: CheckpointStore, database: Database, lock: Lock) -> None:
     lock.release()
 
 
-def _check_model(model: Any) -> None:
+def check_model(model: Any) -> None:
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
     if not model.compiled or model.optimizer is None:

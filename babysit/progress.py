@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from babysit.session.history import History
+from babysit.core.history import History
 
 INTERVAL_S = 0.1
 

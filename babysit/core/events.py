@@ -167,12 +167,14 @@ class Note(Payload):
         text: What babysit notes; a user's words are the event's `why`.
         about: Number of the event whose reason this gives.
         file: A file that was written.
+        deleted: Name of the folder of a checkpoint that was deleted.
     """
 
     kind = "note"
     text: str = ""
     about: int | None = None
     file: str | None = None
+    deleted: str | None = None
 
 
 @dataclass(frozen=True)

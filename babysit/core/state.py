@@ -21,7 +21,6 @@ class State:
         tensors: Group (`model`, `optimizer`, `metrics`, perhaps `raw`) -> arrays, in the model's own order.
         seed: Of the order of examples.
         followed: Learning rate -> number that its schedule gives here.
-        structure: Hyperparameters for which the optimizer holds variables that it lacks at 0, as momentum's.
         trainable: Whether each layer is trained.
         built_for: For each optimizer, the model's variables it was built for, by position.
         event: Number of the last event that the state contains.
@@ -32,7 +31,6 @@ class State:
     tensors: Mapping[str, Sequence[np.ndarray]]
     seed: int = 0
     followed: Mapping[str, float] | None = None
-    structure: tuple[str, ...] = ()
     trainable: tuple[bool, ...] = ()
     built_for: tuple[tuple[int, ...], ...] = ()
     event: int = 0

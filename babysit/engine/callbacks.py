@@ -4,6 +4,7 @@ Separation of concerns: a callback sees what `Model.fit` would show it; what it 
 found out by the trainer, which is told after each one whose turn it was.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,16 +36,19 @@ class Callbacks:
 
     Args:
         callbacks: A callback, a list of them, a `keras.callbacks.CallbackList`, or None.
+        model: The Keras model that is trained.
 
     Attributes:
-        stopped_by: The class of the one that told the training to stop; empty if none has.
+        stopped_by: The class of the one that ended the training; empty if none has.
+        after: Called after each callback that has a hook, with the hook, the callback's class, and whether it may
+            have changed weights.
 
     Raises:
         TypeError: If one of them is no callback.
     """
 
-    def __init__(self, callbacks: Any = None) -> None:
-        self.stopped_by = ""
+    def __init__(self, callbacks: Any = None, model: Any = None) -> None:
+        self.stopped_by, self._model = "", model
         if isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = callbacks.callbacks
         self._callbacks = [one for one in keras.tree.flatten(callbacks) if one is not None]
@@ -56,21 +60,34 @@ class Callbacks:
                 )
         self.after: Callable[[str, str, bool], None] = lambda hook, author, may_edit: None
 
-    def attach(self, model: Any, **params: Any) -> None:
-        """Shows the callbacks the model and the fit's `params`, and gives the model a `History`."""
+    def attach(self, **params: Any) -> None:
+        """Gives the callbacks the model and the fit's `params`, and the model a `History`."""
+        model, self.stopped_by = self._model, ""
         history = next((one for one in self._callbacks if isinstance(one, keras.callbacks.History)), None)
         if history is None:
             history = keras.callbacks.History()
             self._callbacks.append(history)
-        model.history = history
+        model.history, model.stop_training = history, False
         for one in self._callbacks:
             one.set_params(params)
             one.set_model(model)
 
     @property
-    def all(self) -> list[Any]:
-        """The callbacks, in their order."""
-        return list(self._callbacks)
+    def stop_requested(self) -> bool:
+        """Whether a callback wants the training to end."""
+        return bool(self._model.stop_training)
+
+    @property
+    def initial_epoch(self) -> int:
+        """The number of the first epoch that a callback, such as `BackupAndRestore`, has set; 0 if none has."""
+        return int(self._model._initial_epoch or 0)
+
+    @property
+    def stride(self) -> float:
+        """Steps of a block at most: hooks of batches come once an execution, one step unless compiled for more."""
+        if self._model.stop_training:  # set in advance, `Model.fit` takes one step
+            return 1
+        return int(self._model.steps_per_execution) if self.every_step else math.inf
 
     @property
     def every_step(self) -> bool:
@@ -105,13 +122,13 @@ class Callbacks:
         ]
 
     def remember(
-        self, memory: Sequence[Sequence[Any]], weights_behind: Callable[[int], list[np.ndarray] | None]
+        self, memory: Sequence[Sequence[Any]], weights_after: Callable[[int], list[np.ndarray] | None]
     ) -> None:
         """Puts back what `memory` told at another time, matched by class and order.
 
         Args:
             memory: That.
-            weights_behind: The weights at the end of an epoch, counted as Keras does. Of an `EarlyStopping` that is
+            weights_after: The weights at the end of an epoch, counted as Keras does. Of an `EarlyStopping` that is
                 to restore its best weights, nothing is put back where they are gone.
         """
         left = list(memory)
@@ -121,11 +138,15 @@ class Callbacks:
                 continue
             left.remove(kept)
             if getattr(one, "restore_best_weights", False):
-                weights = None if kept[1]["best"] is None else weights_behind(kept[1]["best_epoch"])
+                weights = None if kept[1]["best"] is None else weights_after(kept[1]["best_epoch"])
                 if weights is None and kept[1]["best"] is not None:
                     continue
                 one.best_weights = weights
             vars(one).update(kept[1])
+
+    def plain(self, logs: Mapping[str, Any]) -> dict[str, Any]:
+        """Logs that JSON can hold; see `plain`."""
+        return plain(logs)
 
     def __call__(self, hook: str, *place: int, logs: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Calls a hook of every callback, `self.after` behind each one that has it.

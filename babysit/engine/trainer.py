@@ -5,7 +5,7 @@ Synchronous; it knows no log, no callback, no thread and no disk.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,7 +15,7 @@ import tensorflow as tf
 from babysit.core.controls import SCHEDULE, Controls, apply
 from babysit.core.events import EpochEnd, Event, Fit
 from babysit.core.hyperparameter import scales_for
-from babysit.core.position import Position
+from babysit.core.position import FitSpec, Position
 from babysit.core.runlog import Steps
 from babysit.core.scale import Scale
 from babysit.core.state import State
@@ -46,6 +46,7 @@ class KerasTrainer:
         self.position, self.controls, self.event = Position(), Controls(), 0
         self.followed: Mapping[str, float] = {}
         self.interrupted = False
+        self._raw: Sequence[np.ndarray] = []  # what a state has of tensors that are not known yet
         self._sizer = BlockSizer()
         self._finite = True
 
@@ -77,15 +78,15 @@ class KerasTrainer:
         began, self.interrupted = time.perf_counter(), True
         logs = block.run(window.data, window.order, window.offset, window.batch_size, window.count, self._finite)
         self.interrupted = False
-        self._sizer.record(logs.taken, time.perf_counter() - began)
-        examples = window.examples if logs.taken == window.count else logs.taken * window.batch_size
-        self.position = at.advanced(logs.taken, examples)
+        self._sizer.record(logs.count, time.perf_counter() - began)
+        examples = window.examples if logs.count == window.count else logs.count * window.batch_size
+        self.position = at.advanced(logs.count, examples)
         columns = dict(logs.steps)
         if logs.loss is not None:  # a train_step of the user's own may return none
             columns["loss"] = logs.loss
             self._finite = math.isfinite(logs.loss[-1])
         if not columns:
-            columns["loss"] = np.full(logs.taken, np.nan, np.float32)
+            columns["loss"] = np.full(logs.count, np.nan, np.float32)
         for name, ramp in self.controls.ramps.items():
             if ramp.begun <= at.step < ramp.begun + ramp.steps:  # a block of one step
                 columns[name] = np.array([ramp.at(at.step)])
@@ -129,7 +130,7 @@ class KerasTrainer:
     def _write_values(self) -> None:
         """Writes the values that act in the next step into the model, where they differ."""
         values = self.controls.at(self.position.step)
-        self.model.bindings.set({name: value for name, value in values.items() if name != "batch_size"})
+        self.model.set({name: value for name, value in values.items() if name != "batch_size"})
 
     def _follow(self) -> None:
         """Reads the rates that schedules give now."""
@@ -148,10 +149,9 @@ class KerasTrainer:
         return State(
             position=self.position,
             controls=self.controls,
-            tensors=model.tensors.read(),
+            tensors=model.tensors.read() | ({"raw": self._raw} if self._raw else {}),
             seed=self.seed,
             followed=dict(self.followed),
-            structure=model.bindings.slots,
             trainable=model.trainable,
             built_for=model.tensors.built_for,
             event=self.event,
@@ -163,21 +163,15 @@ class KerasTrainer:
         Raises:
             ValueError: If it is that of another model; nothing was changed then.
         """
-        model = self.model
-        model.check(state.controls.values, state.trainable)
-        if model.tensors.groups()["model"] and not state.tensors["model"]:
-            raise ValueError("Before its first step the model was not built. Rewind to a later step.")
-        before = model.bindings.slots, model.trainable, model.tensors.built_for
-        if self.source is not None:
-            model.bindings.bind()
-        try:
-            model.restructure(state.structure, state.trainable, state.built_for)
-            model.tensors.check(state.tensors)
-        except ValueError:
-            model.restructure(*before)
-            raise
-        model.tensors.write(state.tensors)
-        model.bindings.adopt_external_changes()
+        model, values = self.model, state.controls.at(state.position.step)
+        values.pop("batch_size", None)
+        tensors = dict(state.tensors)
+        if self.source is None:  # what a step captures is known when it has been traced
+            self._raw = tensors.pop("raw", [])
+        model.restore(tensors, values, state.trainable, state.built_for)
+        if self.source is None:
+            model.release()
+        model.adopt_external_changes()
         self.position, self.controls, self.event = state.position, state.controls, state.event
         self._finite, self.interrupted = True, False
         model.model.stop_training = False
@@ -186,8 +180,10 @@ class KerasTrainer:
 
     # ------------------------------------------------------------------------- a fit
 
-    def prepare(self, source: Any, ranges: Any, batch_size: int) -> tuple[dict[str, Any], dict[str, Scale]]:
-        """Takes the data of a fit and makes the hyperparameters live.
+    def prepare(
+        self, source: Any, ranges: Any, batch_size: int, fit: FitSpec
+    ) -> tuple[dict[str, Any], dict[str, Scale]]:
+        """Takes the data of a fit, makes the hyperparameters live, and traces the first block.
 
         Returns:
             Name -> value, `"schedule"` where one is followed, and name -> bounds of those that can be set.
@@ -196,28 +192,34 @@ class KerasTrainer:
             ValueError: If `ranges` does not fit the hyperparameters.
             Exception: What Keras raises when the model cannot be built for such data.
         """
-        model = self.model
+        model, begins = self.model, Position(data_pass=self.position.data_pass)
         if model.compiled_anew:
-            model.bindings.release()
             model.refresh()
-        model.prepare(source.spec, source.signature)
+        static_size = source.window(begins, batch_size, 1, fit).static_size
+        model.build(source.spec, source.signature, static_size)
         numbers = model.bindings.values
         first = {name: value for name, value in numbers.items() if name == "learning_rate"}
         numbers = {**first, "batch_size": batch_size, **numbers}
         scales = scales_for(numbers, model.bindings.scales, ranges, source.size)
         if not source.steerable or model.has_static_batch_size:
             scales.pop("batch_size", None)
+        try:
+            model.prepare(source.spec, source.signature, static_size)
+        except BaseException:
+            model.release()
+            raise
         if self.source not in (None, source):
             self.source.close()
         self.source, self._finite = source, True
-        model.note_trainable()
-        model.bindings.bind()
+        if self._raw:
+            model.tensors.write({"raw": self._raw})
+            self._raw = []
         self._follow()
         return numbers | dict.fromkeys(model.bindings.following, SCHEDULE), scales
 
     def build(self, spec: Any) -> None:
         """Builds the model for batches that are described in plain data, before there are any."""
-        self.model.prepare(spec)
+        self.model.build(spec)
 
     def finish(self) -> str:
         """Puts moving averages, where there are any, in place of the weights; returns which optimizer did."""
@@ -225,7 +227,7 @@ class KerasTrainer:
 
     def release(self) -> None:
         """Leaves a stock model: plain numbers where live ones were."""
-        self.model.bindings.release()
+        self.model.release()
 
     # ------------------------------------------------------------------------- what a session asks
 
@@ -285,13 +287,13 @@ class KerasTrainer:
         said = ["variables changed"] if self.model.tensors.differ_from(tensors) else []
         if trainable != self.model.trainable:
             said.append(self.model.describe_trainable_changes(trainable))
-            self.model.extend_optimizers()
+            self.model.update_trainable()
         return "; ".join(said)
 
     def adopt(self) -> dict[str, tuple[Any, Any]]:
         """Hyperparameters that somebody else set on the model: name -> (old, new)."""
         known = self.controls.values
-        changes = self.model.bindings.adopt_external_changes()
+        changes = self.model.adopt_external_changes()
         return {name: change for name, change in changes.items() if name in known}
 
     def guarded(self) -> AbstractContextManager[None]:

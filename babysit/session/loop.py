@@ -13,7 +13,7 @@ import numpy as np
 
 from babysit.core.controls import Controls
 from babysit.core.events import Event
-from babysit.core.position import Position
+from babysit.core.position import FitSpec, Position
 from babysit.core.runlog import Steps
 from babysit.core.scale import Scale
 from babysit.core.state import State
@@ -74,7 +74,9 @@ class LiveTrainer(Trainer, Protocol):
     seeds: list[list[int]]
     compiled_anew: bool
 
-    def prepare(self, source: Any, ranges: Any, batch_size: int) -> tuple[dict[str, Any], dict[str, Scale]]:
+    def prepare(
+        self, source: Any, ranges: Any, batch_size: int, fit: FitSpec
+    ) -> tuple[dict[str, Any], dict[str, Scale]]:
         """Takes the data of a fit and makes the hyperparameters live; returns their values and bounds."""
 
     def steps_left(self, batch_size: int) -> int | None:

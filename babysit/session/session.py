@@ -29,7 +29,7 @@ from babysit.core.events import (
     Stopped,
 )  # fmt: skip
 from babysit.core.hyperparameter import checked
-from babysit.core.position import Position
+from babysit.core.position import FitSpec, Position
 from babysit.core.runlog import RunLog, Steps
 from babysit.core.scale import Scale
 from babysit.core.state import State
@@ -135,7 +135,7 @@ class Session:
         compiled_anew = self.trainer.compiled_anew and not first
         keeps = plan.completes or (plan.keeps_batch_size and previous is not None)
         batch_size = int(self.controls.values["batch_size"]) if keeps else plan.batch_size
-        values, scales = self.trainer.prepare(plan.source, plan.ranges, batch_size)
+        values, scales = self.trainer.prepare(plan.source, plan.ranges, batch_size, self._spec(plan))
         self.plan, self.early = plan, False
         if plan.completes:
             self.recover()
@@ -145,10 +145,14 @@ class Session:
         self._begun = 0 if plan.completes else event.seq
         return event
 
-    def _fit_payload(self, plan: FitPlan, values: Mapping[str, Any], scales: Mapping[str, Scale]) -> Fit:
-        spec, old, at = plan.spec(self.position), self.controls.fit, self.position
+    def _spec(self, plan: FitPlan) -> FitSpec:
+        spec, old = plan.spec(self.position), self.controls.fit
         if plan.completes and old is not None:
-            spec = replace(spec, batch_size=old.batch_size, shuffle=old.shuffle, first_epoch=old.first_epoch)
+            return replace(spec, batch_size=old.batch_size, shuffle=old.shuffle, first_epoch=old.first_epoch)
+        return spec
+
+    def _fit_payload(self, plan: FitPlan, values: Mapping[str, Any], scales: Mapping[str, Scale]) -> Fit:
+        spec, old, at = self._spec(plan), self.controls.fit, self.position
         stands = self.trainer.repeatable or at.example == 0
         fresh = old is not None and not (old.same_examples(spec) and stands)
         changes = {} if plan.completes else self._changes_to(values)
@@ -341,6 +345,22 @@ class Session:
         raise Unreachable("The run has no checkpoint that can be used.")
 
     # ------------------------------------------------------------------------- the time machine
+
+    def load(self) -> None:
+        """Restores the newest checkpoint of the present branch that can be used; a fit takes the steps after it.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        lineage = self.log.lineage(self.branch)
+        for candidate in reversed(self.store.candidates()):
+            if lies_on(candidate, lineage):
+                try:
+                    self.trainer.restore(candidate.load())
+                except ValueError:
+                    continue
+                return
+        self._branch_off("no checkpoint of the branch can be used")
 
     def recover(self) -> None:
         """Takes the steps again that a run had done after the state from which it was loaded."""
@@ -570,7 +590,7 @@ class Session:
         """Emits a new compilation, or hyperparameters that were set on the model itself."""
         if self.trainer.compiled_anew and self.plan is not None and self.begun:
             plan, size = self.plan, int(self.controls.values["batch_size"])
-            values, scales = self.trainer.prepare(plan.source, plan.ranges, size)
+            values, scales = self.trainer.prepare(plan.source, plan.ranges, size, self._spec(plan))
             edit = Edit(values, scales, self._changes_to(values), what="compiled anew")
             self.emit(edit, author=author)
             self._observed = self.trainer.observe()

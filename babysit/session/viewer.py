@@ -1,19 +1,22 @@
 """The viewer: a run of another process, or one that has ended, looked at through its record alone."""
 
 import itertools
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from babysit.core.events import ROOT, Saved
+from babysit.core.history import History
 from babysit.core.hyperparameter import Hyperparameter
+from babysit.core.journal import Journal
+from babysit.core.runlog import RunLog
 from babysit.core.scale import Scale
-from babysit.session.history import ROOT, History
-from babysit.session.journal import Journal
-from babysit.store.files import Checkpoint, complete
+from babysit.session.status import rows_since
+from babysit.store.checkpoint_store import Checkpoint, checkpoints_in
+from babysit.store.database import RECORD, DatabaseReader
 from babysit.store.lock import holder
-from babysit.store.reader import Reader
-from babysit.store.record import RECORD, TABLES
 
 # So long after the last news it is seen to whether the run is still held.
 SILENCE_S = 2.0
@@ -47,13 +50,12 @@ class Viewer:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory).absolute()
-        self._reader = Reader(self.directory / RECORD)
-        self._record: Any = self._reader  # which has all that history and journal ask a record for
-        self._read: tuple[int | None, int] | None = None  # version and cursor behind which there was nothing
-        self._version: int | None = -1  # of what was told last, and when that was
+        self._reader, self._log = DatabaseReader(self.directory / RECORD), RunLog()
+        self._version: int | None = -1  # of the file when it was read last, and when that was
         self._news_s = 0.0
         self._told: dict[str, Any] = {}
         self._holder: str | None = None
+        self._lock = threading.Lock()  # the dashboard's pump reads too
         self._refusals: list[dict[str, Any]] = []  # that wait for `since`
         self._refused = itertools.count(1)
         self._dashboard: Any = None
@@ -87,12 +89,14 @@ class Viewer:
     @property
     def history(self) -> History:
         """What was measured up to now, step by step, along the present branch."""
-        return History(self._record)
+        self._look()
+        return History(self._log, lambda: list(self._log.branches)[-1])
 
     @property
     def journal(self) -> Journal:
         """What was done, by whom, at which step, and why."""
-        return Journal(self._record)
+        self._look()
+        return Journal(self._log)
 
     @property
     def branches(self) -> dict[str, tuple[str | None, int]]:
@@ -102,12 +106,9 @@ class Viewer:
     @property
     def checkpoints(self) -> list[Checkpoint]:
         """The complete checkpoints, oldest first."""
-        rows = {row["folder"]: row for row in self._reader.rows("checkpoints")}  # the last of each: names come later
-        return [
-            Checkpoint(path=path, **{name: rows[path.name][name] for name in ("step", "name", "branch", "digest")})
-            for path in complete(self.directory / "checkpoints")
-            if path.name in rows
-        ]
+        self._look()
+        names = {one.payload.folder: one.payload.name for one in self._log.events if isinstance(one.payload, Saved)}
+        return checkpoints_in(self.directory / "checkpoints", names)
 
     def dashboard(self) -> Any:
         """The dashboard, with its controls switched off; the same widget each time."""
@@ -167,21 +168,22 @@ class Viewer:
 
     def since(self, cursor: int) -> tuple[dict[str, list[dict[str, Any]]], int]:
         """What was recorded behind a cursor (0 for all), as `Panda.since` has it, and the next cursor."""
-        version, end = self._reader.version, cursor
-        rows: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
-        if (version, cursor) != self._read:
-            rows, end = self._reader.since(cursor)
-            self._read = (version, cursor) if end == cursor else None
+        self._look()
+        rows, end = rows_since(self._log, cursor)
         refusals, self._refusals = self._refusals, []
         rows["entries"] += [{"seq": end, **row} for row in refusals]
         return rows, end
 
     def _look(self) -> None:
-        """Reads how the run stands where that has changed, and sees to who holds it."""
-        version, now = self._reader.version, time.monotonic()
-        if version != self._version:
-            self._told = self._reader.meta("status") or {"name": self._reader.meta("model") or ""}
-            self._version, self._news_s = version, now
-            self._holder = holder(self.directory)
-        elif self._holder is not None and now - self._news_s > SILENCE_S:
-            self._holder, self._news_s = holder(self.directory), now - SILENCE_S / 2
+        """Reads what is new in the run's file, and finds out who holds the run."""
+        with self._lock:
+            version, now = self._reader.version, time.monotonic()
+            if version != self._version:
+                while rows := self._reader.rows(self._log.seq):
+                    for row in rows:
+                        self._log.append(row)
+                self._told = self._reader.meta("status") or {"name": self._reader.meta("model") or ""}
+                self._version, self._news_s = version, now
+                self._holder = holder(self.directory)
+            elif self._holder is not None and now - self._news_s > SILENCE_S:
+                self._holder, self._news_s = holder(self.directory), now - SILENCE_S / 2

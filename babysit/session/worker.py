@@ -22,7 +22,8 @@ from babysit.session.session import Session
 from babysit.session.status import Rate, describe
 
 _FIELDS = {"author", "branch", "changes", "command", "content", "folder", "function", "hyperparameters", "name", "over"}
-_FIELDS |= {"epochs", "kind", "on", "on_last_change", "paused", "plan", "skip", "step", "steps", "why", "written"}
+_FIELDS |= {"epochs", "kind", "on", "on_last_change", "paused", "plan", "settings", "skip", "step", "steps", "why"}
+_FIELDS |= {"written"}
 # What is exported without TensorFlow, and so beside the training.
 _BESIDE = ("logbook", "history", "chart.png", "chart.svg")
 # What code that runs within the training, such as a callback, may ask for: at once, or as soon as it has returned.
@@ -52,6 +53,8 @@ class Worker:
         model: Passed to the functions of `call`.
         warning: Returns a sentence about the disk, or nothing.
         on_rest: Called when no fit is going on any more.
+        on_move: Called with each state that is moved to.
+        use_settings: Makes the settings of a caller's thread those of this one.
     """
 
     def __init__(self, session: Session, name: str, model: Any) -> None:
@@ -63,6 +66,8 @@ class Worker:
         self.export: Callable[[str, bytes], Any] | None = None
         self.warning: Callable[[], str | None] = lambda: None
         self.on_rest: Callable[[], None] = lambda: None
+        self.on_move: Callable[[str], None] = lambda state: None
+        self.use_settings: Callable[[Any], None] = lambda settings: None
         self.diagnostics: Any = None
         self._name = name
         self._until: float = 0  # the step at which it rests
@@ -310,7 +315,7 @@ class Worker:
 
     # ------------------------------------------------------------------------- the commands
 
-    def _fit(self, plan: FitPlan, paused: bool, **about: Any) -> None:
+    def _fit(self, plan: FitPlan, paused: bool, settings: Any = None, **about: Any) -> None:
         if self.alive:
             raise ValueError(
                 f"This panda is training already ({self.state} at step {self.session.position.step:,}). Steer it with "
@@ -318,6 +323,8 @@ class Worker:
             )
         self._until = self._last_epoch = math.inf
         self.error, self.not_finite = None, False
+        if settings is not None:
+            self.use_settings(settings)
         self.session.fit(plan)
         try:
             self.session.begin()
@@ -379,7 +386,7 @@ class Worker:
 
     def _delete(self, folder: str, **about: Any) -> Event:
         step = self.session.store.delete(folder).step
-        return self.session.emit(Note(f"the checkpoint of step {step:,} is deleted"), **about)
+        return self.session.emit(Note(f"the checkpoint of step {step:,} is deleted", deleted=folder), **about)
 
     def _export(self, kind: str, content: bytes = b"", written: Any = None, **about: Any) -> Event:
         if isinstance(written, Exception):
@@ -426,6 +433,7 @@ class Worker:
     def _move_to(self, state: str) -> None:
         if state != "running" and self.session.plan is not None:
             self._watch()  # before anybody learns that the model is theirs to change
+        self.on_move(state)
         with self._changed:
             self.state = state
             self._changed.notify_all()

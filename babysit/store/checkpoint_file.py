@@ -103,7 +103,7 @@ def _fill(
 
 
 def _plain(state: State) -> dict[str, Any]:
-    names = ("seed", "followed", "structure", "trainable", "built_for", "event")
+    names = ("seed", "followed", "trainable", "built_for", "event")
     plain = {name: getattr(state, name) for name in names}
     return {"position": asdict(state.position), "controls": state.controls.to_plain(), **plain}
 
@@ -312,7 +312,6 @@ def _state(manifest: Mapping[str, Any], tensors: Mapping[str, Sequence[np.ndarra
         tensors=tensors,
         seed=manifest["seed"],
         followed=manifest["followed"],
-        structure=tuple(manifest["structure"]),
         trainable=tuple(manifest["trainable"]),
         built_for=tuple(map(tuple, manifest["built_for"])),
         event=manifest["event"],

@@ -154,7 +154,7 @@ class NumpyTrainer:
     accumulates = property(lambda self: self.accumulate > 1)
     seeds = property(lambda self: [[int(self.counts[1])]])
 
-    def prepare(self, source, ranges, batch_size):
+    def prepare(self, source, ranges, batch_size, fit):
         self.source = source
         known = self.controls.at(self.position.step) or {"learning_rate": 0.05, "momentum": 0.9}
         values = {"learning_rate": known["learning_rate"], "batch_size": batch_size, "momentum": known["momentum"]}

@@ -1,0 +1,90 @@
+"""Replay of a run from its folder: no session, no thread, and nothing is written."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from babysit.core.events import Fit
+from babysit.core.runlog import RunLog
+from babysit.engine.environment import describe, differences
+from babysit.engine.trainer import KerasTrainer
+from babysit.panda import Panda, check_model, pandas_in
+from babysit.session.fit import plan_of
+from babysit.session.replay import Replay, compare_run
+from babysit.store.checkpoint_store import candidates_in
+from babysit.store.checkpoint_file import environments
+from babysit.store.database import RECORD, DatabaseReader
+
+
+def replay(
+    directory: str | Path, model: Any, x: Any = None, y: Any = None, *, progress: bool = False, **arguments: Any
+) -> Replay:
+    """Runs a whole record again, all its branches, and compares.
+
+    Args:
+        directory: The run's folder; nothing is written there.
+        model: A model of the same architecture, compiled as it was; its variables are overwritten.
+        x: The data of `fit`, and likewise `y` and all other arguments that were given there.
+        y: See there.
+        progress: Whether to show a progress bar.
+        **arguments: Those of `Panda.fit` that make the data what they are: weights, `validation_split`. The order of
+            examples, the sizes of batches and epochs are the recorded ones, whatever is said here; nothing is
+            validated and callbacks are not called, for what they did is in the log.
+
+    Raises:
+        ValueError: If there is no run, or the data or the model are others.
+    """
+    directory = Path(directory)
+    if not (directory / RECORD).is_file():
+        raise ValueError(f"`directory` must hold a run. Received: {directory}, which holds none.")
+    for panda in pandas_in(directory):
+        panda._database.flush()
+    check_model(model)
+    log, seed = _log_of(directory)
+    fits = [event.payload.spec for event in log.events if isinstance(event.payload, Fit)]
+    if not fits:
+        raise ValueError(f"The run at {directory} has not begun: there is nothing to replay.")
+    trainer = KerasTrainer(model, seed)
+    given = _defaults() | {"x": x, "y": y} | arguments | {"callbacks": None, "verbose": 0}
+    given |= {"steps_per_epoch": None}
+    plan = plan_of(trainer.model, given, seed, fits[0])
+    if any(fit.data != fits[0].data for fit in fits):
+        raise ValueError(
+            "`x` and `y`, with their weights, must be the data of every fit of the run, as one replay goes through "
+            "them all. Received: others. A run that went on with other data cannot be replayed."
+        )
+
+    def prepared() -> KerasTrainer:
+        trainer.prepare(plan.source, None, fits[0].batch_size, fits[0])
+        return trainer
+
+    checkpoints = directory / "checkpoints"
+    total = sum(log.tip(name) - begun.step for name, begun in log.branches.items())
+    try:
+        with tqdm(total=total, unit="step", disable=not progress) as bar:
+            found = compare_run(log, candidates_in(checkpoints), prepared, bar.update)
+    finally:
+        trainer.release()
+        plan.source.close()
+    elsewhere = dict.fromkeys(one for then in environments(checkpoints) for one in differences(then, describe()))
+    found.remarks.extend([f"The run was trained elsewhere: {', '.join(elsewhere)}."] if elsewhere else [])
+    found.remarks.extend(plan.remarks)
+    return found
+
+
+def _log_of(directory: Path) -> tuple[RunLog, int]:
+    log = RunLog()
+    with DatabaseReader(directory / RECORD) as reader:
+        while rows := reader.rows(log.seq):
+            for row in rows:
+                log.append(row)
+        return log, int(reader.meta("seed"))
+
+
+def _defaults() -> dict[str, Any]:
+    """The arguments of `Panda.fit` with their defaults."""
+    left_out = ("self", "paused", "ranges")
+    parameters = inspect.signature(Panda.fit).parameters
+    return {name: one.default for name, one in parameters.items() if name not in left_out}
