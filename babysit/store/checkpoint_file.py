@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError
 
 from babysit.core.controls import Controls
 from babysit.core.position import Position
@@ -27,7 +26,7 @@ from babysit.core.state import State, array_bytes
 
 FORMAT = 3
 _TENSORS, _MODEL, _MANIFEST = "state.safetensors", "model.keras", "manifest.json"
-_DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError, OverflowError, struct.error)
+_DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
 _TYPES = {
     "bool": "BOOL",
     "complex64": "C64",
@@ -136,7 +135,7 @@ def _packed(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield struct.pack("<Q", len(text)) + text
-    yield from (array_bytes(array.astype(array.dtype.newbyteorder("<"), copy=False)) for _, array in ordered)
+    yield from (array_bytes(array) for _, array in ordered)
 
 
 def _write(path: Path, *pieces: bytes | memoryview) -> None:
@@ -271,7 +270,7 @@ def _as_refusal(folder: Path) -> Iterator[None]:
     """Turns whatever damage leads to into one kind of error, with the folder and the cure."""
     try:
         yield
-    except (*_DAMAGE, SafetensorError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"The checkpoint {folder} cannot be used: {error}. Choose another one.") from error
 
 

@@ -21,7 +21,7 @@ from babysit.core.events import ROW, Event, from_row, to_row
 from babysit.core.runlog import Steps
 
 RECORD, SCHEMA = "run.sqlite", 3
-PATIENCE_S = 1.0  # for another program that locks the file
+PATIENCE_S = 5.0  # for another program that locks the file
 _STEPS = ("seq", "branch", "first", "count", "time", "names", "dtype", "columns")
 _TABLES = {"events": ROW, "steps": _STEPS}
 # One statement reads both tables, so that no row is written between the two: shorter rows end with NULL.

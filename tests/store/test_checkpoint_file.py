@@ -1,0 +1,185 @@
+import zipfile
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from babysit.core.controls import Controls
+from babysit.core.position import Position
+from babysit.core.state import State
+from babysit.store.checkpoint_file import (
+    check_model,
+    clear_away,
+    complete,
+    described,
+    environments,
+    next_number,
+    parameters,
+    read,
+    remove,
+    write,
+)
+from tests.store.states import STATE, assert_equal, at, with_model
+
+DTYPES = [
+    *("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"),
+    *("float16", "float32", "float64"),
+]
+ABOUT = {"branch": "branch 1", "name": None, "kept": "", "environment": {"numpy": "2.1"}}
+
+
+def saved(directory, state, number=1, **about):
+    """The folder of a state that was written."""
+    write_model = about.pop("write_model", None)
+    write(directory, state, ABOUT | about, number, write_model)
+    return directory / f"{number:06d}"
+
+
+# ------------------------------------------------------------------------------ round trip
+
+
+def test_a_state_comes_back_whole(tmp_path):
+    folder = saved(tmp_path / "checkpoints", STATE, name="before")
+    state, manifest = read(folder)
+    assert_equal(state, STATE)
+    assert state.digest() == STATE.digest() == manifest["digest"]
+    assert (manifest["name"], manifest["branch"], manifest["event"]) == ("before", "branch 1", 17)
+    assert described(folder) == manifest
+    state.tensors["model"][0][...] = -1  # a copy, not the file
+    assert_equal(read(folder)[0], STATE)
+
+
+def test_the_least_state_comes_back(tmp_path):
+    least = State(Position(), Controls(), {"model": [], "optimizer": [], "metrics": []})
+    assert_equal(read(saved(tmp_path, least))[0], least)
+
+
+@given(
+    model=st.lists(
+        arrays.arrays(dtype=st.sampled_from(DTYPES), shape=arrays.array_shapes(min_dims=0, min_side=0)), max_size=4
+    )
+)
+def test_any_tensors_come_back_as_they_were(tmp_path_factory, model):
+    assert_equal(read(saved(tmp_path_factory.mktemp("any"), with_model(*model)))[0], with_model(*model))
+
+
+def test_odd_numbers_types_and_layouts_come_back(tmp_path):
+    odd = np.array([np.nan, -np.nan, np.inf, -np.inf, -0.0, 5e-324])
+    many = [np.array(i, "int32") for i in range(120)]
+    state = with_model(odd, np.arange(6).astype(ml_dtypes.bfloat16).reshape(2, 3), np.ones(2, "complex64"), *many)
+    assert_equal(read(saved(tmp_path, state))[0], state)
+    array = np.arange(24, dtype="float32").reshape(4, 6)
+    views = [array.T, np.asfortranarray(array), array[::2, ::-1]]
+    found, _ = read(saved(tmp_path, with_model(*views), 2))
+    for view, back in zip(views, found.tensors["model"], strict=True):
+        np.testing.assert_array_equal(view, back)
+
+
+def test_the_tensors_are_safetensors_as_its_own_reader_and_writer_have_them(tmp_path):
+    written = [np.arange(3).astype(dtype) for dtype in (*DTYPES, "complex64")]
+    path = saved(tmp_path, with_model(*written)) / "state.safetensors"
+    found = safetensors.numpy.load_file(path)
+    for i, array in enumerate(written):
+        np.testing.assert_array_equal(found[f"model/{i:05d}"], array)
+        assert found[f"model/{i:05d}"].dtype == array.dtype
+    assert path.stat().st_size == len(safetensors.numpy.save(found))
+
+
+@pytest.mark.parametrize("dtype", ["complex128", "<U3", "datetime64[s]"])
+def test_a_type_that_the_format_does_not_know_is_named_and_leaves_nothing(tmp_path, dtype):
+    with pytest.raises(TypeError, match="cannot hold numbers of type"):
+        saved(tmp_path, with_model(np.zeros(3, dtype)))
+    with pytest.raises(TypeError):
+        saved(tmp_path, STATE, name=object())
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------ model's file
+
+
+def test_the_model_s_file_is_checked_apart_from_the_state(tmp_path):
+    def write_model(path):
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("config.json", "{}")
+
+    path = saved(tmp_path, STATE, write_model=write_model) / "model.keras"
+    assert zipfile.ZipFile(path).namelist() == ["config.json"]
+    check_model(path.parent)
+    content = path.read_bytes()
+    for damaged in (content[:-1], content[:-1] + b"?", None):
+        path.unlink()
+        if damaged:
+            path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="model.keras.*The state beside it is not touched"):
+            check_model(path.parent)
+        assert complete(tmp_path) == [path.parent]
+        assert_equal(read(path.parent)[0], STATE)
+
+
+def test_a_model_that_cannot_be_written_leaves_the_checkpoint_and_the_reason(tmp_path):
+    def write_model(path):
+        path.write_bytes(b"half of")
+        raise NotImplementedError("no get_config")
+
+    folder = saved(tmp_path, STATE, write_model=write_model)
+    assert not (folder / "model.keras").exists()
+    assert described(folder)["without_model"] == "NotImplementedError: no get_config"
+    check_model(folder)
+    assert_equal(read(folder)[0], STATE)
+
+
+# -------------------------------------------------------------------------------- the folders
+
+
+def test_checkpoints_are_listed_oldest_first_and_never_overwritten(tmp_path):
+    for number in (999_999, 1_000_000, 3):
+        saved(tmp_path, at(number), number)
+    assert [folder.name for folder in complete(tmp_path)] == ["000003", "999999", "1000000"]
+    assert next_number(tmp_path) == 1_000_001
+    with pytest.raises(OSError):
+        saved(tmp_path, STATE, 3)
+    assert read(tmp_path / "000003")[0].position.step == 3
+    assert (complete(tmp_path / "none"), next_number(tmp_path / "none")) == ([], 1)
+
+
+def test_stray_files_are_not_listed_and_stop_no_save(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "000012").write_text("mine too")
+    (tmp_path / "000007").mkdir()
+    (tmp_path / ("9" * 200)).mkdir()
+    assert complete(tmp_path) == []
+    assert [saved(tmp_path, STATE, next_number(tmp_path))] == complete(tmp_path)
+    assert complete(tmp_path)[0].name == "000013"
+
+
+def test_what_a_killed_process_left_is_cleared_away_and_nothing_else(tmp_path):
+    folder = saved(tmp_path, STATE)
+    for leftover in (".000009-123", ".000009-123-removed"):
+        (tmp_path / leftover).mkdir()
+        (tmp_path / leftover / "state.safetensors").write_bytes(b"half")
+    mine = [".git", ".000-mine", ".0000009-x", "notes"]
+    for name in mine:
+        (tmp_path / name).mkdir()
+    clear_away(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*mine, folder.name}
+    remove(folder)
+    assert {path.name for path in tmp_path.iterdir()} == set(mine)
+
+
+def test_sizes_and_environments_are_told_by_the_manifests(tmp_path):
+    assert (parameters(tmp_path), environments(tmp_path)) == (None, [])
+    for number, version in ((1, "2.1"), (2, "2.2"), (3, "2.1")):
+        saved(tmp_path, STATE, number, environment={"numpy": version})
+    (tmp_path / "000003" / "manifest.json").write_text("{}")
+    assert (parameters(tmp_path), environments(tmp_path)) == (7, [{"numpy": "2.1"}, {"numpy": "2.2"}])
+
+
+def test_what_says_nothing_of_the_order_is_no_part_of_the_digest(tmp_path):
+    one, other = (saved(tmp_path, STATE, number, name=f"n{number}") for number in (1, 2))
+    later = replace(STATE, event=99)
+    assert described(one)["digest"] == described(other)["digest"] == later.digest()

@@ -1,0 +1,375 @@
+import gc
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+
+from babysit.store import checkpoint_file, checkpoint_store
+from babysit.store.checkpoint_store import CheckpointStore, candidates_in, checkpoints_in
+from tests.store.states import BRANCH, STATE, assert_equal, at
+
+PATIENCE_S = 30
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens the store of the test's run, as often as asked."""
+    made = []
+
+    def open_(**how):
+        how = {"flush": lambda: None, "branch_starts": lambda: ()} | how
+        made.append(CheckpointStore(tmp_path / "checkpoints", **how))
+        return made[-1]
+
+    yield open_
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def store(opened):
+    return opened()
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Holds every write back until it is set; its list `written` says what was written, and by which thread."""
+    event, real = threading.Event(), checkpoint_store.write
+    event.written = []
+
+    def write(directory, state, *how):
+        assert event.wait(PATIENCE_S)
+        event.written.append((state.position.step, threading.current_thread().name))
+        return real(directory, state, *how)
+
+    monkeypatch.setattr(checkpoint_store, "write", write)
+    return event
+
+
+def steps(store):
+    return [checkpoint.step for checkpoint in store.all]
+
+
+def named(store):
+    return [(checkpoint.step, checkpoint.name) for checkpoint in store.all]
+
+
+# ----------------------------------------------------------------------------------- saving
+
+
+def test_what_is_saved_is_listed_and_comes_back(store):
+    saved = store.save(at(3, event=17), BRANCH, "mine", "named")
+    assert (saved.step, saved.name, saved.branch, saved.digest) == (3, "mine", BRANCH, at(3).digest())
+    assert (store.all, store.folders) == ([saved], [saved.path.name])
+    found, state = store.found(saved.path.name)
+    assert found == saved
+    assert_equal(state, at(3, event=17))
+    assert store.newest_sound()[0] == saved
+
+
+def test_the_list_and_the_names_outlive_the_process(opened):
+    first = opened(environment={"numpy": "2.1"})
+    saved = [first.save(at(step, event=step + 1), BRANCH, f"n{step}", "named") for step in (3, 5)]
+    again = opened()
+    assert again.all == saved == checkpoints_in(saved[0].path.parent)
+    assert again.names == ["n3", "n5"]
+    for found in (again.candidates(), candidates_in(saved[0].path.parent)):
+        assert [(one.branch, one.step, one.event) for one in found] == [(BRANCH, 3, 4), (BRANCH, 5, 6)]
+        assert_equal(found[1].load(), at(5, event=6))
+    assert again.save(at(6), BRANCH).path.name > saved[-1].path.name
+    assert checkpoint_file.environments(saved[0].path.parent)[0] == {"numpy": "2.1"}
+
+
+def test_the_log_is_written_first_and_where_it_cannot_be_no_checkpoint_is(opened, gate):
+    flushed = []
+    store = opened(flush=lambda: flushed.append(list(gate.written)))
+    gate.set()
+    store.save(at(1), BRANCH)
+    assert flushed == [[]]
+
+    def fail():
+        raise OSError("the log cannot be written")
+
+    with pytest.raises(OSError, match="the log"):
+        opened(flush=fail).save(at(2), BRANCH)
+    assert [step for step, _ in gate.written] == [1]
+
+
+def test_a_name_given_twice_belongs_to_the_newer_one(opened, store):
+    for step in (1, 2):
+        store.save(at(step), BRANCH, "best")
+    store.save(at(3), BRANCH)
+    for one in (store, opened()):
+        assert named(one) == [(1, None), (2, "best"), (3, None)]
+        assert one.names == []  # the user may give it
+        assert one.checked_name("best") == "best"
+
+
+def test_free_and_checked_names_know_what_waits(store, gate):
+    store.save_soon(at(3), BRANCH, "named", "step 3")
+    gate.set()
+    assert store.free_name(3) == "step 3 (2)"
+    with pytest.raises(ValueError, match="never overwritten"):
+        store.checked_name("step 3")
+
+
+@pytest.mark.parametrize(
+    "name", ["best", "before decay", "0.5", "v1.2-rc_3", "after (2), late", "précis", "学習", "a" * 80]
+)
+def test_a_plain_name_is_accepted(store, name):
+    assert store.checked_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", " ", "../x", ".hidden", "/etc/passwd", "a\\b", "C:", "nul\0", "line\n", "line\nline", "tab\t"),
+        *("~", "-rf", "a*", "<b>", "$HOME", "a'b", "a" * 10_000, "\u202eevil"),
+    ],
+    ids=lambda name: repr(name[:20]),
+)
+def test_any_other_name_is_refused_with_the_rule(store, name):
+    with pytest.raises(ValueError, match="`name` must") as refusal:
+        store.checked_name(name)
+    assert len(str(refusal.value)) < 600
+
+
+def test_a_name_that_is_no_string_is_a_type_error(store):
+    with pytest.raises(TypeError, match="`name` must be a string"):
+        store.checked_name(3)
+
+
+def test_a_closed_store_saves_nothing_more(store):
+    store.close()
+    with pytest.raises(ValueError, match="goes on in another Panda"):
+        store.save(STATE, BRANCH)
+    assert store.all == []
+
+
+# --------------------------------------------------------------------------- another thread
+
+
+def test_saving_soon_returns_at_once_and_settling_waits(store, gate):
+    store.save_soon(at(1), BRANCH)
+    assert gate.written == []
+    assert [one.step for one in store.candidates()] == [1]
+    gate.set()
+    store.settle()
+    assert gate.written == [(1, "babysit-checkpoints")]
+    assert steps(store) == [1]
+    assert [one.step for one in store.candidates()] == [1]
+
+
+def test_a_kept_state_stays_in_memory_should_the_disk_not_take_it(store, monkeypatch):
+    def full(*how):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(checkpoint_store, "write", full)
+        store.save_soon(at(1), BRANCH, "edit")
+        store.save_soon(at(2), BRANCH)
+        store.settle()
+        assert "No space left" in store.error
+        with pytest.raises(OSError, match="No space left"):
+            store.save(at(3), BRANCH)
+    assert [one.step for one in store.candidates()] == [1]
+    store.save_soon(at(4), BRANCH)
+    store.settle()
+    assert (store.error, steps(store)) == (None, [4])
+
+
+def test_what_is_saved_now_comes_after_what_waited(store, gate):
+    store.save_soon(at(1), BRANCH)
+    gate.set()
+    store.save(at(2), BRANCH)
+    assert [step for step, _ in gate.written] == steps(store) == [1, 2]
+
+
+def test_the_thread_ends_when_nothing_waits(store, gate):
+    for step in range(2):
+        store.save_soon(at(step), BRANCH)
+        (writer,) = [thread for thread in threading.enumerate() if thread.name == "babysit-checkpoints"]
+        gate.set()
+        writer.join(PATIENCE_S)
+        assert not writer.is_alive()
+        gate.clear()
+    assert steps(store) == [0, 1]
+
+
+def test_its_owner_stays_alive_while_it_writes_and_no_longer(store, gate):
+    owner, gone = threading.Event(), threading.Event()
+    weakref.finalize(owner, gone.set)
+    store.owner = weakref.ref(owner)
+    store.save_soon(at(1), BRANCH)
+    del owner
+    gc.collect()
+    assert not gone.is_set()
+    gate.set()
+    assert gone.wait(PATIENCE_S)
+    assert steps(store) == [1]
+
+
+def test_what_comes_faster_than_the_disk_takes_it_neither_piles_up_nor_keeps_a_reader_waiting(store, monkeypatch):
+    real, over = checkpoint_store.write, threading.Event()
+
+    def slow(*how):
+        time.sleep(0.02)
+        return real(*how)
+
+    def go_on():
+        step = 0
+        while not over.is_set():
+            store.save_soon(at(step := step + 1), BRANCH, "edit")
+
+    monkeypatch.setattr(checkpoint_store, "write", slow)
+    training = threading.Thread(target=go_on)
+    training.start()
+    try:
+        for _ in range(5):
+            assert len(store._waiting) <= checkpoint_store.MOST_WAITING
+            reader = threading.Thread(target=lambda: store.all, daemon=True)
+            reader.start()
+            reader.join(20)
+            assert not reader.is_alive()
+    finally:
+        over.set()
+        training.join()
+
+
+# ------------------------------------------------------------------------------------- cost
+
+
+@pytest.fixture
+def clock(monkeypatch, opened):
+    """A store on a clock of its own, whose every write takes 50 ms of it; its list `saved` has the times."""
+
+    class Clock:
+        now, saved = 0.0, []
+
+    def save_soon(store, state, branch):
+        Clock.saved.append(Clock.now)
+        Clock.now += 0.05
+        store._count_cost(0.05, checkpoint_store.PERIOD_S)
+
+    monkeypatch.setattr(checkpoint_store.time, "perf_counter", lambda: Clock.now)
+    monkeypatch.setattr(CheckpointStore, "save_soon", save_soon)
+    Clock.store = opened()
+    Clock.saved = []
+    return Clock
+
+
+def test_automatic_checkpoints_cost_no_more_than_their_share_the_copy_included(clock):
+    def capture():
+        clock.now += 0.02
+        return STATE
+
+    while clock.now < 60:
+        clock.now += 0.001
+        clock.store.save_if_due(capture, BRANCH)
+    cost = 0.07 * len(clock.saved)
+    assert 0.9 * checkpoint_store.SHARE < cost / clock.now <= checkpoint_store.SHARE + 0.07 / clock.now
+
+
+def test_a_long_rest_does_not_pay_for_many(clock):
+    clock.now = 3600.0
+    for _ in range(1000):
+        clock.now += 0.001
+        clock.store.save_if_due(lambda: STATE, BRANCH)
+    assert len(clock.saved) == 1
+
+
+def test_never_two_within_a_second_and_none_while_one_is_written(store, gate):
+    store._next_due = 0.0
+    for _ in range(2):
+        store.save_if_due(lambda: STATE, BRANCH)
+    assert len(store.candidates()) == 1
+    time.sleep(0.1)
+    gate.set()
+    store.settle()
+    assert store._next_due - time.perf_counter() > 0.09 / checkpoint_store.SHARE - 0.5
+    store.save(at(6), BRANCH)
+    assert store._next_due - time.perf_counter() > checkpoint_store.PERIOD_S - 0.1
+
+
+# --------------------------------------------------------------------------- what is deleted
+
+
+def test_on_disk_the_newest_the_start_named_ones_and_starts_of_branches_stay(opened, tmp_path):
+    starts = []
+    store = opened(disk_bytes=0, branch_starts=lambda: starts)
+    store.save(at(0), BRANCH, kept="start")
+    store.save(at(1), BRANCH, "mine", "named")
+    store.save(at(2), BRANCH)
+    starts += [(BRANCH, 2), ("branch 2", 2)]
+    store.save(at(2), "branch 2", kept="branch")
+    for step in range(3, 8):
+        store.save(at(step), "branch 2")
+    store.save(at(8), "branch 2", kept="edit")
+    store.save(at(9), "branch 2")
+    assert steps(store) == [0, 1, 2, 2, 9]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == store.folders
+
+
+def test_a_checkpoint_is_deleted_unless_a_branch_starts_there(opened):
+    starts = []
+    store = opened(branch_starts=lambda: starts)
+    saved = [store.save(at(step), BRANCH, name, "named" if name else "") for step, name in ((1, None), (2, "mine"))]
+    start = store.save(at(0), BRANCH, kept="start")
+    starts.append((BRANCH, 1))
+    for one in (saved[0], start):
+        with pytest.raises(ValueError, match="`folder` must not be where a branch starts"):
+            store.delete(one.path.name)
+    assert store.delete(saved[1].path.name) == saved[1]
+    assert store.all == opened().all == [saved[0], start]
+    assert store.checked_name("mine") == "mine"
+    with pytest.raises(ValueError, match="Choose one of the list"):
+        store.delete(saved[1].path.name)
+
+
+def test_a_renamed_one_has_its_name_and_is_kept_for_ever(opened):
+    store = opened(disk_bytes=0)
+    automatic = store.save(at(1), BRANCH, kept="fit")
+    renamed = store.rename(automatic.path.name, "mine")
+    assert (renamed.name, store.names) == ("mine", ["mine"])
+    store.save(at(2), BRANCH, "other", "named")
+    with pytest.raises(ValueError, match="never overwritten"):
+        store.rename(automatic.path.name, "other")
+    for step in (3, 4):
+        store.save(at(step), BRANCH)
+    assert named(store) == [(1, "mine"), (2, "other"), (4, None)]
+    again = opened(names={automatic.path.name: "mine", "000009": "deleted since"}, disk_bytes=0)
+    assert named(again) == named(store)
+    assert again.names == ["mine", "other"]
+    assert again.save(at(5), BRANCH).path.name == "000010"  # a number with a name is not used for another one
+
+
+# -------------------------------------------------------------------------------- candidates
+
+
+def test_memory_holds_no_more_than_its_bytes_and_the_newest_always(opened):
+    store = opened(memory_bytes=5 * STATE.size_bytes)
+    for step in range(100):
+        store.remember(at(step, event=step), BRANCH)
+        there = [one.step for one in store.candidates()]
+        assert there[-1] == step
+        assert len(there) <= 5
+    assert there[0] < 80
+    large = at(200, tensors={**STATE.tensors, "model": [np.zeros(6 * STATE.size_bytes, "uint8")]})
+    store.remember(large, BRANCH)
+    assert [one.step for one in store.candidates()] == there
+
+
+def test_candidates_are_in_the_order_in_which_they_were_captured_wherever_they_lie(store, gate):
+    gate.set()
+    store.save(at(9, event=5), BRANCH, kept="edit")
+    store.save(at(7, event=2), BRANCH, "best")  # which is written when there is time
+    store.remember(at(2, event=0), BRANCH)
+    gate.clear()
+    store.save_soon(at(8, event=2), BRANCH, "edit")
+    there = store.candidates()
+    gate.set()
+    assert [(one.event, one.step) for one in there] == [(0, 2), (2, 7), (2, 8), (5, 9)]
+    for one in there:
+        assert_equal(one.load(), at(one.step, event=one.event))
