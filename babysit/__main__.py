@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from babysit.core.rows import decoded
 from babysit.engine import architecture
-from babysit.session.history import History, decoded
+from babysit.session.history import History
 from babysit.session.journal import Journal, utc
 from babysit.session.replay import replay as once_more
 from babysit.store.checkpoints import BEST

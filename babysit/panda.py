@@ -39,7 +39,7 @@ from babysit.session.history import History
 from babysit.session.journal import Entry, Journal
 from babysit.session.timeline import Timeline
 from babysit.session.trainer import Trainer
-from babysit.session.viewer import Viewer
+from babysit.session.viewer import Viewer, open_log
 from babysit.store.checkpoints import BEST, Shelf
 from babysit.store.files import Checkpoint, parameters
 from babysit.store.lock import Lock
@@ -564,7 +564,7 @@ class Panda:
         from babysit.ui.dashboard import Dashboard
 
         if self._dashboard is None:
-            self._dashboard = Dashboard(self)
+            self._dashboard = Dashboard(self, open_log)
         return self._dashboard.widget
 
     def picture(

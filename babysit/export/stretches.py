@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from babysit.core.words import CHANGES
 from babysit.engine.catalog import Place, absorbs_learning_rate, optimizers_in
 from babysit.export.schedules import Run, followed, turns
-from babysit.session.journal import CHANGES, Entry
+from babysit.session.journal import Entry
 from babysit.store.files import State
 
 # Momentum at 0 whose velocities go on: not 0 to Python, and 0 in the types of a model.

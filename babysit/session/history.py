@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from babysit.core.rows import ROOT, decoded
 from babysit.store.record import Record
-
-ROOT = "branch 1"
 
 
 @dataclass(frozen=True)
@@ -312,11 +311,6 @@ class History(Mapping[str, np.ndarray]):
                 elif _is_number(value := row["changes"].get(name, (None, None))[1]):
                     column[row["step"] :] = value
         return column
-
-
-def decoded(block: Mapping[str, Any]) -> np.ndarray:
-    """A block's measurements: array of shape (columns, steps), in the order of its `names`."""
-    return np.frombuffer(block["columns"], dtype=block["dtype"]).reshape(-1, block["steps"])
 
 
 def _is_number(value: Any) -> bool:

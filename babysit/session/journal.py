@@ -2,16 +2,14 @@
 
 import csv
 import datetime
-import numbers
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
+from babysit.core.words import CHANGES, describe, describe_action, joined
 from babysit.store.record import Record
-
-CHANGES = ("set", "edit", "rewind")  # the actions that change how training goes on
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Journal(Sequence[Entry]):
         """A note's text that gives the reason of the last change; the reason alone where nothing was changed."""
         where = "seq = (SELECT max(seq) FROM entries WHERE action IN (?, ?, ?))"
         last = map(entry_from_row, self._record.rows("entries", where, CHANGES))
-        return "".join(about(deed(entry), entry.step) for entry in last) + why
+        return "".join(about(describe_action(entry), entry.step) for entry in last) + why
 
     def __len__(self) -> int:
         return len(self._entries())
@@ -107,21 +105,6 @@ class Journal(Sequence[Entry]):
         return [entry_from_row(row) for row in self._record.rows("entries")]
 
 
-def is_turn(action: str, author: str) -> bool:
-    """Whether somebody changed by hand how training goes on."""
-    return action in CHANGES and author in ("dashboard", "script")
-
-
-def joined(last: Entry, entry: Entry) -> Entry | None:
-    """Two changes told as one, where a callback makes one at each step, as a ramp does; None for any others."""
-    same = (last.author, last.branch, *last.changes) == (entry.author, entry.branch, *entry.changes)
-    follows = entry.step == last.step + last.over and not (last.why or entry.why)
-    if not same or not follows or {last.action, entry.action} != {"set"} or is_turn("set", entry.author):
-        return None
-    changes = {name: (old, entry.changes[name][1]) for name, (old, _) in last.changes.items()}
-    return replace(last, changes=changes, over=last.over + entry.over)
-
-
 def together(entries: Iterable[Entry]) -> Iterator[Entry]:
     """Entries as a person reads them: those in one that are `joined`."""
     last = None
@@ -132,11 +115,6 @@ def together(entries: Iterable[Entry]) -> Iterator[Entry]:
         last = one or entry
     if last is not None:
         yield last
-
-
-def deed(entry: Entry) -> str:
-    """What was done, without the reason."""
-    return describe(replace(entry, why=""))
 
 
 def about(what: str, step: int) -> str:
@@ -172,50 +150,3 @@ def _tidy(fields: dict[str, Any]) -> dict[str, Any]:
     changes = changes.items() if isinstance(changes, Mapping) else ()
     pairs = {name: tuple(change) for name, change in changes if isinstance(change, tuple | list) and len(change) == 2}
     return tidy | {"changes": pairs}
-
-
-def describe(entry: Entry) -> str:
-    """An entry in a line of words: `learning rate 0.02 → 0.004 — let it settle`."""
-    changes = ", ".join(
-        f"{_words(name)} {number(old)} → {number(new)}" if old is not None else f"{_words(name)} {number(new)}"
-        for name, (old, new) in entry.changes.items()
-    )
-    if entry.over > 1:
-        changes += f" in {entry.over:,} steps"
-    between = ": " if entry.action == "fit" else " "
-    deed = _DEEDS.get(entry.action, entry.action)
-    what = changes if entry.action == "set" else between.join(filter(None, (deed, changes)))
-    return " — ".join(filter(None, (what, str(entry.why))))
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").replace(".", " ")
-
-
-def number(value: Any) -> str:
-    """A hyperparameter's value as a person writes it: `0.004`, `3e-05`, `128`."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if not isinstance(value, numbers.Real):
-        return str(value)
-    value = float(value)
-    return f"{value:.4g}" if value < 0.9 or value > 1 else f"{value:.7g}"
-
-
-_DEEDS = {
-    "fit": "training begins",
-    "pause": "paused",
-    "resume": "resumed",
-    "save": "checkpoint saved",
-    "edit": "edited",
-    "rewind": "rewound",
-    "refuse": "refused",
-    "nan": "loss is not finite",
-    "finish": "finished",
-    "stop": "stopped",
-    "fail": "failed",
-}

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from babysit.core.rows import ROOT
 from babysit.engine.data.adapters import is_stream
 from babysit.engine.environment import describe, differences
 from babysit.panda import Panda, pandas_in
-from babysit.session.history import ROOT, Ended, History
+from babysit.session.history import Ended, History
 from babysit.session.journal import Entry, Journal
 from babysit.session.timeline import REPEATED
 from babysit.session.trainer import Trainer

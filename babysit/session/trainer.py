@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from babysit.core.hyperparameter import Hyperparameter
+from babysit.core.rows import ROOT
 from babysit.core.steering import Helm
 from babysit.engine import architecture, environment
 from babysit.engine.block import Logs, Pace, unfusable
@@ -29,7 +30,7 @@ from babysit.engine.own_fit import Watch, columns
 from babysit.session.edits import Edits
 from babysit.session.fits import Fits, Plan, going_on
 from babysit.session.hand import Hand
-from babysit.session.history import ROOT, Ended, History
+from babysit.session.history import Ended, History
 from babysit.session.journal import Entry, Journal
 from babysit.session.keeping import ONLY_SHARE, SNAPSHOT_SHARE, Keeper
 from babysit.session.memory import Memory

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from babysit.core.hyperparameter import Hyperparameter
+from babysit.core.rows import ROOT
 from babysit.core.scale import Scale
-from babysit.session.history import ROOT, History
+from babysit.session.history import History
 from babysit.session.journal import Journal
 from babysit.store.files import Checkpoint, complete
 from babysit.store.lock import holder
@@ -114,7 +115,7 @@ class Viewer:
         from babysit.ui.dashboard import Dashboard
 
         if self._dashboard is None:
-            self._dashboard = Dashboard(self)
+            self._dashboard = Dashboard(self, open_log)
         return self._dashboard.widget
 
     def __repr__(self) -> str:
@@ -185,3 +186,8 @@ class Viewer:
             self._holder = holder(self.directory)
         elif self._holder is not None and now - self._news_s > SILENCE_S:
             self._holder, self._news_s = holder(self.directory), now - SILENCE_S / 2
+
+
+def open_log(directory: str) -> Reader:
+    """Opens the log of the run in a directory, to read it."""
+    return Reader(Path(directory) / RECORD)

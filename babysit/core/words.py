@@ -1,0 +1,111 @@
+"""Entries of the logbook in words: sentences for people, which no code reads."""
+
+import numbers
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+CHANGES = ("set", "edit", "rewind")  # the actions that change how training goes on
+_ACTIONS = {
+    "fit": "training begins",
+    "pause": "paused",
+    "resume": "resumed",
+    "save": "checkpoint saved",
+    "edit": "edited",
+    "rewind": "rewound",
+    "refuse": "refused",
+    "nan": "loss is not finite",
+    "finish": "finished",
+    "stop": "stopped",
+    "fail": "failed",
+}
+
+
+class Described(Protocol):
+    """A frozen or mutable dataclass with the fields of an entry."""
+
+    @property
+    def step(self) -> int:
+        """Steps done when it was applied."""
+
+    @property
+    def author(self) -> str:
+        """Who did it."""
+
+    @property
+    def action(self) -> str:
+        """What kind of thing was done."""
+
+    @property
+    def changes(self) -> Mapping[str, tuple[Any, Any]]:
+        """Hyperparameter -> (old value, new value)."""
+
+    @property
+    def over(self) -> int:
+        """Steps in which the change was made."""
+
+    @property
+    def why(self) -> str:
+        """The reason given."""
+
+    @property
+    def branch(self) -> str:
+        """The branch it belongs to."""
+
+
+_Entry = TypeVar("_Entry", bound=Described)
+
+
+def is_turn(action: str, author: str) -> bool:
+    """Whether the user changed how training goes on, rather than a schedule or a callback."""
+    return action in CHANGES and author in ("dashboard", "script")
+
+
+def joined(last: _Entry, entry: _Entry) -> _Entry | None:
+    """Two changes as one entry, where a callback makes one at each step, as a ramp does; None for any others."""
+    same = (last.author, last.branch, *last.changes) == (entry.author, entry.branch, *entry.changes)
+    follows = entry.step == last.step + last.over and not (last.why or entry.why)
+    if not same or not follows or {last.action, entry.action} != {"set"} or is_turn("set", entry.author):
+        return None
+    changes = {name: (old, entry.changes[name][1]) for name, (old, _) in last.changes.items()}
+    merged: _Entry = replace(last, changes=changes, over=last.over + entry.over)  # type: ignore[type-var]
+    return merged
+
+
+def describe(entry: Described) -> str:
+    """An entry in a line of words: `learning rate 0.02 → 0.004 — let it settle`."""
+    return " — ".join(filter(None, (describe_action(entry), str(entry.why))))
+
+
+def describe_action(entry: Described) -> str:
+    """What was done, without the reason."""
+    changes = ", ".join(
+        f"{label(name)} {number(old)} → {number(new)}" if old is not None else f"{label(name)} {number(new)}"
+        for name, (old, new) in entry.changes.items()
+    )
+    if entry.over > 1:
+        changes += f" in {entry.over:,} steps"
+    if entry.action == "set":
+        return changes
+    return (": " if entry.action == "fit" else " ").join(
+        filter(None, (_ACTIONS.get(entry.action, entry.action), changes))
+    )
+
+
+def label(name: str) -> str:
+    """A hyperparameter's name in words: `dropout.rate` -> `dropout rate`."""
+    return name.replace("_", " ").replace(".", " ")
+
+
+def number(value: Any) -> str:
+    """A hyperparameter's value as a person writes it: `0.004`, `3e-05`, `128`."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if not isinstance(value, numbers.Real):
+        return str(value)
+    value = float(value)
+    return f"{value:.4g}" if value < 0.9 or value > 1 else f"{value:.7g}"
