@@ -38,6 +38,5 @@ __all__ = [
     "Together",
     "attach",
     "replay",
-
 ]
 __version__ = "0.1.0"

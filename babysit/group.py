@@ -9,9 +9,9 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from babysit.panda import Panda
 from babysit.core.journal import Entry
 from babysit.core.words import number
+from babysit.panda import Panda
 
 # What goes to those that train, and what goes to all.
 _TO_THE_LIVING, _TO_ALL = ("pause", "resume", "run", "finish_epoch", "stop"), ("set", "save", "rewind", "more_epochs")
@@ -68,10 +68,10 @@ class Together:
 
     def dashboard(self) -> Any:
         """One dashboard for all, an ipywidgets widget; the same one each time."""
-        from babysit.ui.group_dashboard import SharedDashboard
+        from babysit.ui.group_dashboard import GroupDashboard
 
         if self._dashboard is None:
-            self._dashboard = SharedDashboard(self, self.names)
+            self._dashboard = GroupDashboard(self, self.names)
         return self._dashboard.widget
 
     def __repr__(self) -> str:

@@ -37,7 +37,7 @@ from babysit.session.fit import plan_of
 from babysit.session.guard import ModelGuard, keras_settings
 from babysit.session.session import BEST, Session
 from babysit.session.status import rows_since
-from babysit.session.viewer import Viewer
+from babysit.session.viewer import Viewer, open_log
 from babysit.session.worker import Worker
 from babysit.store.checkpoint_file import parameters
 from babysit.store.checkpoint_store import Checkpoint, CheckpointStore
@@ -122,7 +122,9 @@ class Panda:
             self.directory / CHECKPOINTS,
             flush=database.flush,
             branch_starts=lambda: _branch_starts(log),
-            names={event.payload.folder: event.payload.name for event in log.events if isinstance(event.payload, Saved)},
+            names={
+                event.payload.folder: event.payload.name for event in log.events if isinstance(event.payload, Saved)
+            },
             environment=describe(),
         )
         self._trainer = KerasTrainer(model, seed)
@@ -531,7 +533,7 @@ class Panda:
         from babysit.ui.dashboard import Dashboard
 
         if self._dashboard is None:
-            self._dashboard = Dashboard(self)
+            self._dashboard = Dashboard(self, open_log)
         return self._dashboard.widget
 
     def picture(
@@ -790,8 +792,3 @@ def _text(name: str, value: Any) -> str:
     except UnicodeEncodeError:
         raise ValueError(f"`{name}` must be text that UTF-8 can hold. Received: {name}={value!r}.") from None
     return value
-
-
-
-
-

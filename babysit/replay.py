@@ -13,8 +13,8 @@ from babysit.engine.trainer import KerasTrainer
 from babysit.panda import Panda, check_model, pandas_in
 from babysit.session.fit import plan_of
 from babysit.session.replay import Replay, compare_run
-from babysit.store.checkpoint_store import candidates_in
 from babysit.store.checkpoint_file import environments
+from babysit.store.checkpoint_store import candidates_in
 from babysit.store.database import RECORD, DatabaseReader
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from babysit.session.history import ROOT, History
+from babysit.core.rows import ROOT
+from babysit.session.history import History
 from babysit.session.journal import Journal
 from babysit.store.record import Record
 

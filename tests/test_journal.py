@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from babysit import Entry
-from babysit.session.journal import Journal, describe, entry_from_row, together
+from babysit.core.words import describe
+from babysit.session.journal import Journal, entry_from_row, together
 from babysit.store.record import Record
 
 ABOUT = {"author": "script", "branch": "branch 1"}

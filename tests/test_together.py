@@ -98,8 +98,8 @@ def test_its_chart_draws_each_run_s_losses_and_a_checkpoint_of_the_first_takes_a
     overlay = Overlay(2)
     overlay.add(both.since(0)[0])
     assert overlay.png().startswith(b"\x89PNG")
-    assert [axes.get_title(loc="left") for axes in overlay._figure.axes] == ["loss", "mae"]
-    loss = [line.get_data() for line in overlay._figure.axes[0].get_lines() if len(line.get_xdata())]
+    assert [axes.get_title(loc="left") for axes in overlay._frame.figure.axes] == ["loss", "mae"]
+    loss = [line.get_data() for line in overlay._frame.figure.axes[0].get_lines() if len(line.get_xdata())]
     for panda, (x, y) in zip(pandas, loss, strict=True):
         np.testing.assert_array_equal(x, panda.history["step"])
         assert y[0] == panda.history["loss"][0]

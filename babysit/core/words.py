@@ -1,33 +1,79 @@
-"""Words: how an entry of the journal is told in a line."""
+"""Entries of the logbook in words: sentences for people, which no code reads."""
 
 import datetime
 import numbers
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from babysit.core.journal import Entry
+from typing import Any, Protocol, TypeVar
 
 CHANGES = ("set", "edit", "rewind")  # the actions that change how training goes on
+_ACTIONS = {
+    "fit": "training begins",
+    "pause": "paused",
+    "resume": "resumed",
+    "save": "checkpoint saved",
+    "edit": "edited",
+    "rewind": "rewound",
+    "refuse": "refused",
+    "nan": "loss is not finite",
+    "finish": "finished",
+    "stop": "stopped",
+    "fail": "failed",
+}
+
+
+class Described(Protocol):
+    """A frozen or mutable dataclass with the fields of an entry."""
+
+    @property
+    def step(self) -> int:
+        """Steps done when it was applied."""
+
+    @property
+    def author(self) -> str:
+        """Who did it."""
+
+    @property
+    def action(self) -> str:
+        """What kind of thing was done."""
+
+    @property
+    def changes(self) -> Mapping[str, tuple[Any, Any]]:
+        """Hyperparameter -> (old value, new value)."""
+
+    @property
+    def over(self) -> int:
+        """Steps in which the change was made."""
+
+    @property
+    def why(self) -> str:
+        """The reason given."""
+
+    @property
+    def branch(self) -> str:
+        """The branch it belongs to."""
+
+
+_Entry = TypeVar("_Entry", bound=Described)
 
 
 def is_turn(action: str, author: str) -> bool:
-    """Whether a user changed how training goes on."""
+    """Whether the user changed how training goes on, rather than a schedule or a callback."""
     return action in CHANGES and author in ("dashboard", "script")
 
 
-def joined(last: "Entry", entry: "Entry") -> "Entry | None":
-    """Two changes as one, where a callback makes one at each step, as a ramp does; None for any others."""
+def joined(last: _Entry, entry: _Entry) -> _Entry | None:
+    """Two changes as one entry, where a callback makes one at each step, as a ramp does; None for any others."""
     same = (last.author, last.branch, *last.changes) == (entry.author, entry.branch, *entry.changes)
     follows = entry.step == last.step + last.over and not (last.why or entry.why)
     if not same or not follows or {last.action, entry.action} != {"set"} or is_turn("set", entry.author):
         return None
     changes = {name: (old, entry.changes[name][1]) for name, (old, _) in last.changes.items()}
-    return replace(last, changes=changes, over=last.over + entry.over)
+    merged: _Entry = replace(last, changes=changes, over=last.over + entry.over)  # type: ignore[type-var]
+    return merged
 
 
-def together(entries: Iterable["Entry"]) -> Iterator["Entry"]:
+def together(entries: Iterable[_Entry]) -> Iterator[_Entry]:
     """Entries as a person reads them: those in one that are `joined`."""
     last = None
     for entry in entries:
@@ -39,14 +85,19 @@ def together(entries: Iterable["Entry"]) -> Iterator["Entry"]:
         yield last
 
 
-def deed(entry: "Entry") -> str:
-    """What was done, without the reason."""
-    return describe(replace(entry, why=""))
-
-
-def about_change(note: "Entry", change: "Entry | None") -> "Entry":
+def about_change(note: _Entry, change: _Entry | None) -> _Entry:
     """A note that gives the reason of a change, with the change in its words."""
-    return replace(note, why=f"on {deed(change)} at step {change.step:,}: {note.why}") if change else note
+    if change is None:
+        return note
+    told: _Entry = replace(  # type: ignore[type-var]
+        note, why=f"on {describe_action(change)} at step {change.step:,}: {note.why}"
+    )
+    return told
+
+
+def by(entry: Described) -> str:
+    """The author, where it was not the script that reads it."""
+    return "" if entry.author == "script" else f" (by {entry.author})"
 
 
 def utc(time_s: float) -> str:
@@ -54,27 +105,28 @@ def utc(time_s: float) -> str:
     return f"{datetime.datetime.fromtimestamp(time_s, datetime.UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
-def by(entry: "Entry") -> str:
-    """The author, where it was not the script that reads it."""
-    return "" if entry.author == "script" else f" (by {entry.author})"
-
-
-def describe(entry: "Entry") -> str:
+def describe(entry: Described) -> str:
     """An entry in a line of words: `learning rate 0.02 → 0.004 — let it settle`."""
+    return " — ".join(filter(None, (describe_action(entry), str(entry.why))))
+
+
+def describe_action(entry: Described) -> str:
+    """What was done, without the reason."""
     changes = ", ".join(
-        f"{_words(name)} {number(old)} → {number(new)}" if old is not None else f"{_words(name)} {number(new)}"
+        f"{label(name)} {number(old)} → {number(new)}" if old is not None else f"{label(name)} {number(new)}"
         for name, (old, new) in entry.changes.items()
     )
     if entry.over > 1:
         changes += f" in {entry.over:,} steps"
-    between = ": " if entry.action == "fit" else " "
-    what = changes
-    if entry.action != "set":
-        what = between.join(filter(None, (_DEEDS.get(entry.action, entry.action), changes)))
-    return " — ".join(filter(None, (what, str(entry.why))))
+    if entry.action == "set":
+        return changes
+    return (": " if entry.action == "fit" else " ").join(
+        filter(None, (_ACTIONS.get(entry.action, entry.action), changes))
+    )
 
 
-def _words(name: str) -> str:
+def label(name: str) -> str:
+    """A hyperparameter's name in words: `dropout.rate` -> `dropout rate`."""
     return name.replace("_", " ").replace(".", " ")
 
 
@@ -90,18 +142,3 @@ def number(value: Any) -> str:
         return str(value)
     value = float(value)
     return f"{value:.4g}" if value < 0.9 or value > 1 else f"{value:.7g}"
-
-
-_DEEDS = {
-    "fit": "training begins",
-    "pause": "paused",
-    "resume": "resumed",
-    "save": "checkpoint saved",
-    "edit": "edited",
-    "rewind": "rewound",
-    "refuse": "refused",
-    "nan": "loss is not finite",
-    "finish": "finished",
-    "stop": "stopped",
-    "fail": "failed",
-}

@@ -11,9 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from babysit.core.words import CHANGES, describe_action, is_turn
 from babysit.engine.catalog import optimizers_in
 from babysit.session.history import History
-from babysit.session.journal import CHANGES, Entry, Journal, about, deed, is_turn, together, utc
+from babysit.session.journal import Entry, Journal, about, together, utc
 
 # The logbook compares the loss over so many steps before and after a change, at most up to another by hand.
 AROUND = 200
@@ -148,7 +149,14 @@ def _rows(history: History, journal: Journal) -> Iterable[tuple[str, ...]]:
         if entry.branch not in known and entry.branch in history.branches:
             known[entry.branch] = _losses(history.along(entry.branch)), _turns(history, journal, entry.branch)
         around = _around(*known.get(entry.branch, (np.empty(0), [])), entry) if _changed(entry) else ("", "")
-        yield f"{entry.step:,}", entry.branch, f"{deed(entry)} ({utc(entry.time)})", entry.why, entry.author, *around
+        yield (
+            f"{entry.step:,}",
+            entry.branch,
+            f"{describe_action(entry)} ({utc(entry.time)})",
+            entry.why,
+            entry.author,
+            *around,
+        )
 
 
 def _reasons(entries: Sequence[Entry]) -> list[str]:
@@ -157,7 +165,7 @@ def _reasons(entries: Sequence[Entry]) -> list[str]:
     begins: list[tuple[str, int]] = []  # of a note about what was done, and which it was
     for i, entry in enumerate(entries):
         if entry.action in CHANGES:
-            begins.append((about(deed(entry), entry.step), i))
+            begins.append((about(describe_action(entry), entry.step), i))
         elif entry.action == "note" and entry.why.startswith("on "):
             found = next(((begin, k) for begin, k in reversed(begins) if entry.why.startswith(begin)), None)
             if found:

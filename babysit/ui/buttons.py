@@ -1,15 +1,15 @@
-"""The transport: buttons that let a run go, rest, and go back."""
+"""The buttons of a run: pause, step, stop, save, undo, rewind."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 
-from babysit.ui.widgets import Send, button, classed, free_all, row, unlabelled, write
+from babysit.core.words import label
+from babysit.ui.widgets import Send, button, classed, reset_subshell_routing, row, unlabelled, write
 
-# Whose changes a button takes back.
-_HANDS = ("dashboard", "script")
+_USER = ("dashboard", "script")  # whose changes can be undone
 _KEPT = 50
 
 
@@ -18,21 +18,21 @@ class _Change(NamedTuple):
     changes: dict[str, Any]
 
 
-class Transport:
-    """The buttons of a run, each of which only hands a command over.
+class RunButtons:
+    """The buttons of a run, each of which sends a command.
 
     Args:
-        send: Hands a command over.
-        state: How the run stands as a button is pressed: `running`, `paused` …
+        send: Sends a command.
+        state: Returns the state of the run: `running`, `paused` …
     """
 
-    def __init__(self, send: Send, state: Any) -> None:
+    def __init__(self, send: Send, state: Callable[[], str]) -> None:
         self._send, self._state = send, state
-        self._changes: list[_Change] = []  # that can be taken back, on the present branch
-        self._taking_back: dict[str | None, _Change] = {}  # by command
+        self._changes: list[_Change] = []  # can be undone, on the present branch
+        self._undone: dict[str | None, _Change] = {}  # by the command that was sent
         self._undoing = threading.Lock()  # the answer may come before `send` has returned
         self._checkpoints: dict[str, dict[str, Any]] = {}
-        self._offered: str | None = None  # in the menu, not chosen by a hand
+        self._offered: str | None = None  # selected in the menu by the program, not by the user
         self._build()
 
     def _build(self) -> None:
@@ -55,10 +55,10 @@ class Transport:
         first.append(_pair(self._more, self._epochs))
         then = [self._save, self._undo, self._over]
         groups = row(*first), row(*then, _pair(self._back, unlabelled(self._menu)))
-        self.widget = row(*groups, name="babysit-transport")
-        free_all(self.widget)
+        self.widget = row(*groups, name="babysit-run-buttons")
+        reset_subshell_routing(self.widget)
 
-    # ---------------------------------- called by the page, on any thread: only hand over
+    # ---------------------------------- called by the page, on any thread: only send
 
     def _on_toggle(self) -> None:
         self._send("pause" if self._state() == "running" else "resume")
@@ -72,37 +72,37 @@ class Transport:
             if self._changes:
                 last = self._changes.pop()
                 back = {name: old for name, (old, _) in last.changes.items()}
-                why = f"takes back the change at step {last.step:,}"
-                self._taking_back[self._send("set", changes=back, why=why)] = last
+                why = f"undoes the change at step {last.step:,}"
+                self._undone[self._send("set", changes=back, why=why)] = last
 
     # ------------------------------------------------------- called by the pump alone
 
-    def take(self, table: str, row: Mapping[str, Any]) -> None:
-        """Takes in a row of the record."""
+    def add(self, table: str, row: Mapping[str, Any]) -> None:
+        """Reads a row of the log: a checkpoint, or a change that can be undone."""
         if table == "checkpoints":
             self._checkpoints[row["folder"]] = dict(row)
         elif table == "entries":
-            self._take_entry(row)
+            self._add_entry(row)
 
-    def _take_entry(self, row: Mapping[str, Any]) -> None:
+    def _add_entry(self, row: Mapping[str, Any]) -> None:
         with self._undoing:
-            taken_back = self._taking_back.pop(row["command"], None)
-            if taken_back is not None and row["action"] == "refuse":
-                self._changes.append(taken_back)
-            elif taken_back is None and row["action"] == "set" and row["author"] in _HANDS and row["changes"]:
+            undone = self._undone.pop(row["command"], None)
+            if undone is not None and row["action"] == "refuse":
+                self._changes.append(undone)
+            elif undone is None and row["action"] == "set" and row["author"] in _USER and row["changes"]:
                 self._changes = [*self._changes, _Change(row["step"], dict(row["changes"]))][-_KEPT:]
-            elif row["action"] in ("rewind", "fit"):  # which bring values of their own
+            elif row["action"] in ("rewind", "fit"):  # they set other values
                 self._changes = []
 
     def refresh(self, status: Mapping[str, Any]) -> None:
-        """Lets those buttons be pressed that mean something now."""
+        """Enables the buttons that mean something now."""
         state, alive = status["state"], status["state"] in ("running", "paused")
         write(self._toggle, description="Pause" if state == "running" else "Resume", disabled=not alive)
         for control in (self._step, self._steps, self._epoch, self._stop):
             write(control, disabled=not alive)
         for control in (self._more, self._save):
             write(control, disabled=state == "idle")
-        with self._undoing:  # a hand may take it back meanwhile
+        with self._undoing:  # the user may undo it meanwhile
             last = self._changes[-1] if self._changes else None
         write(self._undo, disabled=last is None, tooltip=_undo_words(last))
         write(self._over, disabled=state == "idle" or status["step"] == 0)
@@ -111,17 +111,17 @@ class Transport:
     def _refresh_menu(self, there: set[str]) -> None:
         self._checkpoints = {folder: row for folder, row in self._checkpoints.items() if folder in there}
         newest = sorted(self._checkpoints.values(), key=lambda row: int(row["folder"]), reverse=True)[:_KEPT]
-        options = tuple((_words(row), row["folder"]) for row in newest) or (("no checkpoint yet", None),)
+        options = tuple((_checkpoint_words(row), row["folder"]) for row in newest) or (("no checkpoint yet", None),)
         write(self._back, disabled=not newest)
         if options != self._menu.options:
-            # A hand's choice stays, and so does what a hand has saved; else the newest makes room for a newer one.
+            # The user's choice stays; else the newest one that the user saved is selected, or the newest.
             saved = next((row["folder"] for row in newest if row.get("anchor") == "hand"), options[0][1])
             keeps = self._menu.value != self._offered and self._menu.value in [folder for _, folder in options]
             self._offered = self._offered if keeps else saved
             write(self._menu, options=options, value=self._menu.value if keeps else saved)
 
 
-def _words(row: Mapping[str, Any]) -> str:
+def _checkpoint_words(row: Mapping[str, Any]) -> str:
     step = f"step {row['step']:,}"
     if not row["name"]:
         return f"automatic · {step}"
@@ -131,8 +131,7 @@ def _words(row: Mapping[str, Any]) -> str:
 def _undo_words(last: _Change | None) -> str:
     if last is None:
         return "nothing has been changed on this branch"
-    named = ", ".join(name.replace("_", " ") for name in last.changes)
-    return f"{named}, changed at step {last.step:,}"
+    return f"{', '.join(map(label, last.changes))}, changed at step {last.step:,}"
 
 
 def _count(value: int, description: str) -> Any:
@@ -142,5 +141,5 @@ def _count(value: int, description: str) -> Any:
 
 
 def _pair(control: Any, argument: Any) -> Any:
-    """A button, and what it is told, as one."""
+    """A button and its argument as one."""
     return classed(widgets.HBox([control, argument]), "babysit-pair")

@@ -1,48 +1,63 @@
-"""The bar above the chart: what to show of a run, in one line of words, and a drawer with what is chosen seldom."""
+"""The toolbar of the chart: what to show, in one line, and a drawer with what is chosen seldom."""
 
 import html
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
 
+from babysit.core.words import label
+from babysit.ui.figure import ChartFigure
 from babysit.ui.ticks import clock
 from babysit.ui.view import View
-from babysit.ui.widgets import Send, Writing, button, classed, free_all, label, row, unlabelled, write
+from babysit.ui.widgets import (
+    Send,
+    WriteGuard,
+    caption,
+    classed,
+    export_button,
+    reset_subshell_routing,
+    row,
+    unlabelled,
+    write,
+)
 
 SMOOTHINGS = (0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
 _CHOSEN, _HELD = "chosen", "held"
 _RANGES = (("all", 0), *((f"last {n:,}", n) for n in (200, 1000, 10_000)), ("hold", _HELD), ("from … to", _CHOSEN))
-_SHOWN = {"band": "lowest to highest", "gap": "gap to validation", "ghosts": "abandoned branches", "marks": "changes"}
+_SHOWN = {
+    "band": "lowest to highest",
+    "gap": "gap to validation",
+    "ghosts": "abandoned branches",
+    "annotations": "changes",
+}
 
 
-class Bar:
-    """What the one who looks has chosen; `view` makes it what a chart shows.
+class ChartToolbar:
+    """What the user has chosen to see; `view` makes it a `View`.
 
     Args:
-        send: Hands a command over.
+        send: Sends a command.
         wake: Wakes the pump, to draw what has been chosen.
     """
 
     def __init__(self, send: Send, wake: Callable[[], None]) -> None:
         self._send, self._wake = send, wake
-        self._view, self._said = View(), ""
-        self._wanted: list[str] = []  # pictures to be written
+        self._view, self._problem_of_range = View(), ""
+        self._exports: list[str] = []  # the kinds of pictures to write
         self._build()
-        for control in (self._smoothing, self._log, self._x, self._range, self._other, *self._ends):
-            control.observe(self._on_choice, "value")
-        for control in self._shown.values():
-            control.observe(self._on_choice, "value")
-        free_all(self.widget)
+        controls = (self._smoothing, self._log, self._x, self._range, self._other, *self._ends, *self._shown.values())
+        for control in controls:
+            control.observe(lambda _: wake(), "value")
+        reset_subshell_routing(self.widget)
 
     def _build(self) -> None:
         usual = self._view
-        self._smoothing = widgets.SelectionSlider(
-            options=[(f"{value:g}", value) for value in SMOOTHINGS], value=usual.smoothing, description="smoothing"
-        )
+        smoothings = [(f"{value:g}", value) for value in SMOOTHINGS]
+        self._smoothing = widgets.SelectionSlider(options=smoothings, value=usual.smoothing, description="smoothing")
         self._log = widgets.Dropdown(options=[("log", True), ("linear", False)], value=usual.log, description="y")
         self._x = widgets.Dropdown(options=["step", "epoch", "time"], value=usual.x, description="x")
         self._range = widgets.Dropdown(options=_RANGES, description="which steps")
@@ -50,150 +65,134 @@ class Bar:
         self._ends = [widgets.Text(description=words, continuous_update=False) for words in ("from", "to")]
         for end in self._ends:
             classed(end, "babysit-end").layout.display = "none"
-        self._more = classed(widgets.ToggleButton(description="more"), "babysit-more", "babysit-word")
-        self._shown = {name: _check(words, getattr(usual, name)) for name, words in _SHOWN.items()}
-        self._names = {kind: _Names(kind, self._wake) for kind in ("metrics", "hyperparameters")}
+        more = classed(widgets.ToggleButton(description="more"), "babysit-more", "babysit-word")
+        self._shown = {name: _checkbox(words, getattr(usual, name)) for name, words in _SHOWN.items()}
+        self._names = {kind: _NameChoice(kind, self._wake) for kind in ("metrics", "hyperparameters")}
         self._other = widgets.Text(
-            placeholder="folder of another run", description="laid over", continuous_update=False
+            placeholder="folder of another run", description="compare with", continuous_update=False
         )
-        self._problem = classed(widgets.HTML(), "babysit-told")
+        self._problem = caption()
+        exports = [export_button(kind.upper(), partial(self._on_export, kind), "the chart") for kind in ("png", "svg")]
+        exports.append(export_button("CSV", lambda: self._send("export", kind="history"), "the measurements"))
+        files = classed(widgets.HBox([classed(export, "babysit-word") for export in exports]), "babysit-exports")
         names = [names.widget for names in self._names.values()]
         drawer = [_line("show", self._shown.values()), *names, row(self._other, name="babysit-choice")]
-        first = [self._smoothing, self._log, self._x, unlabelled(self._range), *self._ends, *self._exports()]
-        line = classed(widgets.HBox([*first, self._more]), "babysit-bar")
-        self.widget = classed(
-            widgets.VBox([line, classed(widgets.VBox(drawer), "babysit-drawn"), self._problem]), "babysit-chooser"
-        )
+        line = [self._smoothing, self._log, self._x, unlabelled(self._range), *self._ends, files, more]
+        parts = [classed(widgets.HBox(line), "babysit-bar"), classed(widgets.VBox(drawer), "babysit-drawn")]
+        self.widget = classed(widgets.VBox([*parts, self._problem]), "babysit-chooser")
 
-    def _exports(self) -> list[Any]:
-        made = [button(kind.upper(), partial(self._on_picture, kind)) for kind in ("png", "svg")]
-        made.append(button("CSV", lambda: self._send("export", kind="history")))
-        for export, words in zip(made, ("the chart", "the chart", "what was measured"), strict=True):
-            export.disabled, export.tooltip = False, f"write {words} into the run's folder"
-        return [classed(widgets.HBox([classed(export, "babysit-word") for export in made]), "babysit-exports")]
-
-    # ---------------------------------- called by the page, on any thread: only hand over
-
-    def _on_choice(self, change: Mapping[str, Any]) -> None:
-        self._wake()
-
-    def _on_picture(self, kind: str) -> None:
-        self._wanted.append(kind)
+    def _on_export(self, kind: str) -> None:
+        self._exports.append(kind)
         self._wake()
 
     # ------------------------------------------------------- called by the pump alone
 
-    def pictures(self) -> list[str]:
-        """The kinds of pictures that are to be written, once."""
-        wanted, self._wanted = self._wanted, []
-        return wanted
+    def exports(self) -> list[str]:
+        """The kinds of pictures to write, once."""
+        exports, self._exports = self._exports, []
+        return exports
 
-    def view(self, limits: tuple[float, float] | None, mark: int | None) -> View:
+    def view(self, limits: tuple[float, float] | None, entry: int | None) -> View:
         """What to show now.
 
         Args:
-            limits: Of the axis of the picture drawn last, to begin a choice with.
-            mark: The mark to point out.
+            limits: Limits of x in the last picture, to begin a choice with.
+            entry: The entry whose annotation is highlighted.
         """
-        wanted, problem = self._range.value, ""
-        chosen, held = wanted == _CHOSEN, wanted == _HELD
+        wanted, held = self._range.value, self._range.value == _HELD
         for end in self._ends:
-            write(end.layout, display=None if chosen else "none")
-        self._begin_choice(limits if chosen else None)
-        found = None
-        if chosen and all(end.value.strip() for end in self._ends):
-            found, problem = self._chosen()
-        shown: dict[str, Any] = {name: check.value for name, check in self._shown.items()}
-        shown |= {kind: names.chosen for kind, names in self._names.items()}
+            write(end.layout, display=None if wanted == _CHOSEN else "none")
+        self._fill_ends(limits if wanted == _CHOSEN else None)
+        chosen, self._problem_of_range = None, ""
+        if wanted == _CHOSEN and all(end.value.strip() for end in self._ends):
+            chosen = self._chosen_range()
+        if held and self._view.x == self._x.value:
+            chosen = self._view.chosen
+        shown: dict[str, Any] = {name: box.value for name, box in self._shown.items()}
         self._view = View(
             smoothing=self._smoothing.value,
             log=self._log.value,
             x=self._x.value,
-            last=self._view.last if held else None if chosen else wanted or None,
-            chosen=self._view.chosen if held and self._view.x == self._x.value else found,
+            last=self._view.last if held else None if wanted == _CHOSEN else wanted or None,
+            chosen=chosen,
             follow=not held,
             **shown,
-            mark=mark,
+            metrics=self._names["metrics"].chosen,
+            hyperparameters=self._names["hyperparameters"].chosen,
+            entry=entry,
             other=os.path.expanduser(self._other.value.strip()) or None,
         )
-        self._said = problem
         return self._view
 
-    def _begin_choice(self, limits: tuple[float, float] | None) -> None:
-        """Fills in the ends of what is to be seen; another unit empties them first."""
+    def _fill_ends(self, limits: tuple[float, float] | None) -> None:
+        """Fills in the empty ends of the chosen range; another unit empties them first."""
         if self._unit != self._x.value:
             self._unit, limits = self._x.value, None
         elif limits is None or any(end.value for end in self._ends):
             return
         for i, end in enumerate(self._ends):
-            write(end, value="" if limits is None else _told(limits[i], self._unit))
+            write(end, value="" if limits is None else _end_words(limits[i], self._unit))
 
-    def _chosen(self) -> tuple[tuple[float, float] | None, str]:
-        """Both ends, or what is wrong with them."""
+    def _chosen_range(self) -> tuple[float, float] | None:
+        """Both ends, or the range before if they make none."""
         words = [end.value for end in self._ends]
         try:
-            low, high = (_number(word) for word in words)
+            low, high = map(_parsed, words)
         except ValueError:
-            low = high = 0.0
+            low = high = math.nan
         if -math.inf < low < high < math.inf:
-            return (low, high), ""
-        return self._view.chosen, f"The two ends must be growing numbers. Received: {words[0]} and {words[1]}."
+            return low, high
+        self._problem_of_range = f"The two ends must be growing numbers. Received: {words[0]} and {words[1]}."
+        return self._view.chosen
 
-    def refresh(self, columns: Mapping[str, Sequence[str]], shown: Sequence[str], problem: str) -> None:
-        """Offers the names there are, and says what could not be shown.
-
-        Args:
-            columns: Names by kind, as `Curves.columns` has them.
-            shown: Those in the picture.
-            problem: Why another run is not laid over; empty if it is.
-        """
-        for kind, names in self._names.items():
-            names.refresh(columns[kind], shown)
-        words = html.escape(problem or self._said)
+    def refresh(self, figure: ChartFigure) -> None:
+        """Offers the names there are in a chart, and says what could not be shown."""
+        self._names["metrics"].refresh(figure.series.metrics, figure.shown)
+        self._names["hyperparameters"].refresh(figure.series.hyperparameters, figure.shown)
+        words = html.escape(figure.problem or self._problem_of_range)
         write(self._problem, value=words)
         write(self._problem.layout, display=None if words else "none")
 
 
-class _Names:
-    """Boxes to tick names in; as many as find room are, until one is touched."""
+class _NameChoice:
+    """Checkboxes for names; as many as have room are ticked, until the user ticks one."""
 
     def __init__(self, words: str, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._boxes: dict[str, Any] = {}
         self._touched = False
-        self._writing = Writing()
+        self._guard = WriteGuard()
         self.widget = _line(words, ())
-        self._head = self.widget.children
 
-    def _on_choice(self, change: Mapping[str, Any]) -> None:
-        if not self._writing.here:
+    def _on_choice(self, _: Any) -> None:
+        if not self._guard.active:
             self._touched = True
             self._wake()
 
     @property
     def chosen(self) -> tuple[str, ...] | None:
-        """The names that are ticked; None for as many as find room."""
+        """The names that are ticked; None for as many as have room."""
         return tuple(name for name, box in self._boxes.items() if box.value) if self._touched else None
 
-    def refresh(self, names: Iterable[str], shown: Sequence[str]) -> None:
+    def refresh(self, names: list[str], shown: Sequence[str]) -> None:
         """Offers these names, and ticks those that are shown."""
-        if (names := list(names)) != list(self._boxes):
+        if names != list(self._boxes):
             self._boxes = {name: self._boxes.get(name) or self._box(name) for name in names}
-            self.widget.children = (*self._head, *self._boxes.values())
+            self.widget.children = (self.widget.children[0], *self._boxes.values())
         write(self.widget.layout, display=None if names else "none")
         if not self._touched:
-            with self._writing.begun():
+            with self._guard.writing():
                 for name, box in self._boxes.items():
                     write(box, value=name in shown)
 
     def _box(self, name: str) -> Any:
-        box = _check(label(name), False)
+        box = _checkbox(label(name), False)
         box.observe(self._on_choice, "value")
-        free_all(box)
+        reset_subshell_routing(box)
         return box
 
 
-def _check(words: str, value: bool) -> Any:
+def _checkbox(words: str, value: bool) -> Any:
     return widgets.Checkbox(value=value, description=words, indent=False)
 
 
@@ -201,13 +200,13 @@ def _line(words: str, controls: Iterable[Any]) -> Any:
     return row(classed(widgets.Label(words), "babysit-kind"), *controls, name="babysit-choice")
 
 
-def _told(value: float, unit: str) -> str:
+def _end_words(value: float, unit: str) -> str:
     if unit == "time":
         return clock(value)
     return f"{value:,.0f}" if unit == "step" else f"{value:.4g}"
 
 
-def _number(words: str) -> float:
+def _parsed(words: str) -> float:
     """A number as a person writes it: `1,200`, `2.5`, or `1:30` for 90 seconds."""
     number = 0.0
     for part in words.replace(",", "").strip().split(":"):

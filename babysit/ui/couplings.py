@@ -1,73 +1,46 @@
-"""Couplings: switches for what follows what, as `Panda.set` knows them."""
+"""Couplings: whether the learning rate follows the batch size."""
 
-import html
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 import ipywidgets as widgets
 
-from babysit.ui.widgets import Send, Writing, classed, free_all, write
+from babysit.ui.widgets import PendingCommand, Send, WriteGuard, classed, reset_subshell_routing, write
 
 _SCALING = (("does not follow", "off"), ("in proportion", "linear"), ("by its square root", "square root"))
 
 
 class Couplings:
-    """Whether the learning rate follows the batch size, and the velocities the learning rate.
+    """A drawer with the rule by which the learning rate follows the batch size.
 
     Args:
-        send: Hands a command over.
+        send: Sends a command.
     """
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._asked: dict[str, tuple[str, Any]] = {}  # setting -> command and value, until it is answered
-        self._asking = threading.Lock()
-        self._refusal = ""
-        self._writing = Writing()
-        scaling = widgets.Dropdown(options=_SCALING, value="off", description="when the batch size changes, it")
-        correction = widgets.Checkbox(description="rescale velocities when the learning rate jumps", indent=False)
-        self._controls = {"scaling": scaling, "momentum_correction": correction}
-        for name, control in self._controls.items():
-            control.observe(lambda change, name=name: self._turned(name, change["new"]), "value")
-        self._note = classed(widgets.HTML(), "babysit-note")
-        box = widgets.VBox([*self._controls.values(), self._note])
-        self.widget = classed(
-            widgets.Accordion([box], titles=["couplings"], selected_index=None), "babysit-drawer", "babysit-couplings"
+        self.pending = PendingCommand()
+        self._guard = WriteGuard()
+        self._scaling = widgets.Dropdown(
+            options=_SCALING, value="off", description="when the batch size changes, the learning rate"
         )
-        free_all(self.widget)
+        self._scaling.observe(self._on_choice, "value")
+        self._note = classed(widgets.HTML(), "babysit-note")
+        drawer = widgets.Accordion([widgets.VBox([self._scaling, self._note])], selected_index=None)
+        self.widget = classed(drawer, "babysit-drawer", "babysit-couplings")
+        reset_subshell_routing(self.widget)
 
-    def _turned(self, name: str, value: Any) -> None:
-        if not self._writing.here:
-            with self._asking:
-                self._refusal = ""
-                self._asked[name] = self._send("set", changes={name: value}, why=""), value
-
-    # ------------------------------------------------------- called by the pump alone
-
-    def answered(self, command: str | None, refusal: str | None) -> None:
-        """Takes note of what came of a command."""
-        with self._asking:
-            for name, (asked, _) in list(self._asked.items()):
-                if asked == command:
-                    del self._asked[name]
-                    self._refusal = refusal or ""
+    def _on_choice(self, change: Mapping[str, Any]) -> None:
+        if not self._guard.active:
+            value = change["new"]
+            self.pending.send(lambda: self._send("set", changes={"scaling": value}, why=""), value)
 
     def refresh(self, settings: Mapping[str, Any]) -> None:
-        """Shows what is in effect, once nothing else is asked for."""
-        with self._asking, self._writing.begun():
-            for name, value in settings.items():
-                if name in self._controls and name not in self._asked:
-                    write(self._controls[name], value=value)
-        write(self.widget, titles=(_title(settings),))
-        refused = f'<span class="babysit-refusal" role="alert">{html.escape(self._refusal)}</span>'
-        write(self._note, value=refused if self._refusal else "")
-
-
-def _title(settings: Mapping[str, Any]) -> str:
-    scaling, on = settings.get("scaling", "off"), []
-    if scaling != "off":
-        on.append(f"learning rate follows batch size, {scaling}")
-    if settings.get("momentum_correction"):
-        on.append("velocities rescaled")
-    return f"couplings: {'; '.join(on) or 'off'}"
+        """Shows the rule in effect, unless another one is pending; called by the pump alone."""
+        scaling = settings.get("scaling", "off")
+        with self.pending.lock, self._guard.writing():
+            if self.pending.value is None:
+                write(self._scaling, value=scaling)
+        rule = "off" if scaling == "off" else f"learning rate follows batch size, {scaling}"
+        write(self.widget, titles=(f"couplings: {rule}",))
+        write(self._note, value=self.pending.refusal)

@@ -1,153 +1,96 @@
-"""The losses of several runs in one chart, to be compared step by step.
-
-It is fed the rows of their records, each with the number of its run, and asked for a
-picture; it knows no widget. What it keeps of each run is bounded, as in `ui.course`.
-"""
+"""The losses of several runs in one chart, to be compared step by step."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from babysit.ui import theme
-from babysit.ui.frame import settle_type
-from babysit.ui.image import png
-from babysit.ui.labels import Labels
-from babysit.ui.panel import DOTS, LABEL_PX, Curve, Panel, spread
-from babysit.ui.run_series import Course
+from babysit.ui.frame import Frame
+from babysit.ui.panel import DOTS, LABEL_PX, ChartPanel, Curve, spread
+from babysit.ui.run_series import RunSeries
 from babysit.ui.series import MEAN, SMOOTHED, STEP, reduced
-from babysit.ui.ticks import count, figure, linear_ticks, round_up
+from babysit.ui.ticks import round_up, three_digits
 
-# Told apart in print too: Okabe & Ito 2008, dark enough for a thin line on white.
+# Distinct in print too: Okabe & Ito 2008, dark enough for a thin line on white.
 COLOURS = ("#0072b2", "#c25100", "#007f5f", "#a3437b", "#424242", "#8a6d00")
 SMOOTHING = 0.97
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _RATIO = 740, 460, 66, 74, 1.6
-_TOP, _BETWEEN, _BOTTOM = 22, 26, 40
 _DOTTED = (0, (1, 1.5))
 
 
 class Overlay:
     """A chart of several runs: the loss above, the first metric that all have below.
 
-    Solid lines are smoothed training losses, dotted ones what is measured on validation data.
+    Solid lines are smoothed training losses, dotted ones are measured on validation data.
 
     Args:
-        runs: How many.
+        runs: The number of runs.
     """
 
     def __init__(self, runs: int) -> None:
-        self._courses = [Course(SMOOTHING) for _ in range(runs)]
+        self._runs = [RunSeries(SMOOTHING) for _ in range(runs)]
         self._lines: list[Any] = []
-        self._start(())
+        self._frame = Frame((740, 460, 1.6, (), ()))
 
     def add(self, tables: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
-        """Takes in new rows of the records; `run` in each says of which."""
-        for i, course in enumerate(self._courses):
-            course.add({table: [row for row in rows if row["run"] == i] for table, rows in tables.items()})
+        """Adds new rows of the logs; `run` in each is the number of its run."""
+        for i, series in enumerate(self._runs):
+            series.add({table: [row for row in rows if row["run"] == i] for table, rows in tables.items()})
 
     def png(self) -> bytes:
         """The chart as it is now, 740 by 460 pixels."""
-        metrics = self._metrics()
-        if metrics != self._shown:
-            self._start(metrics)
+        metrics = tuple(name for name in self._runs[0].metrics if all(name in one.metrics for one in self._runs))[:1]
+        if metrics != self._frame.key[3]:
+            self._frame, self._lines = Frame((740, 460, 1.6, metrics, ())), []
         for line in self._lines:
             line.remove()
         self._lines = []
-        self._labels.clear()
-        end = max(max(course.steps() for course in self._courses), 10)
-        self._set_x(round_up(end))
-        for panel in self._panels:
+        self._frame.clear()
+        self._right = round_up(max(max(series.steps() for series in self._runs), 10))
+        self._frame.set_x("step", (0, self._right))
+        for panel in self._frame.panels:
             self._draw(panel)
         self._draw_changes()
-        settle_type(self._figure)
-        self._canvas.draw()
-        return png(np.asarray(self._canvas.buffer_rgba()))
+        self._frame.write_headline("training solid, validation dotted", theme.FAINT)
+        self._frame.keep_background()
+        return self._frame.encoded()
 
     def _draw_changes(self) -> None:
-        """Says what was changed where the first run took it on, and shows on the other losses where they did."""
-        changes = [[mark for mark in one.present_marks() if mark.action == "set"] for one in self._courses]
-        self._labels.draw(changes[0], [mark.step for mark in changes[0]])
-        style: dict[str, Any] = {"color": theme.HAND, "marker": "v", "markersize": 5, "linestyle": ""}
-        for course, marks in zip(self._courses[1:], changes[1:], strict=True):
-            columns = course.along("measured", "loss")
-            if marks and columns.shape[1]:
-                steps = [mark.step for mark in marks]
-                self._lines += self._panels[0].axes.plot(
-                    steps, np.interp(steps, columns[STEP], columns[SMOOTHED]), **style
-                )
+        """Annotates the changes of the first run, and marks those of the others on their losses."""
+        changes = [[entry for entry in one.lineage_entries() if entry.action == "set"] for one in self._runs]
+        self._frame.annotations.draw(changes[0], [entry.step for entry in changes[0]])
+        style: dict[str, Any] = {"color": theme.USER, "marker": "v", "markersize": 5, "linestyle": ""}
+        for series, entries in zip(self._runs[1:], changes[1:], strict=True):
+            columns = series.along("measured", "loss")
+            if entries and columns.shape[1]:
+                steps = [entry.step for entry in entries]
+                losses = np.interp(steps, columns[STEP], columns[SMOOTHED])
+                self._lines += self._frame.panels[0].axes.plot(steps, losses, **style)
 
-    def _metrics(self) -> tuple[str, ...]:
-        shared = [name for name in self._courses[0].metrics if all(name in one.metrics for one in self._courses)]
-        return tuple(shared[:1])
-
-    def _start(self, metrics: tuple[str, ...]) -> None:
-        """Makes a figure with a panel for the loss and one for each metric."""
-        self._shown = metrics
-        names = ("loss", *metrics)
-        room = _HEIGHT - _TOP - _BOTTOM - _BETWEEN * len(metrics)
-        weights = [2.0, *(1.0 for _ in metrics)]
-        self._plot = _WIDTH - _LEFT - _RIGHT
-        self._panels, top = [], float(_TOP)
-        self._figure = Figure(figsize=(_WIDTH / 100, _HEIGHT / 100), dpi=100 * _RATIO, facecolor=theme.PAPER)
-        self._canvas: Any = FigureCanvasAgg(self._figure)
-        for name, weight in zip(names, weights, strict=True):
-            height = room * weight / sum(weights)
-            box = (_LEFT / _WIDTH, 1 - (top + height) / _HEIGHT, self._plot / _WIDTH, height / _HEIGHT)
-            kind = "loss" if name == "loss" else "metric"
-            self._panels.append(Panel(self._figure, box, name, kind, height))
-            top += height + _BETWEEN
-        words: dict[str, Any] = {"color": theme.FAINT, "fontsize": 8, "textcoords": "offset points"}
-        where: dict[str, Any] = {"xycoords": "axes fraction", "xytext": (0, 5), "ha": "right"}
-        self._panels[0].axes.annotate("training solid, validation dotted", (1, 1), **where, **words)
-        last = self._panels[-1].axes
-        last.tick_params(labelbottom=True)
-        last.set_xlabel("step", color=theme.FAINT, fontsize=9, labelpad=3)
-        self._labels = Labels(self._figure, self._panels, (_LEFT, self._plot))
-
-    def _set_x(self, right: float) -> None:
-        self._right = right
-        ticks = linear_ticks(0, right, int(self._plot / 70), whole=True)
-        for panel in self._panels:
-            panel.axes.set_xlim(0, right)
-            panel.axes.set_xticks(ticks, [count(tick) for tick in ticks])
-
-    def _draw(self, panel: Panel) -> None:
-        """Draws the curves of all runs, and writes where they end."""
-        curves = [self._curves(course, panel.name) for course in self._courses]
-        found = [curve for pair in curves for curve in pair if len(curve.x)]
-        panel.set_limits(*panel.wanted(found, panel.kind == "loss"))
-        ends: dict[str, float] = {}
+    def _draw(self, panel: ChartPanel) -> None:
+        """Draws the curves of all runs, and writes their last values."""
+        curves = [self._curves(series, panel.name) for series in self._runs]
+        panel.set_limits(*panel.wanted([c for pair in curves for c in pair if len(c.x)], panel.kind == "loss"))
+        last: dict[str, float] = {}
         for (train, valid), colour in zip(curves, COLOURS * len(curves), strict=False):
             dots = {"marker": "o", "markersize": 3} if len(valid.x) <= DOTS else {}
             self._lines += panel.axes.plot(train.x, train.y, color=colour, linewidth=1.8)
             self._lines += panel.axes.plot(valid.x, valid.y, color=colour, linewidth=1.2, linestyle=_DOTTED, **dots)
             shown = train if len(train.x) else valid
-            known = shown.y[np.isfinite(shown.y)]
-            if len(known):
-                ends[colour] = float(known[-1])
-        self._write(panel, ends)
+            if len(known := shown.y[np.isfinite(shown.y)]):
+                last[colour] = float(known[-1])
+        style: dict[str, Any] = {"va": "center", "fontsize": 9, "weight": "bold", "transform": panel.axes.transAxes}
+        heights = {colour: panel.height_of(value) for colour, value in last.items()}
+        for colour, height in spread(heights, LABEL_PX / panel.height_px).items():
+            self._lines.append(panel.axes.text(1.012, height, three_digits(last[colour]), color=colour, **style))
 
-    def _curves(self, course: Course, name: str) -> tuple[Curve, Curve]:
-        """What was measured in training, of the loss alone each step, and on validation data."""
-        columns = [
-            course.along("measured" if name == "loss" else "epochs", name),
-            course.along("epochs", f"val_{name}"),
-        ]
-        if name != "loss" and columns[1].shape[1]:
-            columns[0] = columns[0][:, :0]  # one line a run is enough below
-        row = SMOOTHED if name == "loss" else MEAN
-        thin = [reduced(found[STEP], found, 0, self._right, self._plot) for found in columns]
-        return Curve("train", thin[0][0], thin[0][1][row]), Curve("valid", thin[1][0], thin[1][1][MEAN])
-
-    def _write(self, panel: Panel, ends: Mapping[str, float]) -> None:
-        """Writes the last values at the right edge, none upon another."""
-        scaled = panel.axes.transScale.transform([(0, value) for value in ends.values()] or np.empty((0, 2)))
-        places = {
-            colour: float(panel.axes.transLimits.transform(point)[1])
-            for colour, point in zip(ends, scaled, strict=True)
-        }
-        for colour, place in spread(places, LABEL_PX / panel.height_px).items():
-            style: dict[str, Any] = {"va": "center", "fontsize": 9, "weight": "bold", "transform": panel.axes.transAxes}
-            self._lines.append(panel.axes.text(1.012, place, figure(ends[colour]), color=colour, **style))
+    def _curves(self, series: RunSeries, name: str) -> tuple[Curve, Curve]:
+        """The smoothed training loss, or a metric of each epoch, and the same on validation data."""
+        train = series.along("measured" if name == "loss" else "epochs", name)
+        valid = series.along("epochs", f"val_{name}")
+        if name != "loss" and valid.shape[1]:
+            train = train[:, :0]  # one line per run is enough for a metric
+        (x, y), (x_valid, y_valid) = (
+            reduced(found[STEP], found, 0, self._right, self._frame.plot_px) for found in (train, valid)
+        )
+        return Curve("train", x, y[SMOOTHED if name == "loss" else MEAN]), Curve("valid", x_valid, y_valid[MEAN])

@@ -1,4 +1,4 @@
-"""What the page tells: whether anybody looks at a dashboard, how large the chart may be, and what was clicked."""
+"""What the page reports: whether anybody looks at a dashboard, how large the chart may be, and clicks."""
 
 import asyncio
 import html
@@ -10,115 +10,113 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from babysit.ui.widgets import classed, free_all, unlabelled
+from babysit.ui.widgets import classed, reset_subshell_routing, unlabelled
 
 _IN_THE_PAGE = html.escape(resources.files("babysit.ui").joinpath("page.js").read_text(), quote=True)
-# Times that the pump has come by, and the kernel had time to listen, without a word from a page that had spoken.
-SILENT = 32
-PAGE_S = 5.0  # so long a page, since it was heard last, decides how large the chart is
-USUAL = (740, 1.6)  # the chart's width and the fineness of the screen, until a page tells
+SILENT_TICKS = 32  # a page that reported before counts as gone after so many ticks without a report
+PAGE_S = 5.0  # a page decides how large the chart is until so long after its last report
+USUAL = (740, 1.6)  # the chart's width and the fineness of the screen until a page reports
 
 
-class Watch:
-    """Hears the page, whose script tells every three seconds that it is visible.
+class PageMonitor:
+    """Receives the reports of the page, whose script sends one every three seconds while it is visible.
 
-    A page that forbids scripts, or has told nothing yet, counts as looked at.
+    A page that forbids scripts, or has not reported yet, counts as visible.
 
     Args:
         wake: Wakes the pump.
 
     Attributes:
-        size: Width of the chart in pixels of the page, and image pixels a pixel.
-        told: Whether a page has told of itself.
+        size: Width of the chart in pixels of the page, and image pixels per pixel.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._loop = _running_loop()
         self._silence = 0
-        self._asked = False  # whether the kernel has not answered yet
-        self.size, self.told = USUAL, False
+        self._waits_for_kernel = False
+        self.size, self._has_reported = USUAL, False
         self._page: Any = None
         self._page_until = 0.0
-        self._choices: list[dict[str, Any]] = []
-        self._look, self._choice = _box("look", self._on_look), _box("choice", self._on_choice)
+        self._clicks: list[dict[str, Any]] = []
+        boxes = [_box("view", self._on_view), _box("click", self._on_click)]
         script = widgets.HTML(f'<img alt="" src="data:," onerror="{_IN_THE_PAGE}">')
-        self.widget = widgets.Box([self._look, self._choice, script], layout={"display": "none"})
-        free_all(self.widget)
+        self.widget = widgets.Box([*boxes, script], layout={"display": "none"})
+        reset_subshell_routing(self.widget)
 
-    # ---------------------------------- called by the page, on any thread: only hand over
+    # ---------------------------------- called by the page, on any thread
 
-    def _on_look(self, change: Mapping[str, Any]) -> None:
-        if not isinstance(told := _read(change["new"]), dict):
+    def _on_view(self, change: Mapping[str, Any]) -> None:
+        if not isinstance(report := _parsed(change["new"]), dict):
             return
-        was, returns = self.size, not self.looked_at
-        width, ratio, page = told.get("width"), told.get("ratio"), told.get("page")
-        if isinstance(width, int) and isinstance(ratio, int | float) and width >= 200 and self._may_tell(page):
+        was, returns = self.size, not self.is_visible
+        width, ratio, page = report.get("width"), report.get("ratio"), report.get("page")
+        if isinstance(width, int) and isinstance(ratio, int | float) and width >= 200 and self._decides_size(page):
             self.size = width, min(max(float(ratio), 1.0), 3.0)
-        self._silence, self.told = 0, True
+        self._silence, self._has_reported = 0, True
         if returns or was != self.size:
             self._wake()
 
-    def _may_tell(self, page: Any) -> bool:
-        """Whether a page may say how large the chart is: where several show it, one that goes on doing so."""
+    def _decides_size(self, page: Any) -> bool:
+        """Whether a page decides how large the chart is: of several, the one that keeps reporting."""
         now = time.monotonic()
         if page != self._page and now < self._page_until:
             return False
         self._page, self._page_until = page, now + PAGE_S
         return True
 
-    def _on_choice(self, change: Mapping[str, Any]) -> None:
-        if isinstance(choice := _read(change["new"]), dict):
-            self._choices.append(choice)
+    def _on_click(self, change: Mapping[str, Any]) -> None:
+        if isinstance(click := _parsed(change["new"]), dict):
+            self._clicks.append(click)
             self._wake()
 
     # ------------------------------------------------------- called by the pump alone
 
     @property
-    def looked_at(self) -> bool:
+    def is_visible(self) -> bool:
         """Whether somebody may be looking."""
-        return not self.told or self._silence < SILENT
+        return not self._has_reported or self._silence < SILENT_TICKS
 
     @property
-    def shown(self) -> bool:
-        """Whether a page may be showing it: none does where a kernel could hear none, as in a script."""
-        return self._loop is not None and self.looked_at
+    def is_shown(self) -> bool:
+        """Whether a page may show it: none does where the kernel has no event loop, as in a script."""
+        return self._loop is not None and self.is_visible
 
-    def come_by(self) -> None:
-        """Counts how long no page has been heard, while the kernel had time to listen."""
-        if self._loop is not None and not self._asked:
-            self._asked = True
+    def tick(self) -> None:
+        """Counts ticks without a report, during which the kernel was free to receive one."""
+        if self._loop is not None and not self._waits_for_kernel:
+            self._waits_for_kernel = True
             try:
-                self._loop.call_soon_threadsafe(self._answer)
-            except RuntimeError:  # it is closed: nobody is heard any more
+                self._loop.call_soon_threadsafe(self._kernel_is_free)
+            except RuntimeError:  # the loop is closed: no page is heard any more
                 self._loop = None
                 self._silence = 0
 
-    def _answer(self) -> None:
-        self._asked = False
+    def _kernel_is_free(self) -> None:
+        self._waits_for_kernel = False
         self._silence += 1
 
-    def choices(self) -> list[dict[str, Any]]:
-        """What was clicked since the last call: `mark`, or `place` as shares of the chart's width and height."""
-        found, self._choices = self._choices, []
+    def clicks(self) -> list[dict[str, Any]]:
+        """The clicks since the last call: `entry`, or `place` as shares of the chart's width and height."""
+        found, self._clicks = self._clicks, []
         return found
 
 
 def _box(name: str, listen: Callable[[Any], None]) -> Any:
-    box = widgets.Text(continuous_update=False, description=f"what the page tells: {name}")
+    box = widgets.Text(continuous_update=False, description=f"report of the page: {name}")
     box.observe(listen, "value")
     return classed(unlabelled(box), f"babysit-page-{name}")
 
 
-def _read(words: str) -> Any:
+def _parsed(text: str) -> Any:
     try:
-        return json.loads(words)
+        return json.loads(text)
     except ValueError:
         return None
 
 
 def _running_loop() -> Any:
-    """The event loop on which the kernel hears the page; none where there is none, as in a script."""
+    """The event loop on which the kernel receives messages; None if there is none, as in a script."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

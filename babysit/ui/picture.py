@@ -1,6 +1,7 @@
-"""A picture of one's own: what a model looks like inside, drawn again and again while it trains."""
+"""A picture that the user's own function draws of a model, again and again while it trains."""
 
 import html
+import io
 import threading
 import time
 import traceback
@@ -9,15 +10,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import ipywidgets as widgets
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from babysit.ui.image import png
 from babysit.ui.widgets import write
 
-# Sampling and drawing may together cost this share of one core; pictures come less often when they cost more.
-SHARE = 0.05
+SHARE = 0.05  # sampling and drawing may cost this share of one core; dearer pictures come less often
 INTERVAL_S = 0.1
 _DPI = 144
 
@@ -26,23 +24,23 @@ class Run(Protocol):
     """What a picture needs of a run."""
 
     def call(self, function: Callable[[Any], Any]) -> Any:
-        """Has `function(model)` called on the training thread; returns its result."""
+        """Calls `function(model)` on the training thread; returns its result."""
 
     def status(self) -> dict[str, Any]:
-        """How the run stands."""
+        """The status of the run."""
 
 
 class Picture:
-    """Draws what is sampled of a model, whenever the run has moved; `widget` is what to display.
+    """Samples a model and draws the result whenever the run has moved; `widget` is what to display.
 
-    It does not hold the run: once that is gone, what was drawn last stays on the page.
+    It does not keep the run in memory: after that the last picture stays on the page.
 
     Args:
-        run: The run whose model it is.
+        run: The run that trains the model.
         sample: Called with the model on the training thread, between two steps.
         draw: Called with an empty matplotlib `Figure` and what `sample` returned, on a thread of
-            the picture's own.
-        size: Width and height in inches, as matplotlib has them.
+            its own.
+        size: Width and height in inches, as in matplotlib.
     """
 
     def __init__(
@@ -51,7 +49,7 @@ class Picture:
         self._run, self._sample, self._draw = weakref.ref(run), sample, draw
         self._figure = Figure(size, dpi=_DPI)
         self._canvas = FigureCanvasAgg(self._figure)
-        self._seen: Any = None  # how the run stood when it was sampled last
+        self._seen: Any = None  # step, branch and values when it was sampled last
         self._closing = threading.Event()
         self._image = widgets.Image(format="png", value=self._encoded())
         self._image.layout.width, self._image.layout.max_width = f"{size[0] * 96:.0f}px", "100%"
@@ -61,7 +59,7 @@ class Picture:
         self._thread.start()
 
     def close(self) -> None:
-        """Stops drawing; what was drawn last stays on the page. May be called twice."""
+        """Stops drawing; the last picture stays on the page. May be called twice."""
         self._closing.set()
 
     def _refresh_often(self) -> None:
@@ -70,9 +68,9 @@ class Picture:
             now_s = time.monotonic()
             if now_s >= next_s and self._has_moved(run):
                 before_s, cost_s = cost_s, self._refresh(run)
-                # One that was dear by chance, as the first is, which loads fonts, keeps nobody waiting.
+                # A single slow picture, as the first one, which loads fonts, does not change the interval.
                 next_s = now_s + min(before_s, cost_s) / SHARE
-            del run  # else it would be held while this thread waits
+            del run  # else it would be kept while this thread waits
 
     def _has_moved(self, run: Run) -> bool:
         status = run.status()
@@ -81,7 +79,7 @@ class Picture:
         return bool(seen != self._seen)
 
     def _refresh(self, run: Run) -> float:
-        """Draws the present state, or says why it cannot; returns the seconds of a core that it took."""
+        """Draws the present state, or shows the error; returns the seconds of a core that this took."""
         began, sampling = time.thread_time(), [0.0]
         try:
             data = run.call(lambda model: self._timed(model, sampling))
@@ -95,7 +93,7 @@ class Picture:
         return time.thread_time() - began + sampling[0]
 
     def _timed(self, model: Any, seconds: list[float]) -> Any:
-        """What is sampled; the time it took the training thread is put into `seconds`."""
+        """The sample; `seconds[0]` is set to the time that it took the training thread."""
         began = time.thread_time()
         try:
             return self._sample(model)
@@ -103,12 +101,13 @@ class Picture:
             seconds[0] = time.thread_time() - began
 
     def _emptied(self) -> Figure:
-        """The figure, with margins that stand still, whatever will be written in them."""
+        """The empty figure, with fixed margins, so that the axes do not jump."""
         self._figure.clear()
         width, height = self._figure.get_size_inches()
         self._figure.subplots_adjust(0.65 / width, 0.55 / height, 1 - 0.15 / width, 1 - 0.35 / height)
         return self._figure
 
     def _encoded(self) -> bytes:
-        self._canvas.draw()
-        return png(np.asarray(self._canvas.buffer_rgba()))
+        file = io.BytesIO()
+        self._canvas.print_png(file, pil_kwargs={"compress_level": 1})
+        return file.getvalue()

@@ -1,9 +1,9 @@
-"""A trace: one column of what was measured, in bounded room however many steps it has.
+"""A decimated series: one column of measurements, in bounded memory however many steps it has.
 
 The newest steps are kept one by one, those before them in pairs, those before in fours,
 and so on: zooming to the last thousand steps of ten million shows every one of them, and
-however far one looks back there is about a column for each two pixels. The room grows with the
-logarithm of the steps, and slowly: of wide columns there are fewer.
+any longer range has about a column for each two pixels. Memory grows with the logarithm of
+the steps, and slowly: there are fewer wide columns.
 """
 
 import functools
@@ -12,52 +12,52 @@ from typing import Any
 
 import numpy as np
 
-KEEP = 1024  # the fewest columns that are kept of one width, of up to four steps
-KEEP_WIDE = 256  # and of each width above
+KEEP = 1024  # at least so many columns are kept of each width of up to four steps
+KEEP_WIDE = 256  # and of each greater width
 STEP, COUNT, LOW, HIGH, MEAN, SMOOTHED = range(6)
 ROWS = 6
 _SPAN = 64  # steps that are averaged at once
-_PIECES = 100
+_BUFFERED = 100
 
 
-class Trace:
+class DecimatedSeries:
     """Values at growing steps, in columns: lowest, highest, mean, and smoothed at the column's end.
 
     The smoothed line is the exponentially weighted average, corrected for its start
-    (Kingma & Ba 2015, section 3). It is exact while its strength stands; a new strength
-    is applied to what is kept.
+    (Kingma & Ba 2015, section 3). It is exact as long as its weight is not changed; a new weight
+    is applied to the columns that are kept.
 
     Args:
         smoothing: Weight of the past, from 0 to below 1.
-        average: The average at its start, and how many values it has seen.
+        average: The average at its start, and the number of values in it.
     """
 
     def __init__(self, smoothing: float = 0.0, average: tuple[float, float] = (math.nan, 0)) -> None:
         self._smoothing, self._start = smoothing, average
         self._average = average
         self._levels = [np.empty((ROWS, 0))]  # the newest first, each twice as wide as the one before
-        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []  # what was added since somebody looked
+        self._buffer: list[tuple[np.ndarray, np.ndarray]] = []  # appended since the last read
 
     def append(self, steps: np.ndarray, values: np.ndarray) -> None:
-        """Adds the values of the next steps; a value that is not finite counts for nothing."""
-        self._waiting.append((steps, values))
-        if len(self._waiting) >= _PIECES or len(steps) >= KEEP:
-            self._take_in()
+        """Adds the values of the next steps; values that are not finite are ignored."""
+        self._buffer.append((steps, values))
+        if len(self._buffer) >= _BUFFERED or len(steps) >= KEEP:
+            self._flush()
 
-    def _take_in(self) -> None:
-        if not self._waiting:
+    def _flush(self) -> None:
+        if not self._buffer:
             return
-        steps, values = (np.concatenate(pieces, dtype="float64") for pieces in zip(*self._waiting, strict=True))
-        self._waiting = []
+        steps, values = (np.concatenate(pieces, dtype="float64") for pieces in zip(*self._buffer, strict=True))
+        self._buffer = []
         finite = np.isfinite(values)
         smoothed, self._average = averaged(values, finite, self._smoothing, self._average)
         rows = (steps, finite, values, values, np.where(finite, values, np.nan), smoothed)
         self._levels[0] = np.hstack([self._levels[0], np.stack(rows)])
-        self._settle()
+        self._compact()
 
-    def _settle(self) -> None:
-        """Hands the oldest columns of a level on to the next, in pairs, once it holds too many."""
-        for i, level in enumerate(self._levels):  # the list may grow meanwhile, and then that level is looked at too
+    def _compact(self) -> None:
+        """Moves the oldest columns of a full level to the next, in pairs."""
+        for i, level in enumerate(self._levels):  # the loop also visits a level appended here
             keep = KEEP if i < 3 else KEEP_WIDE
             if level.shape[1] > 2 * keep:
                 if i + 1 == len(self._levels):
@@ -67,8 +67,8 @@ class Trace:
                 self._levels[i] = level[:, oldest:].copy()
 
     def columns(self, after: float = -math.inf, end: float = math.inf) -> np.ndarray:
-        """Array of shape (6, columns), rows as named in this module, of the steps behind `after` up to `end`."""
-        self._take_in()
+        """Array of shape (6, columns), rows as named in this module, of the steps after `after` up to `end`."""
+        self._flush()
         levels = [level for level in reversed(self._levels) if level.shape[1]]
         found = [level for level in levels if level[STEP, -1] > after and level[STEP, 0] <= end]
         if not found:
@@ -79,26 +79,26 @@ class Trace:
 
     @property
     def end(self) -> float:
-        """The last step; -infinity where there is none."""
-        self._take_in()
+        """The last step; -infinity if there is none."""
+        self._flush()
         return max((level[STEP, -1] for level in self._levels if level.shape[1]), default=-math.inf)
 
     @property
     def width(self) -> int:
-        """How many columns there are."""
-        self._take_in()
+        """The number of columns."""
+        self._flush()
         return sum(level.shape[1] for level in self._levels)
 
     def average_at(self, step: float) -> tuple[float, float]:
-        """The smoothed value at a step, and how many values it stands for."""
+        """The smoothed value at a step, and the number of values in it."""
         columns = self.columns(end=step)
         if not columns.shape[1]:
             return self._start
         return float(columns[SMOOTHED, -1]), self._start[1] + float(columns[COUNT].sum())
 
     def smooth(self, smoothing: float, average: tuple[float, float] = (math.nan, 0)) -> None:
-        """Smooths what is kept anew, each column as so many values equal to its mean."""
-        self._take_in()
+        """Smooths the kept columns with another weight, each as `count` values equal to its mean."""
+        self._flush()
         self._smoothing, self._start = smoothing, average
         value, count = average
         total = value * (1 - smoothing**count) if count else 0.0
@@ -112,7 +112,7 @@ class Trace:
         self._average = float(value), float(count)
 
     def thin(self, most: int) -> None:
-        """Keeps no more than so many columns, of what will not be added to any more."""
+        """Reduces a series that will not grow any more to at most `most` columns."""
         if self.width <= most:
             return
         columns = self.columns()
@@ -126,13 +126,13 @@ class Trace:
 def averaged(
     values: np.ndarray, finite: np.ndarray, weight: float, average: tuple[float, float]
 ) -> tuple[np.ndarray, tuple[float, float]]:
-    """The bias-corrected average behind each value, and as `average`, where it now stands.
+    """The bias-corrected average after each value, and the pair `average` after the last one.
 
     Args:
         values: Of shape (n,).
-        finite: Which of them count, likewise.
+        finite: Which of them count, of shape (n,).
         weight: Of the past, from 0 to below 1.
-        average: The average before them, and how many values it has seen.
+        average: The average before them, and the number of values in it.
     """
     value, count = average
     total = value * (1 - weight**count) if count else 0.0
@@ -143,7 +143,7 @@ def averaged(
 
 
 def _decaying(values: np.ndarray, weight: float, total: float) -> np.ndarray:
-    """What s = weight · s + (1 - weight) · value comes to behind each value, from `total` on."""
+    """S = weight · s + (1 - weight) · value after each value, starting from s = `total`."""
     kernel, powers = _kernel(weight)
     sums = np.empty(len(values))
     for first in range(0, len(values), _SPAN):
@@ -161,7 +161,7 @@ def _kernel(weight: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _paired(columns: np.ndarray) -> np.ndarray:
-    """Each two columns made one; of shape (6, n / 2)."""
+    """Pairs of columns merged into one; of shape (6, n / 2)."""
     pairs: Any = columns.reshape(ROWS, -1, 2)
     count = pairs[COUNT].sum(axis=1)
     total = np.where(pairs[COUNT] > 0, pairs[MEAN] * pairs[COUNT], 0).sum(axis=1)
@@ -171,7 +171,7 @@ def _paired(columns: np.ndarray) -> np.ndarray:
 
 
 def mean(columns: np.ndarray) -> float:
-    """The mean of all values in some columns; NaN where there are none."""
+    """The mean of all values in `columns`; NaN if there are none."""
     counted = columns[COUNT] > 0
     return float(np.average(columns[MEAN, counted], weights=columns[COUNT, counted])) if counted.any() else math.nan
 
@@ -179,17 +179,17 @@ def mean(columns: np.ndarray) -> float:
 def reduced(
     x: np.ndarray, columns: np.ndarray, left: float, right: float, pixels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What lies between two values of x, with one point beyond each, in at most a column a pixel.
+    """The columns between two values of x, with one point beyond each, at most one per pixel.
 
     Args:
-        x: Where each column belongs, of shape (n,), never falling.
+        x: Position of each column, of shape (n,), never decreasing.
         columns: Of shape (6, n).
-        left: Of the chart.
-        right: Of the chart.
-        pixels: Its width.
+        left: Left limit of the chart.
+        right: Right limit of the chart.
+        pixels: Width of the chart.
 
     Returns:
-        x and columns again; a value that is not finite is NaN.
+        x and columns, reduced; values that are not finite become NaN.
     """
     first, last = max(np.searchsorted(x, left) - 1, 0), np.searchsorted(x, right, "right") + 1
     x, columns = x[first:last], columns[:, first:last]

@@ -1,14 +1,14 @@
-"""Colours and lines of the chart, safe for colour-blind eyes (Okabe & Ito 2008) and told apart by style too.
+"""Colours and lines of the chart, safe for colour-blind readers (Okabe & Ito 2008) and distinct in style too.
 
-The chart is drawn on white paper. On a dark page the style sheet turns it round: lightness
-inverted, hues kept; so it follows the page at once, and no second picture is drawn.
+The chart is drawn on white paper. On a dark page the style sheet inverts lightness and keeps
+hues, so no second picture is needed when the theme changes.
 """
 
 from typing import Any
 
 PAPER, INK, FAINT, GRID, AXIS = "#ffffff", "#424242", "#6b6b6b", "#ececec", "#bdbdbd"
 TRAIN, VALID, OTHER = "#0072b2", "#c25100", "#007f5f"
-HAND, GHOST, ALARM = "#7b1fa2", "#757575", "#b00020"
+USER, GHOST, ALARM = "#7b1fa2", "#757575", "#b00020"
 
 
 def line(role: str) -> dict[str, Any]:

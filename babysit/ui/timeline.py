@@ -1,4 +1,4 @@
-"""The time line: the tree of a run to choose from, and what can be done at a place of it."""
+"""The timeline: the tree of a run to choose a place from, and what can be done there."""
 
 import html
 import threading
@@ -8,40 +8,53 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from babysit.ui.tree import Place, Tree
-from babysit.ui.widgets import Send, Writing, button, classed, free_all, row, ungrouped, unlabelled, write
+from babysit.ui.run_series import RunSeries
+from babysit.ui.tree import TreeNode, losses_at, tree_nodes
+from babysit.ui.widgets import (
+    Send,
+    WriteGuard,
+    button,
+    caption,
+    classed,
+    refusal_html,
+    reset_subshell_routing,
+    row,
+    ungrouped,
+    unlabelled,
+    write,
+)
 
-_NOWHERE = Place("nothing yet", "", None, None)
-_DELETE, _SURELY = "Delete", "Delete it for good"
-# Seconds, behind which a question that was not answered is taken back.
-_QUESTION_S = 8.0
+_DELETE, _CONFIRM = "Delete", "Delete it for good"
+_QUESTION_S = 8.0  # the question is withdrawn after so long
 
 
-class Places:
-    """Where a run has been, and the way back there.
+class TimelinePanel:
+    """The branches and checkpoints of a run, and the way back to them.
 
     Args:
-        send: Hands a command over.
+        send: Sends a command.
         wake: Wakes the pump, to show what has been chosen.
+        series: The run's branches and losses.
     """
 
-    def __init__(self, send: Send, wake: Callable[[], None]) -> None:
-        self._send, self._wake = send, wake
-        self._tree = Tree()
-        self._stale = True
-        self._follows = True  # the present branch, until a hand has chosen
-        self._question: tuple[str | None, float] = None, 0.0  # which checkpoint may go, and since when
-        self._chosen_anew = False  # what was said of another place is to go
-        self._commands: set[str] = set()  # that were sent from here, not answered yet
-        self._asking = threading.Lock()  # the answer may come before `send` has returned
-        self._refusal = ""  # of the last of them
-        self._writing = Writing()
+    def __init__(self, send: Send, wake: Callable[[], None], series: RunSeries) -> None:
+        self._send, self._wake, self._series = send, wake, series
+        self._checkpoints: dict[str, dict[str, Any]] = {}  # by folder
+        self._shown: Any = None  # what the list was made from
+        self._follows = True  # the present branch is selected, until the user has chosen
+        self._question: tuple[str | None, float] = None, 0.0  # the checkpoint that may go, and since when
+        self._new_choice = False
+        self._commands: set[str] = set()  # sent from here and not answered yet
+        self._sending = threading.Lock()  # the answer may come before `send` has returned
+        self._refusal = ""
+        self._guard = WriteGuard()
         self._build()
         self._list.observe(self._on_choice, "value")
 
     def _build(self) -> None:
-        self._list = widgets.Select(options=[("nothing yet", _NOWHERE)], rows=9, description="branches and checkpoints")
-        self._told = classed(widgets.HTML(), "babysit-told")
+        options = self._options()
+        self._list = widgets.Select(options=options, rows=9, description="branches and checkpoints")
+        self._losses, self._refused = caption(), caption()
         self._step = widgets.Text(placeholder="as chosen", description="step")
         self._skip = widgets.BoundedIntText(value=0, min=0, max=10_000_000, description="leave out batches")
         self._keep = widgets.Dropdown(
@@ -53,108 +66,106 @@ class Places:
         self._delete = button(_DELETE, self._on_delete)
         fields = classed(widgets.VBox([self._step, self._keep, self._skip]), "babysit-fields")
         naming = row(unlabelled(self._name), self._rename, self._delete)
-        self._refused = classed(widgets.HTML(), "babysit-told")
-        back = row(self._back, self._refused)
-        chosen = classed(widgets.VBox([self._told, fields, back, naming]), "babysit-chosen")
-        self.widget = row(
-            classed(unlabelled(self._list), "babysit-tree", "babysit-looks"), chosen, name="babysit-places"
-        )
-        free_all(self.widget)
+        chosen = [self._losses, fields, row(self._back, self._refused), naming]
+        tree = classed(unlabelled(self._list), "babysit-tree", "babysit-looks")
+        self.widget = row(tree, classed(widgets.VBox(chosen), "babysit-chosen"), name="babysit-timeline")
+        reset_subshell_routing(self.widget)
 
-    # ---------------------------------- called by the page, on any thread: only hand over
+    # ---------------------------------- called by the page, on any thread: only send
 
     def _on_choice(self, change: Mapping[str, Any]) -> None:
-        if not self._writing.here:
-            self._follows, self._question, self._chosen_anew = False, (None, 0.0), True
+        if not self._guard.active:
+            self._follows, self._question, self._new_choice = False, (None, 0.0), True
             self._wake()
 
     def _on_rewind(self) -> None:
-        place, typed = self._list.value, ungrouped(self._step.value)
+        node, typed = self._list.value, ungrouped(self._step.value)
         about = {"hyperparameters": self._keep.value, "skip": self._skip.value}
         if typed.isdecimal():
-            self._ask("rewind", branch=place.branch, step=int(typed), **about)
+            self._send_from_here("rewind", branch=node.branch, step=int(typed), **about)
         elif typed:
             self._refusal = f"“{typed}” is not a step: type a whole number, such as 1,200"
             self._wake()
-        elif place.folder is not None:
-            self._ask("rewind", folder=place.folder, **about)
+        elif node.folder is not None:
+            self._send_from_here("rewind", folder=node.folder, **about)
         else:
-            self._ask("rewind", branch=place.branch, **about)
+            self._send_from_here("rewind", branch=node.branch, **about)
 
     def _on_name(self) -> None:
         if self._list.value.folder is not None:
-            self._ask("rename", folder=self._list.value.folder, name=self._name.value.strip())
+            self._send_from_here("rename", folder=self._list.value.folder, name=self._name.value.strip())
 
     def _on_delete(self) -> None:
-        """Asks, and deletes at the second press, once the question is to be read."""
+        """Asks, and deletes at the second press once the question is visible."""
         folder = self._list.value.folder
-        if folder is not None and self._delete.description == _SURELY and self._question[0] == folder:
+        if folder is not None and self._delete.description == _CONFIRM and self._question[0] == folder:
             self._question = None, 0.0
-            self._ask("delete", folder=folder)
+            self._send_from_here("delete", folder=folder)
         else:
             self._question = folder, time.monotonic()
             self._wake()
 
-    def _ask(self, action: str, **about: Any) -> None:
-        with self._asking:
+    def _send_from_here(self, action: str, **about: Any) -> None:
+        with self._sending:
             self._commands.add(self._send(action, **about))
 
     # ------------------------------------------------------- called by the pump alone
 
-    def take(self, table: str, row: Mapping[str, Any]) -> None:
-        """Takes in a row of the record."""
-        self._stale = self._tree.take(table, row) or self._stale
-        if table == "entries" and row["command"] is not None:
-            self._hear(row)
-
-    def _hear(self, entry: Mapping[str, Any]) -> None:
-        """Notes what came of a command from here, to be read where it was given."""
-        with self._asking:
-            if entry["command"] in self._commands:
-                self._commands.discard(entry["command"])
-                self._refusal = str(entry["why"]) if entry["action"] == "refuse" else ""
+    def add(self, table: str, row: Mapping[str, Any]) -> None:
+        """Reads a row of the log: a checkpoint, or the answer to a command from here."""
+        if table == "checkpoints":
+            # The losses are read once, while those of every step are kept; a later row only renames it.
+            known = self._checkpoints.get(row["folder"], {}).get("losses")
+            losses = known or losses_at(self._series, row["branch"], row["step"])
+            self._checkpoints[row["folder"]] = {**row, "losses": losses}
+        elif table == "entries":
+            with self._sending:
+                if row["command"] in self._commands:
+                    self._commands.discard(row["command"])
+                    self._refusal = str(row["why"]) if row["action"] == "refuse" else ""
 
     def refresh(self, status: Mapping[str, Any]) -> None:
-        """Shows the tree, and what was at the place chosen."""
-        if self._tree.keep(set(status["checkpoints"])) or self._stale:
-            self._refresh_list()
-            self._stale = False
-        place = self._list.value or _NOWHERE
-        if self._chosen_anew:
-            self._chosen_anew, self._refusal = False, ""
+        """Shows the tree, and the losses at the chosen place."""
+        there = set(status["checkpoints"])
+        self._checkpoints = {folder: row for folder, row in self._checkpoints.items() if folder in there}
+        self._refresh_list()
+        node = self._list.value
+        if self._new_choice:
+            self._new_choice, self._refusal = False, ""
             write(self._step, value="")
             write(self._skip, value=0)
             write(self._name, value="")
-        write(self._told, value=_told(place, self._tree))
-        write(self._back, disabled=place is _NOWHERE)
-        refusal = f'<span class="babysit-refusal" role="alert">{html.escape(self._refusal)}</span>'
-        write(self._refused, value=refusal if self._refusal else "")
+        write(self._losses, value=self._losses_of(node))
+        write(self._back, disabled=status["state"] == "idle")
+        write(self._refused, value=refusal_html(self._refusal))
         folder, since = self._question
-        asks = folder is not None and folder == place.folder and time.monotonic() < since + _QUESTION_S
-        write(self._delete, description=_SURELY if asks else _DELETE)
+        asks = folder is not None and folder == node.folder and time.monotonic() < since + _QUESTION_S
+        write(self._delete, description=_CONFIRM if asks else _DELETE)
         for control in (self._rename, self._delete, self._name):
-            write(control, disabled=place.folder is None)
+            write(control, disabled=node.folder is None)
+
+    def _options(self) -> tuple[tuple[str, TreeNode], ...]:
+        return tuple((node.words, node) for node in tree_nodes(self._series, self._checkpoints))
 
     def _refresh_list(self) -> None:
-        options = tuple((place.words, place) for place in self._tree.lines()) or (("nothing yet", _NOWHERE),)
-        if options == self._list.options:
-            return
-        places = [place for _, place in options]
-        chosen = Place("", self._tree.present, None, None) if self._follows else self._list.value
-        with self._writing.begun():
-            write(self._list, options=options, value=_nearest(chosen, places))
+        state = self._series.branch, {folder: row["name"] for folder, row in self._checkpoints.items()}
+        if state != self._shown:
+            self._shown, options = state, self._options()
+            present = TreeNode("", self._series.branch, None, None)
+            chosen = _nearest(present if self._follows else self._list.value, [node for _, node in options])
+            with self._guard.writing():
+                write(self._list, options=options, value=chosen)
+
+    def _losses_of(self, node: TreeNode) -> str:
+        if node.step is None:
+            where = f"tip, step {int(self._series.steps(node.branch)):,}"
+            losses = losses_at(self._series, node.branch, None)
+        else:
+            where, losses = f"step {node.step:,}", str(self._checkpoints[node.folder or ""]["losses"])
+        return f"<b>{html.escape(node.branch)} · {where}</b><br>{html.escape(losses)}"
 
 
-def _nearest(chosen: Place | None, places: list[Place]) -> Place:
-    """The place that was chosen, whatever it is called now; its branch if it is gone; or the newest."""
-    if chosen is None or chosen is _NOWHERE:
-        return places[-1]
-    same = [place for place in places if place[1:] == chosen[1:]]
-    return next(iter([*same, *(place for place in places if place.branch == chosen.branch), places[-1]]))
-
-
-def _told(place: Place, tree: Tree) -> str:
-    if place is _NOWHERE:
-        return "Nothing has been trained yet."
-    where = f"tip, step {tree.tip(place.branch):,}" if place.step is None else f"step {place.step:,}"
-    return f"<b>{html.escape(place.branch)} · {where}</b><br>{html.escape(tree.losses_at(place))}"
+def _nearest(chosen: TreeNode, nodes: list[TreeNode]) -> TreeNode:
+    """The chosen node, however it is called now; its branch if it is gone; or the last one."""
+    same = [node for node in nodes if node[1:] == chosen[1:]]
+    return next(iter([*same, *(node for node in nodes if node.branch == chosen.branch), nodes[-1]]))

@@ -1,27 +1,27 @@
-"""What a chart shows, chosen by who looks at it."""
+"""The view of a chart: what the user has chosen to see."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class View:
-    """What a chart shows, in plain data; `dataclasses.replace` makes another one.
+    """What a chart shows, as plain data; `dataclasses.replace` makes another view.
 
     Attributes:
         smoothing: Weight of the past in the smoothed loss, from 0 to below 1.
-        log: Whether the axis of the loss is logarithmic, where all of it is above 0.
-        x: The axis: `step`, `epoch`, or `time` of training, rests left out.
-        last: Show the last so many steps; None for all.
-        chosen: Or what lies between two values of x, in its own unit: steps, epochs, seconds.
-        follow: Whether the axis follows the run; it stands still otherwise.
+        log: Whether the axis of the loss is logarithmic, if all of it is above 0.
+        x: The axis: `step`, `epoch`, or `time` of training without rests.
+        last: The number of last steps to show; None for all.
+        chosen: Two values of x to show what lies between them, in steps, epochs or seconds; None for all.
+        follow: Whether the axis follows the run; otherwise it stays as it is.
         band: Whether to show lowest and highest losses behind the smoothed one.
         gap: Whether to show the generalisation gap, validation loss above training loss.
-        marks: Whether to show what was done.
+        annotations: Whether to show annotations of what was done.
         ghosts: Whether to show branches that were abandoned.
-        metrics: Those to show below the loss; None for as many as find room.
-        hyperparameters: Those to show below them; None likewise.
-        mark: The mark to point out, by its number; None for none.
-        other: The directory of another run, to lay its curve over; None for none.
+        metrics: Metrics to show below the loss; None for as many as have room.
+        hyperparameters: Hyperparameters to show below them; None for as many as have room.
+        entry: The `seq` of the entry whose annotation is highlighted; None for none.
+        other: The directory of another run whose curves are laid over; None for none.
     """
 
     smoothing: float = 0.97
@@ -32,15 +32,15 @@ class View:
     follow: bool = True
     band: bool = True
     gap: bool = False
-    marks: bool = True
+    annotations: bool = True
     ghosts: bool = True
     metrics: tuple[str, ...] | None = None
     hyperparameters: tuple[str, ...] | None = None
-    mark: int | None = None
+    entry: int | None = None
     other: str | None = None
 
     def __post_init__(self) -> None:
-        """Checks what would fail only later, in the drawing."""
+        """Refuses values that would fail only later, in the drawing."""
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"`smoothing` must be from 0 to below 1. Received: smoothing={self.smoothing!r}.")
         if self.x not in ("step", "epoch", "time"):

@@ -1,9 +1,10 @@
-"""Controls: what the parts of the dashboard are made of, and how they are written.
+"""What the parts of the dashboard are made of, and how their widgets are written.
 
-A control's observer, called by the page on any thread, only hands something over. All
-writing is the pump's, by `write`, which sends what has changed and nothing else.
+An observer of a control, called by the page on any thread, only sends a command. Only the
+pump writes widgets, with `write`, which sends what has changed and nothing else.
 """
 
+import html
 import re
 import threading
 import weakref
@@ -16,38 +17,38 @@ from IPython.core.getipython import get_ipython
 
 
 class Send(Protocol):
-    """Hands a command over: `send("set", changes={…})`; returns its id."""
+    """Sends a command to the run: `send("set", changes={…})`; returns its id."""
 
     def __call__(self, action: str, **about: Any) -> str:
-        """Returns at once; what comes of the command is an entry of the journal with that id."""
+        """Returns at once; the result of the command is an entry of the log with that id."""
 
 
-class Panel(Protocol):
-    """A part of the dashboard: takes in what is recorded, shows how the run stands."""
+class DashboardPart(Protocol):
+    """A part of the dashboard that reads the run's log and shows its status."""
 
     widget: widgets.Widget
 
-    def take(self, table: str, row: Mapping[str, Any]) -> None:
-        """Takes in a new row of the record."""
+    def add(self, table: str, row: Mapping[str, Any]) -> None:
+        """Reads a new row of the log."""
 
     def refresh(self, status: Mapping[str, Any]) -> None:
-        """Brings its widgets up to date."""
+        """Brings the widgets up to date."""
 
 
-class Writing:
-    """Tells the observers of a part's controls whether the part itself is writing them."""
+class WriteGuard:
+    """Lets the observers of a control ignore changes that the program itself writes."""
 
     def __init__(self) -> None:
         self._thread: int | None = None
 
     @property
-    def here(self) -> bool:
-        """Whether this thread is the one that writes just now."""
+    def active(self) -> bool:
+        """Whether this thread is writing the control."""
         return self._thread == threading.get_ident()
 
     @contextmanager
-    def begun(self) -> Iterator[None]:
-        """While inside, changes come from the program and not from a hand."""
+    def writing(self) -> Iterator[None]:
+        """While inside, changes come from the program and not from the user."""
         self._thread = threading.get_ident()
         try:
             yield
@@ -55,15 +56,67 @@ class Writing:
             self._thread = None
 
 
+class PendingCommand:
+    """The last command that a control has sent, until it is answered.
+
+    Attributes:
+        value: What was asked for; None if nothing is pending.
+        refusal: Why the last command was refused, in HTML; empty if it was not.
+    """
+
+    def __init__(self) -> None:
+        self._id: str | None = None
+        self.value: Any = None
+        self.refusal = ""
+        self.lock = threading.RLock()  # the answer may come before `send` has returned
+
+    def send(self, send: Callable[[], str], value: Any) -> None:
+        """Calls `send` and remembers the id that it returns."""
+        with self.lock:
+            self.refusal = ""
+            self._id, self.value = send(), value
+
+    def answer(self, command: str | None, refusal: str | None) -> bool:
+        """Whether an entry answers the pending command, which then is no longer pending.
+
+        Args:
+            command: The command of the entry.
+            refusal: Why it was refused; None if it was obeyed.
+        """
+        with self.lock:
+            answered = self._id is not None and self._id == command
+            if answered:
+                self._id = self.value = None
+                self.refusal = refusal_html(refusal or "")
+            return answered
+
+
+def refusal_html(words: str) -> str:
+    """A refusal as the page shows it; empty for none."""
+    return f'<span class="babysit-refusal" role="alert">{html.escape(words)}</span>' if words else ""
+
+
 def button(description: str, act: Callable[[], Any], style: str = "", tooltip: str | None = None) -> widgets.Button:
-    """A button that can be pressed once the pump allows it."""
+    """A button, disabled until the pump enables it."""
     made = widgets.Button(description=description, button_style=style, disabled=True, tooltip=tooltip)
     made.on_click(lambda _: act())
     return made
 
 
+def export_button(description: str, act: Callable[[], Any], content: str) -> widgets.Button:
+    """A button that writes a file, always enabled."""
+    made = button(description, act, tooltip=f"write {content} into the run's folder")
+    made.disabled = False
+    return made
+
+
+def caption(text: str = "") -> widgets.HTML:
+    """A line of quiet text."""
+    return classed(widgets.HTML(text), "babysit-caption")
+
+
 def unlabelled(control: Any) -> Any:
-    """Hides a control's description from the eye, where what stands beside it says it; a screen reader has it."""
+    """The control with its description hidden from the eye, but not from a screen reader."""
     return classed(control, "babysit-unlabelled")
 
 
@@ -80,7 +133,7 @@ def row(*children: Any, name: str = "babysit-row") -> widgets.HBox:
 
 
 def space() -> widgets.Box:
-    """What is left over of a line."""
+    """A box that fills the rest of a line."""
     return widgets.Box(layout={"flex": "1 1 auto"})
 
 
@@ -89,56 +142,53 @@ def slug(name: str) -> str:
     return re.sub("[^a-z0-9]+", "-", name.lower())
 
 
-def label(name: str) -> str:
-    """A hyperparameter's name in words."""
-    return name.replace("_", " ").replace(".", " ")
-
-
 def ungrouped(words: str) -> str:
-    """A number without the commas that separate its thousands: `1,024` -> `1024`; anything else as it is."""
+    """A number without the commas that separate its thousands: `1,024` -> `1024`; anything else unchanged."""
     words = words.strip()
     return words.replace(",", "") if re.fullmatch(r"\d{1,3}(,\d{3})+", words) else words
 
 
 def write(widget: widgets.Widget, **values: Any) -> None:
-    """Sets what has changed and nothing else, in one message, and none for nothing."""
-    if widget in _locked:
+    """Sets the values that differ, in one message; sends none if nothing differs."""
+    if widget in _disabled:
         values.pop("disabled", None)
     changed = {name: value for name, value in values.items() if getattr(widget, name) != value}
-    if "options" in changed:  # which sets a selection back to the first
+    if "options" in changed:  # setting them selects the first one
         changed = values
     if changed:
         with widget.hold_sync():
             for name, value in changed.items():
                 setattr(widget, name, value)
-        free(widget)
+        reset_subshell_routing(widget)
 
 
-def lock(widget: Any) -> None:
-    """Switches off what would send a command, in a widget and everything in it, whatever `write` says later."""
+_disabled: "weakref.WeakSet[widgets.Widget]" = weakref.WeakSet()
+
+
+def disable_for_good(widget: Any) -> None:
+    """Disables all controls below a widget, whatever `write` sets later; those of class `babysit-looks` stay."""
     if "babysit-looks" in getattr(widget, "_dom_classes", ()):
         return
-    if widget.has_trait("disabled") and widget not in _locked:
+    if widget.has_trait("disabled"):
         write(widget, disabled=True)
-        _locked.add(widget)
+        _disabled.add(widget)
     for child in getattr(widget, "children", ()):
-        lock(child)
+        disable_for_good(child)
 
 
-_locked: "weakref.WeakSet[widgets.Widget]" = weakref.WeakSet()
+def reset_subshell_routing(widget: widgets.Widget) -> None:
+    """Lets the page choose the kernel thread that receives messages of a widget and of all below it.
 
-
-def free(widget: widgets.Widget) -> None:
-    """Lets the page say on which thread of the kernel it wants to be heard.
-
-    An ipykernel with subshells hands a widget's messages to the thread that wrote to it
-    last, which may be busy with a cell; where none has, to the one the page names.
+    An ipykernel with subshells sends them to the thread that wrote to the widget last, which
+    may be busy with a cell; if none has, to the one that the page names.
     """
     vars(widget.comm).pop("_reply_subshell_id", None)
+    for child in getattr(widget, "children", ()):
+        reset_subshell_routing(child)
 
 
-def late_words() -> str:
-    """What to say where this kernel hears a hand only between two cells, as one without subshells does; else empty."""
+def late_controls_warning() -> str:
+    """The warning that this kernel, without subshells, receives controls only between cells; else empty."""
     kernel = getattr(get_ipython(), "kernel", None)
     if kernel is None or getattr(kernel, "_supports_kernel_subshells", False):
         return ""
@@ -152,10 +202,3 @@ def close(widget: Any) -> None:
         if part is not None:
             close(part)
     widget.close()
-
-
-def free_all(widget: widgets.Widget) -> None:
-    """Frees a widget and everything in it."""
-    free(widget)
-    for child in getattr(widget, "children", ()):
-        free_all(child)

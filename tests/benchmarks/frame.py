@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 
-from babysit.ui.figure import Curves
+from babysit.ui.figure import ChartFigure
 from tests.benchmarks.ways import print_row, ratio
 
 FRAMES, WIDTHS = 30, [20, 20, 18]
@@ -30,7 +30,7 @@ def measured(steps):
     tracemalloc.stop()  # which slows everything down
     taken, sent = [], []
     for i in range(FRAMES):
-        curves.add({"blocks": [block(steps + 1 + 10 * i, np.full(10, 0.5))]})
+        curves.series.add({"blocks": [block(steps + 1 + 10 * i, np.full(10, 0.5))]})
         began = time.thread_time()
         picture = curves.draw(740, 460)
         taken.append(time.thread_time() - began)
@@ -39,12 +39,12 @@ def measured(steps):
 
 
 def fed(steps):
-    curves, piece = Curves(), steps // 100
+    curves, piece = ChartFigure(), steps // 100
     start = {"name": "branch 1", "parent": None, "step": 0, "mark": 0, "hyperparameters": {}, "turn": {}, "seq": 0}
-    curves.add({"branches": [start]})
+    curves.series.add({"branches": [start]})
     losses = np.random.default_rng(0).random(piece)
     for first in range(1, steps, piece):
-        curves.add({"blocks": [block(first, losses)]})
+        curves.series.add({"blocks": [block(first, losses)]})
     return curves
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from babysit.ui.series import COUNT, HIGH, KEEP, KEEP_WIDE, LOW, MEAN, SMOOTHED, STEP, Trace, mean, reduced
+from babysit.ui.series import COUNT, HIGH, KEEP, KEEP_WIDE, LOW, MEAN, SMOOTHED, STEP, DecimatedSeries, mean, reduced
 
 
 def smoothed(losses, weight=0.97):
@@ -13,29 +13,29 @@ def smoothed(losses, weight=0.97):
     return np.array(result)
 
 
-def trace_of(losses, pieces=1, smoothing=0.97):
-    trace, steps = Trace(smoothing), np.arange(1, len(losses) + 1)
+def series_of(losses, pieces=1, smoothing=0.97):
+    series, steps = DecimatedSeries(smoothing), np.arange(1, len(losses) + 1)
     for at, piece in zip(np.array_split(steps, pieces), np.array_split(losses, pieces), strict=True):
-        trace.append(at, piece)
-    return trace
+        series.append(at, piece)
+    return series
 
 
 @pytest.mark.parametrize("pieces", [1, 3, 100])
 @pytest.mark.parametrize("smoothing", [0.0, 0.97, 0.9999])
-def test_a_short_trace_holds_every_step_and_its_corrected_average(pieces, smoothing):
+def test_a_short_series_holds_every_step_and_its_corrected_average(pieces, smoothing):
     losses = np.random.default_rng(0).exponential(size=300)
-    columns = trace_of(losses, pieces, smoothing).columns()
+    columns = series_of(losses, pieces, smoothing).columns()
     assert columns[STEP].tolist() == list(range(1, 301))
     for row in (LOW, HIGH, MEAN):
         np.testing.assert_array_equal(columns[row], losses)
     np.testing.assert_allclose(columns[SMOOTHED], smoothed(losses, smoothing), rtol=1e-9)
 
 
-def test_a_long_trace_stays_bounded_hides_no_spike_and_forgets_no_value():
+def test_a_long_series_stays_bounded_hides_no_spike_and_forgets_no_value():
     losses = np.random.default_rng(1).exponential(size=100_003)
     losses[20_000], losses[70_001] = 99.0, -5.0
-    trace = trace_of(losses, pieces=613)
-    columns = trace.columns()
+    series = series_of(losses, pieces=613)
+    columns = series.columns()
     assert columns.shape[1] < 2 * (3 * KEEP + 5 * KEEP_WIDE)
     assert (columns[STEP, -1], columns[COUNT].sum()) == (100_003, 100_003)
     np.testing.assert_allclose(mean(columns), losses.mean(), rtol=1e-9)
@@ -47,49 +47,49 @@ def test_a_long_trace_stays_bounded_hides_no_spike_and_forgets_no_value():
 
 def test_the_newest_steps_are_kept_one_by_one_however_long_the_run():
     losses = np.random.default_rng(2).exponential(size=50_000)
-    newest = trace_of(losses, pieces=50).columns(after=49_000)
+    newest = series_of(losses, pieces=50).columns(after=49_000)
     np.testing.assert_array_equal(newest[STEP], np.arange(49_001, 50_001))
     np.testing.assert_array_equal(newest[LOW], losses[49_000:])
 
 
-def test_a_trace_is_cut_at_a_step_and_another_goes_on_from_its_average():
+def test_a_series_is_cut_at_a_step_and_another_goes_on_from_its_average():
     losses = np.linspace(3, 1, 40)
-    parent = trace_of(losses)
-    child = Trace(0.97, average=parent.average_at(20))
+    parent = series_of(losses)
+    child = DecimatedSeries(0.97, average=parent.average_at(20))
     child.append(np.arange(21, 41), losses[20:])
     assert parent.columns(end=20)[STEP, -1] == 20
     np.testing.assert_allclose(child.columns()[SMOOTHED], parent.columns()[SMOOTHED, 20:], rtol=1e-9)
 
 
 def test_a_loss_that_is_not_finite_leaves_averages_alone():
-    trace = trace_of(np.array([np.nan, 1.0, np.nan, np.inf, 1.0]))
-    np.testing.assert_allclose(trace.columns()[SMOOTHED, 1:], 1.0)
-    assert mean(trace.columns()) == 1.0
-    np.testing.assert_allclose(trace.average_at(5), (1.0, 2))
+    series = series_of(np.array([np.nan, 1.0, np.nan, np.inf, 1.0]))
+    np.testing.assert_allclose(series.columns()[SMOOTHED, 1:], 1.0)
+    assert mean(series.columns()) == 1.0
+    np.testing.assert_allclose(series.average_at(5), (1.0, 2))
 
 
 def test_another_strength_is_as_if_it_had_been_that_from_the_start():
     losses = np.random.default_rng(3).exponential(size=1500)
-    trace = trace_of(losses, pieces=7)
-    trace.smooth(0.5)
-    trace.append(np.array([1501]), np.array([2.0]))
-    np.testing.assert_allclose(trace.columns()[SMOOTHED], smoothed([*losses, 2.0], 0.5), rtol=1e-9)
+    series = series_of(losses, pieces=7)
+    series.smooth(0.5)
+    series.append(np.array([1501]), np.array([2.0]))
+    np.testing.assert_allclose(series.columns()[SMOOTHED], smoothed([*losses, 2.0], 0.5), rtol=1e-9)
 
 
-def test_of_a_long_trace_another_strength_is_nearly_so_and_at_its_end_all_but_so():
+def test_of_a_long_series_another_strength_is_nearly_so_and_at_its_end_all_but_so():
     losses = np.random.default_rng(4).exponential(size=200_000)
-    trace, exact = trace_of(losses, pieces=40), trace_of(losses, pieces=40, smoothing=0.999)
-    trace.smooth(0.999)
-    np.testing.assert_allclose(trace.average_at(200_000), exact.average_at(200_000), rtol=1e-3)
-    ours, theirs = trace.columns()[SMOOTHED, 2000:], exact.columns()[SMOOTHED, 2000:]
+    series, exact = series_of(losses, pieces=40), series_of(losses, pieces=40, smoothing=0.999)
+    series.smooth(0.999)
+    np.testing.assert_allclose(series.average_at(200_000), exact.average_at(200_000), rtol=1e-3)
+    ours, theirs = series.columns()[SMOOTHED, 2000:], exact.columns()[SMOOTHED, 2000:]
     assert np.abs(ours - theirs).max() < 0.05  # the spread of the losses themselves is 1
 
 
 def test_thinning_keeps_extremes_and_mean():
     losses = np.random.default_rng(5).exponential(size=5_000)
-    trace = trace_of(losses)
-    trace.thin(100)
-    columns = trace.columns()
+    series = series_of(losses)
+    series.thin(100)
+    columns = series.columns()
     assert columns.shape[1] <= 100
     assert (columns[LOW].min(), columns[HIGH].max(), columns[STEP, -1]) == (losses.min(), losses.max(), 5_000)
     np.testing.assert_allclose(mean(columns), losses.mean(), rtol=1e-9)
@@ -97,7 +97,7 @@ def test_thinning_keeps_extremes_and_mean():
 
 def test_no_more_columns_than_pixels_with_the_extremes_of_each():
     losses = np.random.default_rng(6).exponential(size=2048)
-    columns = trace_of(losses).columns()
+    columns = series_of(losses).columns()
     x, thin = reduced(columns[STEP] - 1, columns, 0, 2048, 128)
     assert x.tolist() == list(range(15, 2048, 16))
     np.testing.assert_array_equal(thin[LOW], losses.reshape(128, 16).min(axis=1))
@@ -105,6 +105,6 @@ def test_no_more_columns_than_pixels_with_the_extremes_of_each():
 
 
 def test_a_stretch_reaches_one_point_beyond_each_edge():
-    columns = trace_of(np.arange(100.0)).columns()
+    columns = series_of(np.arange(100.0)).columns()
     x, _ = reduced(columns[STEP], columns, 40.5, 50.5, 1000)
     assert x.tolist() == list(range(40, 52))

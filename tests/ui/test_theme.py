@@ -8,7 +8,7 @@ import pytest
 from babysit.ui import theme
 from babysit.ui.panel import spread
 
-WORDS = ("INK", "FAINT", "TRAIN", "VALID", "OTHER", "HAND", "GHOST", "ALARM")
+WORDS = ("INK", "FAINT", "TRAIN", "VALID", "OTHER", "USER", "GHOST", "ALARM")
 CURVES = ("TRAIN", "VALID", "OTHER")
 STYLE = resources.files("babysit.ui").joinpath("style.css").read_text()
 GREY = np.tile([0.213, 0.715, 0.072], (3, 1))
@@ -27,7 +27,7 @@ def rgb(name):
 
 def turned(colour):
     """A colour as the style sheet's filter shows it on a dark page (CSS Filter Effects 1, sections 5 and 12)."""
-    inverted, degrees = re.search(r"--babysit-turned: invert\(([\d.]+)\) hue-rotate\((\d+)deg\)", STYLE).groups()
+    inverted, degrees = re.search(r"--babysit-inverted: invert\(([\d.]+)\) hue-rotate\((\d+)deg\)", STYLE).groups()
     colour = (1 - float(inverted)) * colour + float(inverted) * (1 - colour)
     cos, sin = np.cos(np.radians(float(degrees))), np.sin(np.radians(float(degrees)))
     around = [[-0.213, -0.715, 0.928], [0.143, 0.14, -0.283], [-0.787, 0.715, 0.072]]

@@ -1,0 +1,538 @@
+import io
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from babysit.store.reader import Reader
+from babysit.store.record import Record
+from babysit.ui import theme
+from babysit.ui.alt_text import alt_text
+from babysit.ui.entries import entry_of
+from babysit.ui.figure import ChartFigure
+from babysit.ui.labels import clusters, label_lines
+from babysit.ui.run_series import RunSeries
+from babysit.ui.series import HIGH, LOW, MEAN, SMOOTHED, STEP
+from babysit.ui.view import View
+
+START = {"learning_rate": 0.1, "batch_size": 32}
+
+
+def open_run(directory):
+    return Reader(Path(directory) / "run.sqlite")
+
+
+class Rows:
+    """Rows of a record, as `since` gives them."""
+
+    def __init__(self):
+        self.seq = 0
+
+    def row(self, **fields):
+        self.seq += 1
+        return {"seq": self.seq, **fields}
+
+    def block(self, branch, first, losses, epoch=1, time=0.0, **columns):
+        columns = {"loss": losses, **columns}
+        table = np.stack([np.asarray(values, "float32") for values in columns.values()])
+        packed = {"names": list(columns), "dtype": "float32", "columns": table.tobytes()}
+        return self.row(branch=branch, epoch=epoch, first=first, steps=len(losses), time=time, **packed)
+
+    def branch(self, name, parent, step, **hyperparameters):
+        return self.row(name=name, parent=parent, step=step, mark=self.seq, hyperparameters=hyperparameters, turn={})
+
+    def entry(self, branch, step, action="set", author="script", why="", time=0.0, over=1, **changes):
+        about = {"time": time, "author": author, "why": why, "over": over, "command": None}
+        return self.row(branch=branch, step=step, action=action, changes=changes, **about)
+
+    def epoch(self, branch, epoch, step, **logs):
+        return self.row(branch=branch, epoch=epoch, step=step, logs=logs)
+
+
+def begun(**hyperparameters):
+    rows, chart = Rows(), ChartFigure(open_run=open_run)
+    chart.series.add({"branches": [rows.branch("branch 1", None, 0, **(hyperparameters or START))]})
+    return rows, chart
+
+
+def entries(chart):
+    return chart.series.lineage_entries()
+
+
+def picture(chart, width=740, height=460, ratio=1.6):
+    png = chart.draw(width, height, ratio)
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def share(image, colour):
+    """Which part of a picture is of about this colour."""
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return (np.abs(image - wanted).sum(axis=2) < 40).mean()
+
+
+# ------------------------------------------------------------------------- what is drawn
+
+
+def test_what_was_measured_and_done_is_to_be_seen():
+    rows, chart = begun()
+    assert share(picture(chart), theme.TRAIN) == 0
+    chart.series.add({"blocks": [rows.block("branch 1", 1, np.exp(-np.arange(200) / 80))]})
+    assert share(picture(chart), theme.TRAIN) > 0.0005
+    chart.series.add({"epochs": [rows.epoch("branch 1", i, 20 * i, loss=1.0, val_loss=0.5) for i in (1, 2, 3)]})
+    image = picture(chart)
+    assert share(image, theme.VALID) > 0.0003
+    assert share(image, theme.USER) == 0
+    chart.series.add({"entries": [rows.entry("branch 1", 100, learning_rate=[0.1, 0.02])]})
+    assert share(picture(chart), theme.USER) > 0.0001
+
+
+def test_what_a_callback_changes_at_each_step_has_one_annotation():
+    rows, chart = begun()
+    chart.series.add({"blocks": [rows.block("branch 1", 1, np.ones(50))]})
+    each = [rows.entry("branch 1", step, author="WarmUp", learning_rate=(step, step + 1)) for step in range(10, 40)]
+    chart.series.add({"entries": each[:20]})
+    chart.series.add({"entries": each[20:]})
+    chart.series.add({"entries": [rows.entry("branch 1", 40, learning_rate=(40, 0.5))]})
+    streak, by_user = entries(chart)
+    assert (streak.step, streak.words) == (10, "learning rate 10 → 40 in 30 steps")
+    assert (by_user.step, by_user.words) == (40, "learning rate 40 → 0.5")
+    chart.series.add({"entries": [rows.entry("branch 1", 41, "pause", author="WarmUp")]})
+    chart.series.add({"entries": [rows.entry("branch 1", 41, author="WarmUp", learning_rate=(0.5, 1))]})
+    chart.series.add(
+        {"entries": [rows.entry("branch 1", 42, "pause", author="WarmUp")]}
+    )  # a line of its own in the logbook
+    chart.series.add({"entries": [rows.entry("branch 1", 42, author="WarmUp", learning_rate=(1, 2))]})
+    assert len(entries(chart)) == 4
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "ratio"), [(320, 300, 3.0), (740, 460, 1.0), (740, 460, 1.5), (2000, 900, 1)]
+)
+def test_a_picture_has_the_size_that_was_asked_for_and_its_edges_are_free(width, height, ratio):
+    rows, chart = begun(learning_rate=1e-5)
+    losses = np.exp(-np.arange(4321) / 400) / 1000
+    chart.series.add({"blocks": [rows.block("branch 1", 1, losses, accuracy=losses)]})
+    chart.series.add({"epochs": [rows.epoch("branch 1", 1, 4000, val_loss=0.00123, accuracy=0.5, val_accuracy=0.4)]})
+    changes = {"learning_rate": [1e-5, 2.34e-5], "momentum": [0.9, 0.999]}
+    chart.series.add({"entries": [rows.entry("branch 1", step, **changes) for step in (100, 150, 2000, 4321)]})
+    image = picture(chart, width, height, ratio)
+    assert image.shape == (round(height * ratio), round(width * ratio), 3)
+    paper = image[0, 0]
+    for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
+        np.testing.assert_array_equal(edge, np.broadcast_to(paper, edge.shape))
+
+
+def test_the_page_is_seen_through_the_paper_and_the_chosen_annotation_is_highlighted():
+    rows, chart = begun()
+    chart.series.add({"blocks": [rows.block("branch 1", 1, [1.0] * 200)]})
+    chart.series.add({"entries": [rows.entry("branch 1", step, learning_rate=[0.1, 0.02]) for step in (50, 150)]})
+    picture = Image.open(io.BytesIO(chart.draw(740, 460)))
+    assert np.asarray(picture.convert("RGBA"))[0, 0, 3] == 0
+    plain = np.asarray(picture.convert("RGB")).astype(int)
+    chart.view = replace(chart.view, entry=entries(chart)[1].seq)
+    [places] = np.nonzero((np.asarray(Image.open(io.BytesIO(chart.draw(740, 460)))) != plain).any(axis=(0, 2)))
+    assert {chart.entry_at(place, 400) for place in (places.min(), places.max())} == {entries(chart)[1].seq}
+
+
+def test_nothing_is_drawn_where_nothing_has_changed():
+    rows, chart = begun()
+    assert chart.draw(740, 460) is not None
+    assert chart.draw(740, 460) is None
+    chart.series.add({"blocks": [], "entries": []})
+    assert chart.draw(740, 460) is None
+    chart.series.add({"blocks": [rows.block("branch 1", 1, [1.0])]})
+    assert chart.draw(740, 460) is not None
+    assert chart.draw(740, 460, 2.0) is not None
+    chart.view = replace(chart.view, log=False)
+    assert chart.draw(740, 460, 2.0) is not None
+    chart.view = replace(chart.view, log=False)
+    assert chart.draw(740, 460, 2.0) is None
+
+
+def test_a_frame_is_the_same_whether_drawn_upon_the_last_or_afresh():
+    rows, upon, afresh = Rows(), ChartFigure(), ChartFigure()
+    everything = [{"branches": [rows.branch("branch 1", None, 0, **START)]}]
+    for i in range(9):
+        losses = np.exp(-np.arange(20 * i, 20 * i + 20) / 80)
+        everything.append({"blocks": [rows.block("branch 1", 20 * i + 1, losses)]})
+        everything[-1]["epochs"] = [rows.epoch("branch 1", i + 1, 20 * i + 20, val_loss=1 / (i + 1))]
+        upon.series.add(everything[-2])
+        picture(upon)
+    upon.series.add(everything[-1])
+    for new in everything:
+        afresh.series.add(new)
+    np.testing.assert_array_equal(picture(upon), picture(afresh))
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize(
+    "losses",
+    [[np.nan, np.nan], [0.0, 0.0], [-3.0, 2.0], [1e-30, 1e30], [np.inf, 1.0], [5.0], [7.0, 7.0], [0.0, 1.0]],
+    ids=str,
+)
+def test_it_draws_whatever_the_losses_are(losses, log):
+    rows, chart = begun()
+    chart.view = View(log=log, gap=True)
+    chart.series.add({"blocks": [rows.block("branch 1", 1, losses)]})
+    logs = {"loss": losses[0], "val_loss": losses[-1], "accuracy": losses[0]}
+    chart.series.add({"epochs": [rows.epoch("branch 1", 1, 1, **logs)]})
+    chart.series.add({"entries": [rows.entry("branch 1", 1, "note", why="it cost $5_^ to $6")]})
+    assert picture(chart).shape[2] == 3
+    assert alt_text(chart.series)
+
+
+@pytest.mark.parametrize("kind", ["svg", "pdf", "png"])
+def test_a_chart_is_exported_with_its_curves(kind):
+    rows, chart = begun()
+    empty = len(chart.export(kind))
+    chart.series.add({"blocks": [rows.block("branch 1", 1, np.random.default_rng(0).random(500))]})
+    found = chart.export(kind)
+    assert found.startswith({"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[kind])
+    assert len(found) > empty + 2000
+
+
+# ------------------------------------------------------------------------- what is chosen
+
+
+def chart_of_a_thousand():
+    rows, chart = begun()
+    for i in range(10):
+        losses = np.linspace(2 - i / 10, 1.9 - i / 10, 100)
+        chart.series.add({"blocks": [rows.block("branch 1", 100 * i + 1, losses, epoch=i + 1, time=10.0 * (i + 1))]})
+        chart.series.add({"epochs": [rows.epoch("branch 1", i + 1, 100 * i + 100, val_loss=2.0)]})
+    return rows, chart
+
+
+def limits(chart):
+    chart.draw(740, 460)
+    panel = chart._frame.panels[0].axes
+    return panel.get_xlim(), panel.get_ylim()
+
+
+def test_the_axis_shows_all_the_last_steps_a_chosen_range_and_stands_still():
+    rows, chart = chart_of_a_thousand()
+    assert limits(chart)[0] == (0, 1000)
+    chart.view = View(last=200)
+    assert limits(chart)[0] == (800, 1000)
+    chart.view = View(chosen=(250, 260))
+    (left, right), (low, high) = limits(chart)
+    assert (left, right) == (250, 260)
+    assert 1.5 < low < high < 2.1
+    chart.view = View(follow=False, chosen=None)
+    held = limits(chart)[0]
+    chart.series.add({"blocks": [rows.block("branch 1", 1001, np.ones(500))]})
+    assert limits(chart)[0] == held
+    chart.view = View()
+    assert limits(chart)[0] == (0, 1500)
+    assert chart.limits == (0, 1500)
+
+
+def test_the_axis_counts_epochs_or_the_time_of_training():
+    _, chart = chart_of_a_thousand()
+    chart.view = View(x="epoch")
+    assert limits(chart)[0] == (0, 10)
+    chart.view = View(x="time")
+    assert limits(chart)[0] == (0, 90)  # of the first block nobody knows when it began
+
+
+def test_a_view_that_cannot_be_is_refused():
+    for wrong in ({"smoothing": 1.0}, {"x": "steps"}, {"last": 0}, {"chosen": (2, 2)}):
+        with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be .* Received"):
+            View(**wrong)
+
+
+def test_what_can_be_shown_is_named_and_shown():
+    rows, chart = begun(learning_rate=0.1, momentum=0.9)
+    chart.series.add({"blocks": [rows.block("branch 1", 1, [1.0, 1.0], accuracy=[0.5, 0.6], gradient_norm=[3.0, 4.0])]})
+    chart.series.add(
+        {"epochs": [rows.epoch("branch 1", 1, 2, loss=1.0, accuracy=0.6, val_accuracy=0.5, learning_rate=0.1)]}
+    )
+    names = {"metrics": ["accuracy", "gradient_norm"], "hyperparameters": ["learning_rate", "momentum"]}
+    assert {"metrics": chart.series.metrics, "hyperparameters": chart.series.hyperparameters} == names
+    chart.view = View(metrics=("gradient_norm", "nothing"), hyperparameters=("momentum",))
+    chart.draw(740, 460)
+    assert [panel.name for panel in chart._frame.panels] == ["loss", "gradient_norm", "momentum"]
+
+
+def test_no_more_points_than_pixels():
+    rows, chart = begun()
+    chart.series.add({"blocks": [rows.block("branch 1", 1, np.random.default_rng(0).random(50_000))]})
+    chart.draw(740, 460, 2.0)
+    line = chart._frame.panels[0]._lines["train"]
+    assert 300 < len(line.get_xdata()) <= chart._frame.plot_px + 2
+
+
+# ------------------------------------------------------------------------- entries
+
+
+def steered():
+    rows, chart = begun()
+    chart.series.add({"blocks": [rows.block("branch 1", 1, np.full(300, 2.0))]})
+    change = rows.entry("branch 1", 300, author="dashboard", why="flat", learning_rate=[0.1, 0.02])
+    chart.series.add({"entries": [change]})
+    chart.series.add({"blocks": [rows.block("branch 1", 301, np.r_[np.full(100, 1.0), np.full(300, 0.5)])]})
+    return rows, chart, change["seq"]
+
+
+def test_an_entry_has_the_mean_losses_around_it():
+    _, chart, seq = steered()
+    entry = chart.series.entry(seq)
+    assert (entry.words, entry.author) == ("learning rate 0.1 → 0.02 — flat", "dashboard")
+    assert (entry.before, entry.after, entry.steps_after) == (2.0, 0.75, 200)
+    assert chart.series.entry(10**6) is None
+
+
+def test_an_entry_keeps_the_losses_around_it_when_the_run_is_long():
+    rows, chart, seq = steered()
+    for first in range(701, 200_001, 20_000):
+        chart.series.add({"blocks": [rows.block("branch 1", first, np.full(20_000, 9.0))]})
+    assert (chart.series.entry(seq).before, chart.series.entry(seq).after) == (2.0, 0.75)
+
+
+def test_the_losses_around_an_entry_reach_up_to_other_changes_by_the_user():
+    rows, chart = begun()
+    losses = np.r_[np.full(100, 1.0), np.full(44, 2.0), np.full(60, 3.0)]
+    chart.series.add({"blocks": [rows.block("branch 1", 1, losses[:100])]})
+    raised = rows.entry("branch 1", 100, author="dashboard", learning_rate=[0.1, 0.2])
+    chart.series.add({"entries": [raised, also := rows.entry("branch 1", 100, momentum=[0.9, 0.8])]})
+    chart.series.add({"blocks": [rows.block("branch 1", 101, losses[100:120])]})
+    chart.series.add({"entries": [rows.entry("branch 1", 120, author="schedule", learning_rate=[0.2, 0.19])]})
+    chart.series.add({"blocks": [rows.block("branch 1", 121, losses[120:144])]})
+    chart.series.add({"entries": [back := rows.entry("branch 1", 144, learning_rate=[0.19, 0.1])]})
+    chart.series.add({"blocks": [rows.block("branch 1", 145, losses[144:])]})
+    chart.series.add({"branches": [rows.branch("branch 2", "branch 1", 154)]})
+    chart.series.add({"entries": [rewound := rows.entry("branch 2", 154, "rewind")]})
+    chart.series.add({"blocks": [rows.block("branch 2", 155, np.full(9, 4.0))]})
+    found = [chart.series.entry(row["seq"]) for row in (raised, also, back, rewound)]
+    found = [(one.before, one.steps_before, one.after, one.steps_after) for one in found]
+    assert found == [(1, 100, 2, 44), (1, 100, 2, 44), (2, 44, 3, 60), (3, 10, 4, 9)]
+
+
+def test_an_entry_without_steps_has_no_losses():
+    rows, chart = begun()
+    chart.series.add({"entries": [note := rows.entry("branch 1", 0, "note", why="let us see")]})
+    entry = chart.series.entry(note["seq"])
+    assert (entry.losses, entry.steps_before, entry.steps_after) == ("", 0, 0)
+
+
+def test_an_annotation_is_found_where_it_is_drawn():
+    _, chart, seq = steered()
+    chart.draw(740, 460)
+    x = chart._frame.left_px + 300 / limits(chart)[0][1] * chart._frame.plot_px
+    assert chart.entry_at(x + 2, 300) == seq
+    assert chart.entry_at(x + 40, 30) == seq  # its label
+    assert chart.entry_at(x + 40, 300) is None
+    chart.view = View(annotations=False)
+    chart.draw(740, 460)
+    assert chart.entry_at(x, 300) is None
+
+
+def test_what_a_schedule_does_is_told_but_does_not_fill_the_chart():
+    rows, chart = begun()
+    chart.series.add({"blocks": [rows.block("branch 1", 1, np.ones(800))]})
+    plain = share(picture(chart), theme.USER)
+    found = [rows.entry("branch 1", i, author="schedule", learning_rate=[0.1, 0.2]) for i in range(1, 799, 2)]
+    chart.series.add({"entries": found})
+    assert share(picture(chart), theme.USER) == plain
+    assert len(entries(chart)) == 399
+    assert entries(chart)[0].author == "schedule"
+
+
+@pytest.mark.parametrize("action", ["pause", "resume", "fit", "finish", "stop", "refuse"])
+def test_what_changes_nothing_has_no_annotation(action):
+    rows, chart = begun()
+    chart.series.add({"entries": [rows.entry("branch 1", 0, action, learning_rate=[0.1, 0.2])]})
+    assert entries(chart) == []
+
+
+def test_annotations_close_to_one_another_share_a_label():
+    rows = Rows()
+    changes = [(10, {"learning_rate": (1, 2)}), (11, {"learning_rate": (2, 3)}), (13, {"momentum": (0, 0.9)})]
+    changes += [(90, {"learning_rate": (3, 4)})]
+    found = clusters([(step, entry_of(rows.entry("branch 1", step, **change))) for step, change in changes], within=5)
+    assert [(place, label_lines(several)) for place, several in found] == [
+        (10, ["lr 1 → 3", "momentum 0 → 0.9"]),
+        (90, ["lr 3 → 4"]),
+    ]
+    undone = [(50, {"lr": (0.01, 0.2)}), (50, {"lr": (0.2, 0.01)})]
+    assert label_lines([entry_of(rows.entry("branch 1", step, **change)) for step, change in undone]) == []
+
+
+def test_a_label_tells_only_so_many_lines():
+    many = {f"rate_{i}": [0, 1] for i in range(5)}
+    entry = entry_of(Rows().entry("branch 1", 1, **many))
+    assert label_lines([entry]) == ["rate 0 0 → 1", "rate 1 0 → 1", "and 3 more"]
+    assert label_lines([entry], most=1) == ["rate 0 0 → 1 …"]
+
+
+# ------------------------------------------------------------------------- branches
+
+
+def rewound():
+    rows, chart = begun(learning_rate=0.1)
+    chart.series.add({"blocks": [rows.block("branch 1", 1, np.full(50, 2.0))]})
+    chart.series.add({"entries": [rows.entry("branch 1", 50, learning_rate=[0.1, 0.7])]})
+    before = rows.seq - 1  # the checkpoint was saved before the change
+    chart.series.add({"blocks": [rows.block("branch 1", 51, np.full(50, 3.0))]})
+    branch = rows.branch("branch 2", "branch 1", 50, learning_rate=0.1) | {"mark": before}
+    chart.series.add(
+        {"branches": [branch], "entries": [rows.entry("branch 2", 50, "rewind", learning_rate=[0.7, 0.1])]}
+    )
+    chart.series.add({"blocks": [rows.block("branch 2", 51, np.full(50, 1.0))]})
+    return rows, chart
+
+
+def test_the_line_goes_over_branches_and_what_was_abandoned_stays_as_a_ghost():
+    _, chart = rewound()
+    columns = chart.series.along("measured", "loss")
+    assert columns[STEP].tolist() == list(range(1, 101))
+    assert columns[LOW].tolist() == [2.0] * 50 + [1.0] * 50
+    assert share(picture(chart), theme.GHOST) > 0.0001
+    chart.view = View(ghosts=False)
+    without = share(picture(chart), theme.GHOST)
+    chart.view = View()
+    assert share(picture(chart), theme.GHOST) > without
+
+
+def test_what_was_done_on_an_abandoned_branch_has_no_annotation():
+    _, chart = rewound()
+    assert [entry.action for entry in entries(chart)] == ["rewind"]
+    assert chart.series.along("hyperparameters", "learning_rate")[MEAN, -1] == 0.1
+
+
+def test_the_smoothed_loss_of_a_branch_goes_on_from_where_it_left():
+    _, chart = rewound()
+    average = chart.series.along("measured", "loss")[SMOOTHED]
+    alone = RunSeries(0.97)
+    rows = Rows()
+    alone.add({"blocks": [rows.block("branch 1", 1, np.r_[np.full(50, 2.0), np.full(50, 1.0)])]})
+    np.testing.assert_allclose(average, alone.along("measured", "loss")[SMOOTHED], rtol=1e-9)
+
+
+def test_steps_that_are_told_twice_count_once():
+    rows, series = Rows(), RunSeries(0.9)
+    for first in (1, 11, 1, 11, 21):
+        series.add({"blocks": [rows.block("branch 1", first, np.arange(first, first + 10))]})
+    assert series.along("measured", "loss")[LOW].tolist() == list(range(1, 31))
+
+
+def test_rests_and_abandoned_branches_take_no_training_time():
+    rows, series = Rows(), RunSeries(0.9)
+    series.add({"entries": [rows.entry("branch 1", 0, "fit", time=100.0)]})
+    series.add({"blocks": [rows.block("branch 1", 1, [1.0] * 10, time=110.0)]})
+    series.add({"entries": [rows.entry("branch 1", 10, "pause", time=110.0)]})
+    series.add({"entries": [rows.entry("branch 1", 10, "resume", time=500.0)]})
+    series.add({"blocks": [rows.block("branch 1", 11, [1.0] * 10, time=510.0)]})
+    series.add({"branches": [rows.branch("branch 2", "branch 1", 10)]})
+    series.add({"entries": [rows.entry("branch 2", 10, "rewind", time=512.0)]})
+    series.add({"blocks": [rows.block("branch 2", 11, [1.0] * 10, time=532.0)]})
+    assert series.axis("time")(np.array([0, 5, 10, 15, 20])).tolist() == [0, 5, 10, 20, 30]
+    series.add({"blocks": [rows.block("branch 2", 21, [1.0] * 10, time=9000.0)]})  # it rested, and nobody said so
+    assert series.seconds_at("branch 2", 30) == 50
+
+
+def test_a_value_that_follows_a_schedule_is_drawn_step_by_step():
+    rows, series = Rows(), RunSeries(0.9)
+    series.add({"branches": [rows.branch("branch 1", None, 0, learning_rate=0.4)]})
+    series.add({"blocks": [rows.block("branch 1", 1, [1, 1, 1], learning_rate=[0.4, 0.3, 0.2])]})
+    series.add({"entries": [rows.entry("branch 1", 3, learning_rate=["schedule", 0.05])]})
+    columns = series.along("hyperparameters", "learning_rate")
+    np.testing.assert_allclose(columns[HIGH], [0.4, 0.4, 0.3, 0.2, 0.05], rtol=1e-6)
+    assert columns[STEP].tolist() == [0, 0, 1, 2, 3]
+
+
+# ------------------------------------------------------------------------- another run
+
+
+def test_another_run_is_laid_over_from_its_directory(tmp_path):
+    rows, chart = begun()
+    chart.series.add({"blocks": [rows.block("branch 1", 1, np.full(100, 1.0))]})
+    assert share(picture(chart), theme.OTHER) == 0
+    record = Record(tmp_path / "run.sqlite")
+    for row in (rows.block("branch 1", 1, np.full(50, 2.0)), rows.block("branch 1", 51, np.full(50, 0.5))):
+        record.append("blocks", **{name: value for name, value in row.items() if name != "seq"})
+    record.close()
+    written = (tmp_path / "run.sqlite").read_bytes()
+    chart.view = View(other=str(tmp_path))
+    assert share(picture(chart), theme.OTHER) > 0.0003
+    assert chart._compared.series.along("measured", "loss")[LOW].tolist() == [2.0] * 50 + [0.5] * 50
+    assert (tmp_path / "run.sqlite").read_bytes() == written
+    assert [path.name for path in tmp_path.iterdir()] == ["run.sqlite"]
+    chart.view = View()
+    assert share(picture(chart), theme.OTHER) == 0
+
+
+def test_a_run_that_is_not_there_is_told_and_the_chart_goes_on(tmp_path):
+    _, chart = begun()
+    chart.view = View(other=str(tmp_path / "none"))
+    assert chart.draw(740, 460) is not None
+    assert "none` holds no run" in chart.problem
+
+
+# ------------------------------------------------------------------------- words
+
+
+def test_a_summary_says_what_there_is_to_see():
+    rows, chart, _ = steered()
+    chart.series.add({"epochs": [rows.epoch("branch 1", i, 300 * i, val_loss=i / 10, accuracy=0.9) for i in (1, 2)]})
+    said = alt_text(chart.series)
+    assert "At step 700 the smoothed training loss is 0.500, " in said
+    assert "The validation loss is 0.200 at step 600; its lowest was 0.100 at step 300." in said
+    assert "Accuracy is 0.900 in training." in said
+    assert "the last at step 300 by dashboard: learning rate 0.1 → 0.02 — flat." in said
+    assert alt_text(begun()[1].series) == "Nothing is measured yet."
+
+
+# ------------------------------------------------------------------------- a long run
+
+
+def fed(steps, piece):
+    rows, chart = begun()
+    losses = np.random.default_rng(0).random(piece)
+    for first in range(1, steps, piece):
+        chart.series.add({"blocks": [rows.block("branch 1", first, losses)]})
+    return rows, chart
+
+
+def test_ten_million_steps_take_no_more_room_than_ten_thousand():
+    short, long = fed(10_000, 1_000), fed(10_000_000, 100_000)
+    sizes = [len(chart.export("png")) for _, chart in (short, long)]
+    assert sizes[1] < 1.2 * sizes[0]
+    assert long[1].series.along("measured", "loss").shape[1] < 15_000
+    tracemalloc.start()
+    rows, chart = long
+    losses = np.random.default_rng(1).random(1_000_000)
+    chart.series.add({"blocks": [rows.block("branch 1", 10_000_001, losses)]})
+    del losses
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 1e6
+
+
+def test_each_of_a_few_thousand_steps_is_kept_however_often_a_run_is_rewound():
+    rows, series = Rows(), RunSeries(0.0)
+    losses = np.random.default_rng(0).random(3000)
+    series.add({"branches": [rows.branch("branch 1", None, 0)], "blocks": [rows.block("branch 1", 1, losses[:2000])]})
+    for i in range(2, 32):
+        series.add({"branches": [rows.branch(f"branch {i}", "branch 1", 1990)]})
+        series.add({"blocks": [rows.block(f"branch {i}", 1991, losses[1990:])]})
+    line = series.along("measured", "loss")
+    np.testing.assert_array_equal(line[STEP], np.arange(1, 3001))
+    np.testing.assert_array_equal(line[SMOOTHED], losses.astype("float32"))
+    assert sum(branch.measured["loss"].width for branch in series.branches.values()) < 10_000  # of 32,000
+
+
+def test_hundreds_of_rewinds_take_no_more_room_than_a_few():
+    rows, series = Rows(), RunSeries(0.97)
+    series.add({"branches": [rows.branch("branch 1", None, 0)]})
+    for i in range(300):
+        step, name = 100 * (i + 1), f"branch {i + 2}"
+        losses = np.random.default_rng(i).random(300)
+        series.add({"blocks": [rows.block(f"branch {i + 1}", step - 99, losses)]})
+        series.add({"branches": [rows.branch(name, f"branch {i + 1}", step)]})
+    kept = sum(branch.measured["loss"].columns().shape[1] for branch in series.branches.values() if branch.measured)
+    assert kept < 20_000
+    assert series.along("measured", "loss")[STEP, -1] > 29_000

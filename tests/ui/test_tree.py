@@ -1,0 +1,79 @@
+"""The tree of branches and checkpoints, read from the series of a run."""
+
+import numpy as np
+import pytest
+
+from babysit.ui.run_series import RunSeries
+from babysit.ui.tree import CHECKPOINTS, losses_at, tree_nodes
+
+
+class Run:
+    """Adds rows to the series of a run."""
+
+    def __init__(self):
+        self.series, self.checkpoints, self.seq = RunSeries(0.9), {}, 0
+
+    def add(self, table, **row):
+        self.seq += 1
+        self.series.add({table: [{"seq": self.seq, **row}]})
+
+    def branch(self, name, parent=None, step=0):
+        self.add("branches", name=name, parent=parent, step=step, hyperparameters={})
+
+    def block(self, branch, first, losses):
+        columns = np.asarray(losses, float)
+        row = {"branch": branch, "first": first, "steps": len(losses), "names": ["loss"], "epoch": 1, "time": 0.0}
+        self.add("blocks", **row, dtype="float64", columns=columns.tobytes())
+
+    def checkpoint(self, branch, step, folder, name=None):
+        self.checkpoints[folder] = {"branch": branch, "step": step, "folder": folder, "name": name}
+
+    def nodes(self):
+        return [(node.words.strip(), node.folder) for node in tree_nodes(self.series, self.checkpoints)]
+
+
+@pytest.fixture
+def run():
+    return Run()
+
+
+def test_a_branch_is_listed_below_the_one_it_left(run):
+    run.branch("branch 1")
+    run.checkpoint("branch 1", 0, "000001")
+    run.branch("branch 2", "branch 1", 30)
+    run.branch("branch 3", "branch 2", 40)
+    run.branch("branch 4", "branch 1", 10)
+    run.checkpoint("branch 2", 35, "000002", "good")
+    assert run.nodes() == [
+        ("branch 1", None),
+        ("• step 0 · automatic", "000001"),
+        ("└ branch 2, left branch 1 at step 30", None),
+        ("• step 35 · good", "000002"),
+        ("└ branch 3, left branch 2 at step 40", None),
+        ("└ branch 4 (present), left branch 1 at step 10", None),
+    ]
+
+
+def test_losses_are_those_of_the_branch_up_to_the_step_and_before_its_fork_the_parents(run):
+    run.branch("branch 1")
+    for first, loss in ((1, 5.0), (201, 4.0), (401, 3.0)):
+        run.block("branch 1", first, [loss] * 200)
+    run.add("epochs", branch="branch 1", epoch=1, step=200, logs={"val_loss": 7.0, "loss": 5.5})
+    run.add("epochs", branch="branch 1", epoch=2, step=600, logs={"val_loss": 6.0, "loss": 3.5})
+    run.branch("branch 2", "branch 1", 400)
+    run.block("branch 2", 401, [1.0] * 200)
+    losses = lambda branch, step: losses_at(run.series, branch, step)  # noqa: E731
+    assert losses("branch 1", None) == "loss 3 · after epoch 2: loss 3.5, val loss 6"
+    assert losses("branch 1", 400) == "loss 4 · after epoch 1: loss 5.5, val loss 7"
+    assert losses("branch 2", 400) == "loss 4 · after epoch 1: loss 5.5, val loss 7"
+    assert losses("branch 2", None) == "loss 1 · after epoch 1: loss 5.5, val loss 7"
+    assert losses("branch 1", 0) == "no loss yet"
+
+
+def test_it_stays_small_however_long_the_run(run):
+    run.branch("branch 1")
+    for i in range(2, 500):
+        run.branch(f"branch {i}", "branch 1", 0)
+        run.checkpoint(f"branch {i}", 0, f"{i:06}")
+    assert len(run.nodes()) < 2 * CHECKPOINTS
+    assert run.nodes()[-2][0].startswith("└ branch 499 (present)")
