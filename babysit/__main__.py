@@ -18,7 +18,7 @@ from babysit.core.runlog import RunLog
 from babysit.core.words import utc
 from babysit.engine import architecture
 from babysit.replay import replay as replay_run
-from babysit.store.checkpoint_file import check_model, complete, load
+from babysit.store.checkpoint_file import check_model, complete, read
 from babysit.store.checkpoint_store import checkpoints_in
 from babysit.store.database import RECORD, DatabaseReader
 
@@ -152,7 +152,7 @@ def _faults(directory: Path) -> Iterator[str]:
         yield f"{RECORD}: it cannot be read: {error}."
     for folder in folders:
         try:
-            load(folder)
+            read(folder)
             check_model(folder)
         except ValueError as error:
             yield f"checkpoints/{folder.name}: {error}"
@@ -161,11 +161,11 @@ def _faults(directory: Path) -> Iterator[str]:
 def _lost(log: RunLog, whole: set[str]) -> Iterator[str]:
     """Named checkpoints that the log knows and that are not there; automatic ones may have been thinned out."""
     deleted = {event.payload.deleted for event in log.events if isinstance(event.payload, Note)}
-    saved = {event.payload.folder: event for event in log.events if isinstance(event.payload, Saved)}
-    for folder, event in saved.items():
+    saved = [(event.step, event.payload) for event in log.events if isinstance(event.payload, Saved)]
+    for folder, (step, last) in {one.folder: (step, one) for step, one in saved}.items():
         if folder not in whole | deleted:
-            step = event.step if event.payload.renamed is None else event.payload.renamed
-            yield f"checkpoints/{folder}: “{event.payload.name}”, of step {step:,}, is missing or incomplete."
+            step = step if last.renamed is None else last.renamed
+            yield f"checkpoints/{folder}: “{last.name}”, of step {step:,}, is missing or incomplete."
 
 
 # -------------------------------------------------------------------------------- replay

@@ -30,8 +30,6 @@ from babysit.core.runlog import RunLog
 from babysit.engine import architecture
 from babysit.engine.environment import describe
 from babysit.engine.trainer import KerasTrainer
-from babysit.export import schedules, script
-from babysit.export.logbook import logbook
 from babysit.progress import Progress
 from babysit.session.fit import plan_of
 from babysit.session.guard import ModelGuard, keras_settings
@@ -473,6 +471,8 @@ class Panda:
         Raises:
             ValueError: Before the first `fit`.
         """
+        from babysit.export import schedules
+
         found: dict[str, Any] = self.call(lambda model: schedules.schedules(self._run()))
         return found
 
@@ -491,10 +491,14 @@ class Panda:
         """
         if Path(path).suffix != ".py":
             raise ValueError(f"`path` must end in `.py`. Received: path={str(path)!r}.")
+        from babysit.export import script
+
         self.call(lambda model: script.write(self._run(), Path(path)))
 
     def export_logbook(self, path: str | Path) -> None:
         """Writes the journal in Markdown: what was changed and why, with the loss before and after."""
+        from babysit.export.logbook import logbook
+
         Path(path).write_text(logbook(self.model.name, self._session.log, self._session.branch), encoding="utf-8")
 
     def _export(self, kind: str, content: bytes = b"") -> Path:
@@ -512,11 +516,13 @@ class Panda:
         write(self.directory / name)
         return self.directory / name
 
-    def _run(self) -> script.Run:
+    def _run(self) -> Any:
         if not self._session.begun:
             raise ValueError("Only a run that has begun can be exported. Call `fit` first, or `export_logbook`.")
+        from babysit.export import script
+
         model = self._trainer.model
-        return script.Run(
+        return script.Run(  # type: ignore
             model=self.model,
             optimizers=model.optimizers,
             schedules=model.bindings.rates,
@@ -666,7 +672,7 @@ def attach(directory: str | Path | None = None) -> Any:
     """
     if directory is not None:
         return _attached(Path(directory))
-    alive = [panda for panda in _pandas if panda._driver.alive]
+    alive = [panda for panda in _pandas if panda._worker.alive]
     if not alive:
         raise ValueError(
             "No run is alive in this kernel. `babysit.attach(directory)` watches one of another process, "
@@ -690,7 +696,7 @@ def _attached(directory: Path) -> Panda | Viewer:
 @atexit.register
 def _rest_all() -> None:
     for panda in list(_pandas):
-        if panda._driver.alive:
+        if panda._worker.alive:
             panda._leave()
         panda._close()
 
@@ -698,7 +704,7 @@ def _rest_all() -> None:
 def _take_over(directory: Path) -> None:
     """Makes sure that no other panda of this kernel writes a run; one at rest lets go of it."""
     for panda in pandas_in(directory):
-        if panda._driver.alive:
+        if panda._worker.alive:
             raise ValueError(f"The run at {directory} is alive in this kernel: `babysit.attach()` gives it back.")
         panda._close()
 
@@ -737,6 +743,7 @@ def _close(store: CheckpointStore, database: Database, lock: Lock) -> None:
 
 
 def check_model(model: Any) -> None:
+    """Raises unless a model can be trained: a compiled `keras.Model` that no panda trains."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
     if not model.compiled or model.optimizer is None:
@@ -749,7 +756,7 @@ def check_model(model: Any) -> None:
 
 def _refuse_second(model: Any, but: Panda | None = None) -> None:
     for panda in list(_pandas):
-        if panda is not but and panda.model is model and panda._driver.alive:
+        if panda is not but and panda.model is model and panda._worker.alive:
             raise ValueError(
                 f"`model` is being trained already, by {panda!r}. `panda = babysit.attach()` gives you that one; "
                 "`stop()` it first if you want to begin anew."

@@ -82,16 +82,18 @@ class _Lines:
     def __init__(self, history: History) -> None:
         self._history = history
         self._seen: tuple[Any, ...] = ()
-        self._told = max((row["seq"] for row in history.epoch_rows()), default=0)
+        self._seq = max((event.seq for event in history.epoch_end_events()), default=0)
 
     def update(self, status: dict[str, Any]) -> None:
         if self._seen == (seen := (status["epoch"], status["branch"])):
-            return  # nothing to look for in the record
+            return  # nothing to look for in the log
         self._seen = seen
-        for row in self._history.epoch_rows(behind=self._told):
-            words = [f"{name}: {value:.4f}" for name, value in row["logs"].items() if isinstance(value, float)]
-            print(" - ".join([f"Epoch {row['epoch']}/{status['epochs']}", *words]), flush=True)
-            self._told = row["seq"]
+        for event in self._history.epoch_end_events():
+            if event.seq > self._seq:
+                logs = event.payload.logs
+                words = [f"{name}: {value:.4f}" for name, value in logs.items() if isinstance(value, float)]
+                print(" - ".join([f"Epoch {event.payload.epoch}/{status['epochs']}", *words]), flush=True)
+                self._seq = event.seq
 
     def close(self) -> None:
         pass

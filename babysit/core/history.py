@@ -103,7 +103,11 @@ class History(Mapping[str, np.ndarray]):
 
     def epoch_ends(self) -> list[EpochEnd]:
         """What each epoch of the branch came to."""
-        return [event.payload for event in self._log.epoch_ends(self._lineage)]  # type: ignore[misc]
+        return [event.payload for event in self.epoch_end_events()]
+
+    def epoch_end_events(self) -> list[Any]:
+        """The events that ended the epochs of the branch."""
+        return self._log.epoch_ends(self._lineage)
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` with one row a step, indexed by step."""

@@ -81,7 +81,7 @@ class KerasTrainer:
         self._sizer.record(logs.count, time.perf_counter() - began)
         examples = window.examples if logs.count == window.count else logs.count * window.batch_size
         self.position = at.advanced(logs.count, examples)
-        columns = dict(logs.steps)
+        columns = dict(logs.columns)
         if logs.loss is not None:  # a train_step of the user's own may return none
             columns["loss"] = logs.loss
             self._finite = math.isfinite(logs.loss[-1])
@@ -244,7 +244,7 @@ class KerasTrainer:
     @property
     def accumulates(self) -> bool:
         """Whether gradients are accumulated over several steps."""
-        return self.model.accumulates
+        return self.model.steps_before_update > 0 or self.model.steps_to_update > 0
 
     @property
     def repeatable(self) -> bool:

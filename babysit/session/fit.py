@@ -104,8 +104,8 @@ def facts_of(data: Any) -> dict[str, Any]:
 def _check_model(model: Any) -> None:
     if type(model).fit is not keras.Model.fit or "fit" in vars(model):
         raise ValueError(
-            f"`model` must train by Keras's own `fit`. Received: `{type(model).__name__}`, which overrides it. Move what "
-            "its `fit` does into `train_step` or into a callback."
+            f"`model` must train by Keras's own `fit`. Received: `{type(model).__name__}`, which overrides it. Move "
+            "what its `fit` does into `train_step` or into a callback."
         )
 
 

@@ -65,14 +65,22 @@ class LiveTrainer(Trainer, Protocol):
     """
 
     followed: Mapping[str, float]
-    schedules: tuple[str, ...]
-    steps_to_update: int
-    accumulates: bool
-    repeatable: bool
-    pass_over: bool
     interrupted: bool
-    seeds: list[list[int]]
-    compiled_anew: bool
+
+    @property
+    def schedules(self) -> tuple[str, ...]: ...  # noqa: D102  (see the attributes)
+    @property
+    def steps_to_update(self) -> int: ...  # noqa: D102
+    @property
+    def accumulates(self) -> bool: ...  # noqa: D102
+    @property
+    def repeatable(self) -> bool: ...  # noqa: D102
+    @property
+    def pass_over(self) -> bool: ...  # noqa: D102
+    @property
+    def seeds(self) -> list[list[int]]: ...  # noqa: D102
+    @property
+    def compiled_anew(self) -> bool: ...  # noqa: D102
 
     def prepare(
         self, source: Any, ranges: Any, batch_size: int, fit: FitSpec

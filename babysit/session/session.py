@@ -414,7 +414,7 @@ class Session:
         before, left, step = self.trainer.capture(), self.branch, self.position.step
         present = self._values()
         try:
-            name, parent, differs = self._go_to(folder) if place is None else self._go_along(*place)
+            name, parent, differs = self._go_to(folder or "") if place is None else self._go_along(*place)
             then = self._values()
             changed = {key: (then[key], new) for key, new in present.items() if key in then and then[key] != new}
             keep = changed if hyperparameters == "keep" else {}
