@@ -58,4 +58,4 @@ def no_run_left_alive(own_folder):
             return  # none is
         for panda in alive if isinstance(alive, list) else [alive]:
             panda.stop()
-            panda._driver.wait(60)
+            panda._worker.wait(60)

@@ -11,8 +11,6 @@ import pytest
 
 import babysit
 from babysit.store import lock
-from babysit.store.reader import Reader
-from babysit.store.record import Record
 from tests.patience import until
 
 TRAINING = """
@@ -68,7 +66,7 @@ def files(folder):
 def test_it_follows_a_run_of_another_process_and_tells_of_its_end(folder, child):
     viewer = babysit.attach(folder)
     until(lambda: (viewer.state, viewer.step) == ("paused", 7))
-    tell(child, "panda._trainer.shelf.settle(); panda._record.tell()")  # after which it has no more to write
+    tell(child, "panda._store.settle(); panda._database.write_status()")  # after which it has no more to write
     before = files(folder)
     assert viewer.history["step"].tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert viewer.hyperparameters["batch_size"].value == 32 and viewer.branches == {"branch 1": (None, 0)}

@@ -102,7 +102,7 @@ def facts_of(data: Any) -> dict[str, Any]:
 
 
 def _check_model(model: Any) -> None:
-    if type(model).fit is not keras.Model.fit or "fit" in vars(model):
+    if type(model).fit is not keras.Model.fit:
         raise ValueError(
             f"`model` must train by Keras's own `fit`. Received: `{type(model).__name__}`, which overrides it. Move "
             "what its `fit` does into `train_step` or into a callback."
