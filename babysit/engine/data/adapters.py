@@ -1,15 +1,13 @@
 """Where batches come from, pass after pass, through Keras's own data adapters.
 
-A feed knows how a pass begins and ends and what the user's data hears of it, whether it
-can be begun again, and whether it gives the same batches then. It hands on what
-`Model.fit` would hand to a step, and changes nothing.
+An adapter begins a pass, tells the user's `PyDataset` of epochs, and says whether a pass can be
+begun again. Its batches are those that `Model.fit` would give to a step.
 """
 
 import contextlib
 import itertools
 import threading
 import types
-from collections.abc import Iterator
 from typing import Any, cast
 
 import keras
@@ -17,111 +15,106 @@ import tensorflow as tf
 from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
-from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 
-from babysit.core.order import Sampler
+from babysit.core.order import Shuffle, permutation
+from babysit.core.position import FitSpec
+from babysit.engine.data.window import arrays_in, map_arrays
 
-# What these operations give depends on more than their inputs.
-_RESTLESS = (
-    "Random",
-    "Stateful",
-    "Truncated",
-    "Multinomial",
-    "ParameterizedTruncated",
-    "Assign",
-    "PyFunc",
-    "EagerPyFunc",
+UNKNOWN_LENGTH = (
+    "`Model.fit` counts one iteration too many an epoch of a dataset of unknown length, so its `optimizer.iterations` "
+    "differ: call `.apply(tf.data.experimental.assert_cardinality(n))` on the dataset to have the same."
 )
 
 
-class Feed:
-    """The passes over a stream that one of Keras's adapters takes.
+class BatchAdapter:
+    """The passes over a stream that one of Keras's adapters understands.
+
+    A dataset that is shuffled with `reshuffle_each_iteration=True` comes in another order each time it is begun.
 
     Args:
         adapter: Keras's adapter of the data.
-        remark: Why it does not give the same batches again, or empty if it does.
-        whole_epochs: Whether an epoch is a pass, rather than a number of steps.
+        limitation: What cannot be had of it and why, in a sentence; empty if all can.
 
     Attributes:
-        spec: TensorFlow's specs of a batch, in the structure handed to a step.
-        reopens: Whether it can be begun again at all.
-        ahead: Batches that are made ready beside the training, from the next pass on.
-        batch_size: Examples of a batch, where the first to come may be another; None for that one's.
+        dataset: A `tf.data.Dataset` of the batches.
+        batches: Batches of a pass; None where that is not known or there is no end.
+        shuffle: Whether the order of the batches is shuffled, as the user gave it.
+        repeatable: Whether a pass can be begun again.
+        size: Examples of a pass; None where that is not known.
+        identity: Tensors by which the data are told from others, beside their shapes.
+        prefetched: Batches that may be made ready at once, set once the size of one is known.
     """
 
-    reopens = True
-    ahead = 0
-    batch_size: int | None = None
+    shuffle: Shuffle = False
+    repeatable = True
+    size: int | None = None
+    identity: tuple[Any, ...] = ()
+    prefetched = 0
 
-    def __init__(self, adapter: Any, remark: str = "", whole_epochs: bool = False) -> None:
-        self._adapter, self.remark, self._whole_epochs = adapter, remark, whole_epochs
-        self._dataset = _prompt(adapter.get_tf_dataset())
-        self._kept: _Kept | None = None
-        self.spec = self._dataset.element_spec
-        adapter.on_epoch_end()  # `Model.fit` begins with it, so that a PyDataset counts on it
+    def __init__(self, adapter: Any, limitation: str = "") -> None:
+        self._adapter, self.limitation = adapter, limitation
+        self.dataset = without_autotune(adapter.get_tf_dataset())
+        self.batches: int | None = adapter.num_batches
 
-    @property
-    def rewindable(self) -> bool:
-        """Whether it gives the same batches when it is begun again."""
-        return not self.remark
+    def begin(self, data_pass: int, fit: FitSpec) -> Any:
+        """A new iterator over the batches of a pass."""
+        return iter(self.dataset)
 
-    @property
-    def batches(self) -> int | None:
-        """Batches a pass, or None where that is not known or there is no end."""
-        return cast(int | None, self._adapter.num_batches)
+    def end(self, iterator: Any) -> None:
+        """Drops an iterator; ending its threads needs milliseconds, for which nothing waits."""
+        threading.Thread(target=[iterator].clear, daemon=True).start()
 
-    def begin(self, number: int) -> None:
-        """Tells the user's data that pass `number` begins."""
-        self._adapter.on_epoch_begin()
+    def first_size(self) -> int | None:
+        """Examples of a batch, where the first batch of a pass may be another; None for that one's."""
+        return None
 
-    def open(self, number: int) -> Any:
-        """A new iterator over the batches of pass `number`."""
-        if not self.reuses:
-            return iter(self._dataset)
-        if self._kept is None or self._kept.ahead != self.ahead:
-            self._kept = _Kept(self._dataset.prefetch(self.ahead), self.ahead)
-        return self._kept.begun()
+    def epoch_began(self) -> None:
+        """Tells the user's data that an epoch begins."""
 
-    def spent(self, iterator: Any) -> None:
-        """Takes an iterator back at its end. To stop its threads takes milliseconds, for which nothing waits."""
-        if self._kept is not None:
-            self._kept.begin()
+    def epoch_ended(self) -> None:
+        """Tells the user's data that an epoch is over."""
+
+
+class DatasetAdapter(BatchAdapter):
+    """A `tf.data.Dataset`; from its second pass on one iterator, begun anew while the steps before it run.
+
+    It makes up to `prefetched` batches ready.
+    """
+
+    def __init__(self, adapter: Any, limitation: str = "") -> None:
+        super().__init__(adapter, limitation)
+        self._reused: ReusedIterator | None = None
+
+    def begin(self, data_pass: int, fit: FitSpec) -> Any:
+        """An iterator at the start of a pass."""
+        if not self.prefetched:
+            return super().begin(data_pass, fit)
+        if self._reused is None:
+            self._reused = ReusedIterator(self.dataset.prefetch(self.prefetched))
+        return self._reused.begun()
+
+    def end(self, iterator: Any) -> None:
+        """Begins the next pass in a thread."""
+        if self._reused is None:
+            super().end(iterator)
         else:
-            threading.Thread(target=[iterator].clear, daemon=True).start()
-
-    @property
-    def reuses(self) -> bool:
-        """Whether one iterator serves every pass, with batches made ready: only of what nobody sees being made."""
-        return bool(self.ahead) and self.rewindable and isinstance(self._adapter, TFDatasetAdapter)
-
-    def close(self) -> None:
-        """Leaves the present iterator, at its end or before."""
-
-    def turn(self, begins: bool) -> None:
-        """Tells the user's data that an epoch of some steps begins, or is over, within a pass."""
-
-    def end(self) -> None:
-        """Tells the user's data that a pass is over."""
-        if self._whole_epochs and not self.rewindable and self.batches is not None:
-            # `Model.fit` makes an iterator here that it never uses; a shuffled dataset counts it.
-            iter(self._dataset)
-        self._adapter.on_epoch_end()
+            self._reused.begin()
 
 
-class _Kept:
-    """An iterator that is begun anew for every pass, beside the training as soon as one is over."""
+class ReusedIterator:
+    """An iterator that is begun anew for every pass, in a thread as soon as one is over."""
 
-    def __init__(self, dataset: Any, ahead: int) -> None:
-        self.ahead, self._dataset, self._iterator = ahead, dataset, iter(dataset)
+    def __init__(self, dataset: Any) -> None:
+        self._dataset, self._iterator = dataset, iter(dataset)
         self._fresh, self._thread = True, threading.Thread()
 
     def begin(self) -> None:
         """Begins the next pass, in a thread."""
-        self._thread = threading.Thread(target=self._begin, name="babysit-feed", daemon=True)
+        self._thread = threading.Thread(target=self._begin, name="babysit-stream", daemon=True)
         self._thread.start()
 
     def _begin(self) -> None:
-        with contextlib.suppress(Exception):  # which `begun` comes upon as well
+        with contextlib.suppress(Exception):  # `begun` raises it again
             self._make()
 
     def _make(self) -> None:
@@ -138,50 +131,41 @@ class _Kept:
         return self._iterator
 
 
-class GeneratorFeed(Feed):
+class GeneratorAdapter(BatchAdapter):
     """A Python generator: what it has yielded is gone."""
 
-    reopens = False
+    repeatable = False
 
     def __init__(self, adapter: Any) -> None:
         super().__init__(adapter, "The run cannot be rewound, because a generator yields each batch only once.")
 
 
-class PyDatasetFeed(Feed):
-    """A `keras.utils.PyDataset`, its batches in an order that follows from (seed, pass)."""
+class PyDatasetAdapter(BatchAdapter):
+    """A `keras.utils.PyDataset`, its batches in an order that follows from (seed, pass).
 
-    def __init__(self, dataset: Any, class_weight: Any, shuffle: bool, seed: int) -> None:
-        self._ordered, self._shuffle, self._seed = _Ordered(dataset), shuffle, seed
-        hooks = any(
-            getattr(type(dataset), hook) is not getattr(keras.utils.PyDataset, hook)
-            for hook in ("on_epoch_begin", "on_epoch_end")
-        )
-        remark = "Rewinding is not exact, because the PyDataset changes with each epoch." if hooks else ""
-        super().__init__(data_adapters.get_data_adapter(self._ordered, class_weight=class_weight), remark)
-        self.batch_size = self._ordered.batch_size
+    A pass has as many batches as the dataset had when the fit began, or fewer where it has fewer by then.
+    """
 
-    def begin(self, number: int) -> None:
-        """Tells the user's data that pass `number` begins."""
-        self._set_order(number)  # before the workers start
-        super().begin(number)
+    def __init__(self, dataset: Any, class_weight: Any, shuffle: Shuffle, seed: int) -> None:
+        self._ordered, self._seed = _Ordered(dataset), seed
+        self.shuffle = bool(shuffle) and dataset.num_batches is not None
+        super().__init__(data_adapters.get_data_adapter(self._ordered, class_weight=class_weight))
+        self.epoch_ended()  # `Model.fit` begins with it, so that a PyDataset counts on it
 
-    def turn(self, begins: bool) -> None:
-        """Tells the user's data that an epoch of some steps begins, or is over, within a pass."""
-        (self._ordered.on_epoch_begin if begins else self._ordered.on_epoch_end)()
+    def begin(self, data_pass: int, fit: FitSpec) -> Any:
+        """A new iterator over the batches of a pass."""
+        self._end_workers()
+        count = cast(int | None, self._adapter.num_batches)
+        if count is not None:  # before the workers start
+            self._ordered.order = permutation(count, self._seed, data_pass, bool(fit.shuffle))
+        return super().begin(data_pass, fit)
 
-    def open(self, number: int) -> Any:
-        """A new iterator over the batches of pass `number`."""
-        self._set_order(number)
-        return super().open(number)
+    def end(self, iterator: Any) -> None:
+        """Drops an iterator; what its workers have made and nobody asked for is thrown away."""
+        self._end_workers()
+        super().end(iterator)
 
-    def _set_order(self, number: int) -> None:
-        if self.batches is not None:
-            sampler = Sampler(self.batches, self._seed, self._shuffle)
-            sampler.restore(number, 0)
-            self._ordered.order = sampler.order
-
-    def close(self) -> None:
-        """Leaves the present iterator; what its workers have made and nobody asked for is thrown away."""
+    def _end_workers(self) -> None:
         enqueuer = self._adapter.enqueuer
         if enqueuer is None:
             return
@@ -191,6 +175,18 @@ class PyDatasetFeed(Feed):
         if self.batches is None:
             enqueuer.indices = itertools.count()
 
+    def first_size(self) -> int | None:
+        """Examples of the batch of index 0: in another order, a smaller last one may come first."""
+        return self._ordered.batch_size
+
+    def epoch_began(self) -> None:
+        """Calls `on_epoch_begin` of the user's dataset."""
+        self._ordered.dataset.on_epoch_begin()
+
+    def epoch_ended(self) -> None:
+        """Calls `on_epoch_end` of the user's dataset."""
+        self._ordered.dataset.on_epoch_end()
+
 
 class _Ordered(keras.utils.PyDataset):  # type: ignore[misc]  # Keras ships no types
     """A PyDataset in another order."""
@@ -199,47 +195,44 @@ class _Ordered(keras.utils.PyDataset):  # type: ignore[misc]  # Keras ships no t
         super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
         self.dataset = dataset
         self.order: Any = None
-        self.batch_size: int | None = None  # of the first batch, shuffled or not: the last may hold fewer
+        self.batch_size: int | None = None
 
     def __getitem__(self, index: int) -> Any:
         if self.order is not None:
             return self.dataset[int(self.order[index])]
         batch = self.dataset[index]
         if self.batch_size is None:  # as Keras looks at the first ones to learn what they are
-            self.batch_size = int(keras.tree.flatten(batch)[0].shape[0])
+            self.batch_size = int(arrays_in(batch)[0].shape[0])
         return batch
 
     @property
     def num_batches(self) -> int | None:
         return cast(int | None, self.dataset.num_batches)
 
-    def on_epoch_begin(self) -> None:
-        self.dataset.on_epoch_begin()
 
-    def on_epoch_end(self) -> None:
-        self.dataset.on_epoch_end()
-
-
-class SparseFeed(Feed):
+class SparseAdapter(BatchAdapter):
     """Sparse arrays, whose rows no step can gather: batches of them, in an order that follows from (seed, pass)."""
 
-    def __init__(self, arrays: tuple[Any, ...], batch_size: int, shuffle: bool | str, seed: int) -> None:
-        self._batch_size = batch_size
+    def __init__(self, arrays: tuple[Any, ...], batch_size: int, shuffle: Shuffle, seed: int) -> None:
         super().__init__(ArrayDataAdapter(*arrays, batch_size=batch_size))
-        self._rows = keras.tree.map_structure(_sliceable, arrays)
-        self._sampler = Sampler(_size(arrays), seed, shuffle, batch_size)
+        self._arrays, self._rows = arrays, map_arrays(array_slicing.convert_to_sliceable, arrays)
+        self.size, self._seed, self.shuffle = int(arrays_in(arrays)[0].shape[0]), seed, shuffle
+        self._batch_size = min(batch_size, self.size)
+        self.identity = tuple(arrays_in(next(iter(self.dataset))))
 
-    def open(self, number: int) -> Any:
-        """A new iterator over the batches of pass `number`."""
-        if not self._sampler.shuffle:
-            return super().open(number)
-        self._sampler.restore(number, 0)
-        order = self._sampler.order
-        rows = keras.tree.map_structure(lambda part: None if part is None else part[order], self._rows)
-        return iter(_prompt(ArrayDataAdapter(*rows, batch_size=self._batch_size).get_tf_dataset()))
+    def begin(self, data_pass: int, fit: FitSpec) -> Any:
+        """A new iterator over the batches of a pass."""
+        assert self.size is not None
+        order = permutation(self.size, self._seed, data_pass, fit.shuffle, fit.batch_size)
+        rows = map_arrays(lambda part: part[order], self._rows) if fit.shuffle else self._arrays
+        return iter(without_autotune(ArrayDataAdapter(*rows, batch_size=fit.batch_size).get_tf_dataset()))
+
+    def first_size(self) -> int:
+        """Examples of a batch."""
+        return self._batch_size
 
 
-def _prompt(dataset: Any) -> Any:
+def without_autotune(dataset: Any) -> Any:
     """The same dataset, whose iterators end at once.
 
     One that TensorFlow tunes has a thread for that, and may wait for it at its end: up to a minute,
@@ -250,14 +243,6 @@ def _prompt(dataset: Any) -> Any:
     return dataset.with_options(options)
 
 
-def _sliceable(array: Any) -> Any:
-    return None if array is None else array_slicing.convert_to_sliceable(array)
-
-
-def _size(arrays: Any) -> int:
-    return int(next(array for array in keras.tree.flatten(arrays) if array is not None).shape[0])
-
-
 def is_stream(x: Any) -> bool:
     """Whether `x` comes batch after batch."""
     kinds = (tf.data.Dataset, keras.utils.PyDataset, types.GeneratorType)
@@ -265,53 +250,20 @@ def is_stream(x: Any) -> bool:
     return isinstance(x, kinds) or any(kind(x) for kind in found)
 
 
-def feed(x: Any, class_weight: Any, shuffle: bool | str, seed: int, steps_per_epoch: int | None = None) -> Feed:
-    """The feed of a stream.
+def batch_adapter(
+    x: Any, class_weight: Any, shuffle: Shuffle, seed: int, steps_per_epoch: int | None = None
+) -> BatchAdapter:
+    """The adapter of a stream.
 
     Raises:
-        ValueError: If Keras does not take `class_weight` for it, or it gives no batches.
+        ValueError: If Keras does not accept `class_weight` for it, or it gives no batches.
     """
     if isinstance(x, keras.utils.PyDataset):
-        return PyDatasetFeed(x, class_weight, bool(shuffle), seed)
+        return PyDatasetAdapter(x, class_weight, shuffle, seed)
     adapter = data_adapters.get_data_adapter(x, class_weight=class_weight)
     if isinstance(x, types.GeneratorType):
-        return GeneratorFeed(adapter)
-    if isinstance(x, tf.data.Dataset):
-        return Feed(adapter, _restlessness(x), steps_per_epoch is None)
-    return Feed(adapter, f"Rewinding may not be exact, because a {type(x).__name__} may give other batches each time.")
-
-
-def _restlessness(dataset: Any) -> str:
-    """Why a dataset does not give the same batches each time it is gone through, or empty if it does."""
-    for each in _lineage(dataset):
-        if getattr(each, "_reshuffle_each_iteration", False) is not False:
-            return (
-                "Rewinding is not exact, because the dataset is shuffled anew each time it is gone through: "
-                "`shuffle(…, reshuffle_each_iteration=False)` would not be."
-            )
-        if getattr(each, "_deterministic", "") == "false":
-            return "Rewinding is not exact, because the dataset has a part with `deterministic=False`."
-        if getattr(each, "_rerandomize", None):
-            return "Rewinding is not exact, because the dataset has a part with `rerandomize_each_iteration=True`."
-        if operations := _restless(each):
-            return f"Rewinding is not exact, because the dataset uses {', '.join(operations)}."
-    if dataset.options().deterministic is False:
-        return "Rewinding is not exact, because the dataset's option `deterministic` is off."
-    return ""
-
-
-def _lineage(dataset: Any) -> Iterator[Any]:
-    """The dataset and all that it was made of."""
-    yield dataset
-    for each in dataset._inputs():
-        yield from _lineage(each)
-
-
-def _restless(dataset: Any) -> list[str]:
-    graphs = [function.function.graph.as_graph_def() for function in dataset._functions()]
-    nodes = [node for graph in graphs for part in (graph, *graph.library.function) for node in _nodes(part)]
-    return sorted({node.op for node in nodes if node.op.startswith(_RESTLESS)})
-
-
-def _nodes(graph: Any) -> Any:
-    return graph.node if hasattr(graph, "node") else graph.node_def
+        return GeneratorAdapter(adapter)
+    if not isinstance(x, tf.data.Dataset):
+        return BatchAdapter(adapter)
+    drifts = steps_per_epoch is None and int(x.cardinality()) == tf.data.UNKNOWN_CARDINALITY
+    return DatasetAdapter(adapter, UNKNOWN_LENGTH if drifts else "")

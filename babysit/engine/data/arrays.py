@@ -8,15 +8,16 @@ import hashlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
 
-from babysit.core.order import Sampler
-from babysit.engine.data.window import Piece, any_length, described
+from babysit.core.order import Shuffle, permutation
+from babysit.core.position import FitSpec, Position
+from babysit.engine.data.window import Window, any_length, arrays_in, described, map_arrays
 
 
 class Arrays:
@@ -35,7 +36,7 @@ class Arrays:
         ValueError: If the lengths differ, or there are no examples.
     """
 
-    steerable, rewindable, remark = True, True, ""
+    steerable, repeatable, limitation = True, True, ""
 
     def __init__(
         self,
@@ -44,15 +45,17 @@ class Arrays:
         sample_weight: Any = None,
         *,
         batch_size: int = 32,
-        shuffle: bool | str = True,
+        shuffle: Shuffle = True,
         seed: int = 0,
     ) -> None:
         parts = packed(x, y, sample_weight)
-        self.size, self.batch_size = common_length(parts), batch_size
-        self._sampler = Sampler(self.size, seed, shuffle, batch_size)
-        self._orders: dict[int, Future[Any]] = {}
+        self.size, self.shuffle = common_length(parts), shuffle
+        self.batch_size = min(batch_size, self.size)
+        self._divides = batch_size <= self.size
+        self._seed = seed
+        self._orders: dict[_OrderKey, Future[Any]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="babysit-data")
-        self._keep(_handed(keras.tree.map_structure(self._prepared, parts)))
+        self._keep(_handed(map_arrays(self._prepared, parts)))
 
     def _prepared(self, array: Any) -> Any:
         return _tensor(array)
@@ -62,8 +65,8 @@ class Arrays:
 
     @cached_property
     def signature(self) -> Any:
-        """TensorFlow's specs of a piece's `data` and `order`, of any length: to trace a block for."""
-        spec = keras.tree.map_structure(tf.type_spec_from_value, self._rows(np.arange(1)))
+        """TensorFlow's specs of a window's `data` and `order`, of any length: to trace a block for."""
+        spec = map_arrays(tf.type_spec_from_value, self._rows(np.arange(1)))
         order = tf.TensorSpec([None], tf.int32 if self.size < 2**31 else tf.int64)
         return any_length(spec), order
 
@@ -72,104 +75,106 @@ class Arrays:
         """The shape and type of a batch in plain data: dicts, lists and `{"shape", "dtype"}`."""
         return described(self.signature[0])
 
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 of shapes, types and up to 256 examples spread over the data, hexadecimal."""
         sha = hashlib.sha256()
         rows = np.unique(np.linspace(0, self.size - 1, min(self.size, 256)).astype(int))
         for array in keras.tree.flatten(self._rows(rows)):
-            sha.update(f"{array.dtype.name}{(self.size, *array.shape[1:])};".encode())
-            for part in tf.nest.flatten(array, expand_composites=True):
-                sha.update(tf.io.serialize_tensor(part).numpy())
+            sha.update(b"None;" if array is None else hashable(array, self.size))
         return sha.hexdigest()
 
     def _rows(self, rows: np.ndarray) -> Any:
         """Tensors of the examples at these rows."""
-        return keras.tree.map_structure(lambda array: tf.gather(array, rows), self.tensors)
+        return map_arrays(lambda array: tf.gather(array, rows), self.tensors)
 
-    @property
-    def place(self) -> tuple[int, int]:
-        """Passes begun before this one, and examples of this one done."""
-        return self._sampler.epoch, self._sampler.cursor
+    def window(self, position: Position, batch_size: int, steps: int, fit: FitSpec) -> Window:
+        """The examples of the next steps: see `Source`."""
+        order, offset = self._order(self._key(position, fit)), self._checked(position)
+        return self._window(self.tensors, order, offset, position, batch_size, steps, fit)
 
-    def restore(self, passes: int, cursor: int) -> None:
-        """Goes to a place in any pass.
+    def _window(
+        self,
+        data: Any,
+        order: Any,
+        offset: int,
+        position: Position,
+        batch_size: int,
+        steps: int,
+        fit: FitSpec,
+    ) -> Window:
+        count = min(steps, self.steps_left(position, batch_size))
+        examples = min(count * batch_size, self.size - position.example)
+        return Window(data, order, offset, batch_size, count, examples, self._static_size(position, batch_size, fit))
 
-        Raises:
-            ValueError: If there is no such place.
-        """
-        if not 0 <= cursor <= self.size:
+    def _checked(self, position: Position) -> int:
+        if position.example > self.size:
             raise ValueError(
-                f"The data have no place behind {cursor} examples; they are {self.size}. "
+                f"The data have no place after {position.example} examples; they are {self.size}. "
                 "Give the data that the run began with."
             )
-        self._sampler.restore(passes, cursor)
+        return position.example
 
-    @property
-    def shuffle(self) -> bool | str:
-        """Whether the order is shuffled anew each pass, or `"batch"`."""
-        return self._sampler.shuffle  # type: ignore[no-any-return]
+    def is_over(self, position: Position) -> bool:
+        """Whether every example of the pass has been visited."""
+        return position.example >= self.size
 
-    def declare(self, shuffle: bool | str, batch_size: int) -> None:
-        """Takes the order, and the size of the batches that are all alike, of another fit."""
-        if (shuffle, batch_size) != (self._sampler.shuffle, self.batch_size):
-            self._sampler.shuffle, self._sampler.batch_size = shuffle, batch_size
-            self.batch_size, self._orders = batch_size, {}
+    def steps_left(self, position: Position, batch_size: int) -> int:
+        """How many steps the pass still has at a batch size."""
+        return -(-(self.size - position.example) // batch_size)
 
-    @property
-    def finished(self) -> bool:
-        """Whether every example of this pass has been visited."""
-        return self._sampler.finished
+    def epoch_began(self, position: Position) -> None:
+        """Does nothing: arrays have no hooks."""
 
-    def steps_left(self, batch_size: int) -> int:
-        """How many steps this pass still takes at a batch size."""
-        return self._sampler.steps_left(batch_size)
+    def epoch_ended(self, position: Position, pass_over: bool) -> None:
+        """Does nothing: arrays have no hooks."""
 
-    def next_pass(self) -> None:
-        """Begins the next pass."""
-        self._sampler.next_epoch()
+    def close(self) -> None:
+        """Ends the thread."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def turn(self) -> None:
-        """Does nothing: nobody is told that an epoch of some steps is over."""
+    @staticmethod
+    def _key(position: Position, fit: FitSpec) -> "_OrderKey":
+        return _OrderKey(
+            position.data_pass if fit.shuffle else 0, fit.shuffle, fit.batch_size if fit.shuffle == "batch" else 0
+        )
 
-    def advance(self, steps: int, batch_size: int) -> None:
-        """Moves on by that many steps of the last piece."""
-        self._sampler.advance(steps, batch_size)
+    def _order(self, key: "_OrderKey") -> Any:
+        """The order of a pass; that of the next one is made meanwhile."""
+        following = key._replace(data_pass=key.data_pass + 1) if key.shuffle else key
+        known = self._orders
+        if key not in known or following not in known:
+            self._orders = {
+                each: known.get(each) or self._in_background(self._make_order, each) for each in (key, following)
+            }
+        return self._orders[key].result()
 
-    def piece(self, batch_size: int, steps: int) -> Piece:
-        """The examples of the next steps, without moving on.
+    def _make_order(self, key: "_OrderKey") -> Any:
+        return tf.constant(self._permutation(key))
 
-        Args:
-            batch_size: Examples a step.
-            steps: How many at most, 1 or more.
-        """
-        count = min(steps, self.steps_left(batch_size))
-        cursor = self._sampler.cursor
-        return Piece(self.tensors, self._pass_order, cursor, batch_size, count, self._fixed(batch_size))
+    def _permutation(self, key: "_OrderKey") -> np.ndarray:
+        return permutation(self.size, self._seed, *key)
 
-    @property
-    def _pass_order(self) -> Any:
-        """The order of this pass; that of the next one is made meanwhile."""
-        passes, known = (self.place[0], self.place[0] + 1), self._orders
-        if not known.keys() >= set(passes):
-            self._orders = {n: known.get(n) or self._beside(self._order_of, n) for n in passes}
-        return self._orders[passes[0]].result()
-
-    def _order_of(self, number: int) -> Any:
-        return tf.constant(self._sampler.order_of(number))
-
-    def _beside(self, work: Callable[..., Any], *given: Any) -> Future[Any]:
-        """Has something done beside the training."""
+    def _in_background(self, work: Callable[..., Any], *given: Any) -> Future[Any]:
         try:
             return self._thread.submit(work, *given)
-        except RuntimeError:  # the interpreter is ending and takes no more work; the training goes on until it rests
+        except RuntimeError:  # the interpreter is ending and starts no more work; the training goes on until it rests
             done: Future[Any] = Future()
             done.set_result(work(*given))
             return done
 
-    def _fixed(self, batch_size: int) -> int | None:
-        # `Model.fit` declares the size of its batches where they are all alike.
-        alike = batch_size == self.batch_size and self.size % batch_size == self._sampler.cursor % batch_size == 0
-        return batch_size if alike else None
+    def _static_size(self, position: Position, batch_size: int, fit: FitSpec) -> int | None:
+        # `Model.fit` makes the size of its batches known to the graph where they are all alike.
+        unchanged = batch_size == fit.batch_size and self._divides
+        return batch_size if unchanged and self.size % batch_size == position.example % batch_size == 0 else None
+
+
+class _OrderKey(NamedTuple):
+    """What the order of a pass depends on, besides the seed."""
+
+    data_pass: int
+    shuffle: Shuffle
+    batch_size: int
 
 
 def packed(x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None) -> dict[str, Any]:
@@ -183,7 +188,7 @@ def packed(x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any =
     parts = {"x": x, "y": y, "sample_weight": sample_weight if y is not None else None}
     parts = {name: keras.tree.lists_to_tuples(part) for name, part in parts.items() if part is not None}
     for name, part in parts.items():
-        for array in keras.tree.flatten(part):
+        for array in arrays_in(part):
             _check_array(name, array)
     return parts
 
@@ -194,7 +199,7 @@ def common_length(parts: dict[str, Any]) -> int:
     Raises:
         ValueError: If the arrays differ in it, or there are none.
     """
-    lengths = {name: {int(array.shape[0]) for array in keras.tree.flatten(part)} for name, part in parts.items()}
+    lengths = {name: {int(array.shape[0]) for array in arrays_in(part)} for name, part in parts.items()}
     sizes = set.union(*lengths.values())
     if len(sizes) > 1:
         found = ", ".join(f"`{name}` {'/'.join(map(str, sorted(length)))}" for name, length in lengths.items())
@@ -235,20 +240,27 @@ def _matching(y: Any, sample_weight: Any) -> Any:
         keras.tree.assert_same_structure(y, sample_weight)
     except ValueError:
         raise ValueError(
-            "`sample_weight` must have one array for each output in `y`, in the same structure. "
+            "`sample_weight` must have one array for each output in `y`, in the same structure, or None for it. "
             f"Received: sample_weight of type {type(sample_weight).__name__}, y of type {type(y).__name__}."
         ) from None
     return sample_weight
 
 
 def _check_array(name: str, array: Any) -> None:
-    if not (array_slicing.can_slice_array(array) and array is not None or is_on_disk(array)):
+    if not (array_slicing.can_slice_array(array) or is_on_disk(array)):
         raise TypeError(
             f"`{name}` must be a NumPy array, a tensor, or a list or dict of them. "
             f"Received: {type(array).__name__}. Convert it with `np.asarray` first."
         )
     if not np.ndim(array) if not hasattr(array, "shape") else not len(array.shape):
         raise ValueError(f"`{name}` must hold one row an example. Received: the single number {array}.")
+
+
+def hashable(array: Any, size: int | None = None) -> bytes:
+    """The bytes of a tensor, with its type and its shape, in which `size` stands for the number of rows."""
+    shape = array.shape if size is None else (size, *array.shape[1:])
+    parts = tf.nest.flatten(array, expand_composites=True)
+    return f"{array.dtype.name}{shape};".encode() + b"".join(tf.io.serialize_tensor(part).numpy() for part in parts)
 
 
 def is_on_disk(array: Any) -> bool:

@@ -1,6 +1,6 @@
 """Arrays too large for the device, or on disk, as one source of batches of any size.
 
-The host gathers the examples of the next steps alone, and those behind them while these
+The host gathers the examples of the next steps alone, and those after them while these
 run: in NumPy, on a thread of its own, a bounded number of bytes at a time.
 """
 
@@ -12,8 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from babysit.core.position import FitSpec, Position
 from babysit.engine.data.arrays import Arrays, is_other_float
-from babysit.engine.data.window import Piece
+from babysit.engine.data.window import Window, arrays_in, map_arrays
 
 # What is gathered for the next steps takes about this much memory; twice, with what is gathered meanwhile.
 GATHER_BYTES = 64 * 2**20
@@ -22,7 +23,7 @@ GATHER_BYTES = 64 * 2**20
 class HostArrays(Arrays):
     """Examples in arrays too large for the device, or on disk: gathered for the next steps alone.
 
-    While these run, a thread gathers those behind them, in NumPy. No array is copied as a whole.
+    While these run, a thread gathers those after them, in NumPy. No array is copied as a whole.
     """
 
     _bytes = GATHER_BYTES
@@ -32,71 +33,57 @@ class HostArrays(Arrays):
 
     def _keep(self, data: Any) -> None:
         self._arrays = data
-        self._example_bytes = max(1, sum(array.example_bytes for array in keras.tree.flatten(data)))
-        self._ahead: Future[_Window] | None = None
-        self._window: _Window | None = None
-
-    def declare(self, shuffle: bool | str, batch_size: int) -> None:
-        """See `Arrays.declare`; what was gathered is of the order before."""
-        super().declare(shuffle, batch_size)
-        if not self._orders:
-            self._window = self._ahead = None
+        self._example_bytes = max(1, sum(array.example_bytes for array in arrays_in(data)))
+        self._next: Future[_Stretch] | None = None
+        self._present: _Stretch | None = None
 
     def _rows(self, rows: np.ndarray) -> Any:
-        return keras.tree.map_structure(lambda array: tf.convert_to_tensor(array[rows]), self._arrays)
+        return map_arrays(lambda array: tf.convert_to_tensor(array[rows]), self._arrays)
 
-    def piece(self, batch_size: int, steps: int) -> Piece:
-        """The examples of the next steps, without moving on.
+    def window(self, position: Position, batch_size: int, steps: int, fit: FitSpec) -> Window:
+        """The examples of the next steps: see `Source`."""
+        key, start = self._key(position, fit), self._checked(position)
+        present = self._present
+        if present is None or not self._holds(present, key, start, batch_size):
+            most = max(1, self._bytes // (batch_size * self._example_bytes))
+            present = self._advance(key, start, batch_size, min(steps, most))
+        left = present.stop - start
+        count = -(-left // batch_size) if present.stop == self.size else left // batch_size
+        offset = start - present.start
+        return self._window(present.data, present.order, offset, position, batch_size, min(steps, count), fit)
 
-        Args:
-            batch_size: Examples a step.
-            steps: How many at most, 1 or more.
-        """
-        if not self._holds(self._window, batch_size):
-            self._turn(batch_size, min(steps, max(1, self._bytes // (batch_size * self._example_bytes))))
-        window = self._window
-        assert window is not None
-        left = window.stop - self._sampler.cursor
-        count = math.ceil(left / batch_size) if window.stop == self.size else left // batch_size
-        cursor = self._sampler.cursor - window.start
-        return Piece(window.data, window.order, cursor, batch_size, min(steps, count), self._fixed(batch_size))
+    def _holds(self, stretch: "_Stretch", key: Any, start: int, batch_size: int) -> bool:
+        """Whether the next step's examples lie in a stretch."""
+        return stretch.key == key and stretch.start <= start and min(start + batch_size, self.size) <= stretch.stop
 
-    def _holds(self, window: "_Window | None", batch_size: int) -> bool:
-        """Whether the next step's examples lie in a window."""
-        number, cursor = self.place
-        if window is None or window.number != number:
-            return False
-        return window.start <= cursor and min(cursor + batch_size, self.size) <= window.stop
-
-    def _turn(self, batch_size: int, steps: int) -> None:
-        """Takes the next window, and has the one behind it gathered meanwhile."""
-        window = self._ahead.result() if self._ahead is not None else None
-        if window is None or not self._holds(window, batch_size):
-            window = self._gathered(*self.place, self._pass_order, batch_size * steps)
+    def _advance(self, key: Any, start: int, batch_size: int, steps: int) -> "_Stretch":
+        """Moves on to the next stretch, and has the one after it gathered meanwhile."""
+        stretch, order = self._next.result() if self._next is not None else None, self._order(key)
+        if stretch is None or not self._holds(stretch, key, start, batch_size):
+            stretch = self._gather(key, start, order, batch_size * steps)
         convert = tf.convert_to_tensor
-        self._window = window._replace(
-            data=keras.tree.map_structure(convert, window.data), order=convert(window.order)
-        )  # fmt: skip
-        next_one = (window.number, window.stop, self._pass_order, batch_size * steps)
-        self._ahead = self._beside(self._gathered, *next_one) if window.stop < self.size else None
+        self._present = stretch._replace(data=map_arrays(convert, stretch.data), order=convert(stretch.order))
+        following = key, stretch.stop, order, batch_size * steps
+        self._next = self._in_background(self._gather, *following) if stretch.stop < self.size else None
+        return self._present
 
-    def _order_of(self, number: int) -> np.ndarray:
-        return self._sampler.order_of(number)
+    def _make_order(self, key: Any) -> np.ndarray:
+        return self._permutation(key)
 
-    def _gathered(self, number: int, start: int, order: np.ndarray, count: int) -> "_Window":
+    def _gather(self, key: Any, start: int, order: np.ndarray, count: int) -> "_Stretch":
         """The examples from `start` on, in NumPy: rows in rising order, as disks like it, and where each is wanted."""
         wanted = order[start : start + count]
         rising = np.argsort(wanted, kind="stable")
         place = np.empty_like(wanted)
         place[rising] = np.arange(len(wanted), dtype=wanted.dtype)
-        data = keras.tree.map_structure(lambda array: array[wanted[rising]], self._arrays)
-        return _Window(number, start, start + len(wanted), data, place)
+        data = map_arrays(lambda array: array[wanted[rising]], self._arrays)
+        return _Stretch(key, start, start + len(wanted), data, place)
 
 
-class _Window(NamedTuple):
+class _Stretch(NamedTuple):
     """The examples from `start` to `stop` in the order of a pass."""
 
-    number: int
+    key: Any
     start: int
     stop: int
     data: Any

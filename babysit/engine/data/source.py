@@ -9,22 +9,92 @@ import math
 import numbers
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from babysit.engine.data.adapters import SparseFeed, feed, is_stream
+from babysit.core.order import Shuffle
+from babysit.core.position import FitSpec, Position
+from babysit.engine.data.adapters import SparseAdapter, batch_adapter, is_stream
 from babysit.engine.data.arrays import Arrays, common_length, is_on_disk, is_sparse, packed
 from babysit.engine.data.host import HostArrays
 from babysit.engine.data.stream import Stream
-from babysit.engine.data.window import Piece, symbolic
+from babysit.engine.data.window import Window, arrays_in, symbolic
 
-__all__ = ["Arrays", "HostArrays", "Piece", "Stream", "checked_shuffle", "source", "split", "symbolic"]
+__all__ = ["Arrays", "HostArrays", "Source", "Stream", "Window", "checked_shuffle", "source", "split", "symbolic"]
 
 # Arrays up to this share of the device's memory lie on the device.
 DEVICE_SHARE = 0.25
+
+
+class Source(Protocol):
+    """The data of a fit, which has no position of its own: each call says where in the data it is."""
+
+    @property
+    def size(self) -> int | None:
+        """Examples a pass; None where that is not known, or not yet."""
+
+    @property
+    def batch_size(self) -> int:
+        """Examples a step as given, at most `size`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 by which the data are told from others, hexadecimal."""
+
+    @property
+    def signature(self) -> Any:
+        """TensorFlow's specs of a window's `data` and `order`, of any length: to trace a block for."""
+
+    @property
+    def spec(self) -> Any:
+        """The shape and type of a batch in plain data."""
+
+    @property
+    def steerable(self) -> bool:
+        """Whether the batch size can change."""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the data can be begun again."""
+
+    @property
+    def limitation(self) -> str:
+        """What cannot be had of it and why, in a sentence; empty if all can."""
+
+    @property
+    def shuffle(self) -> Shuffle:
+        """As the user gave it; False where it makes no difference."""
+
+    def window(self, position: Position, batch_size: int, steps: int, fit: FitSpec) -> Window:
+        """The examples of the next steps.
+
+        Args:
+            position: Where they begin.
+            batch_size: Examples a step.
+            steps: How many at most, 1 or more.
+            fit: The fit they belong to, which determines the order.
+
+        Raises:
+            ValueError: If there is no such place, it cannot be returned to, or the batch size cannot change.
+        """
+
+    def is_over(self, position: Position) -> bool:
+        """Whether the pass is over at a position."""
+
+    def steps_left(self, position: Position, batch_size: int) -> int | None:
+        """How many steps the pass still has at a batch size, or None where that cannot be known."""
+
+    def epoch_began(self, position: Position) -> None:
+        """Calls `on_epoch_begin` of a PyDataset, as `Model.fit` does before the first step of an epoch."""
+
+    def epoch_ended(self, position: Position, pass_over: bool) -> None:
+        """Calls `on_epoch_end` of a PyDataset, as `Model.fit` does after the last step of an epoch."""
+
+    def close(self) -> None:
+        """Ends what runs beside the training."""
 
 
 def source(
@@ -33,11 +103,11 @@ def source(
     sample_weight: Any = None,
     *,
     batch_size: int | None = None,
-    shuffle: bool | str = True,
+    shuffle: Shuffle = True,
     class_weight: Mapping[int, float] | None = None,
     seed: int = 0,
     steps_per_epoch: int | None = None,
-) -> "Arrays | Stream":
+) -> Source:
     """The data of a fit as a source of batches, whatever kind they are of.
 
     Args:
@@ -59,25 +129,25 @@ def source(
     shuffle = checked_shuffle(shuffle)
     if is_stream(x):
         _check_alone(x, y=y, sample_weight=sample_weight)
-        return Stream(feed(x, class_weight, shuffle, seed, steps_per_epoch))
+        return Stream(batch_adapter(x, class_weight, shuffle, seed, steps_per_epoch))
     parts = packed(x, y, sample_weight, class_weight)
     size = common_length(parts)
     batch_size = batch_size or (math.ceil(size / steps_per_epoch) if steps_per_epoch else 32)
-    arrays = keras.tree.flatten(list(parts.values()))
+    arrays = arrays_in(list(parts.values()))
     if any(is_sparse(array) for array in arrays):
-        return Stream(SparseFeed(tuple(parts.values()), batch_size, shuffle, seed))
+        return Stream(SparseAdapter(tuple(parts.values()), batch_size, shuffle, seed))
     kind = HostArrays if _stay_on_host(arrays) else Arrays
     return kind(*parts.values(), batch_size=batch_size, shuffle=shuffle, seed=seed)
 
 
-def checked_shuffle(shuffle: Any) -> bool | str:
+def checked_shuffle(shuffle: Any) -> Shuffle:
     """Returns `shuffle` as True, False or `"batch"`; 1 and 0, and NumPy's own, count as True and False.
 
     Raises:
         ValueError: If it is none of them.
     """
     if isinstance(shuffle, str) and shuffle == "batch":
-        return shuffle
+        return "batch"
     if isinstance(shuffle, bool | np.bool_ | numbers.Integral) and shuffle in (0, 1):
         return bool(shuffle)
     raise ValueError(f'`shuffle` must be True, False or "batch". Received: shuffle={shuffle!r}.')

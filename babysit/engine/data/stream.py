@@ -1,274 +1,280 @@
 """Data that come batch after batch, as one source of batches of any size.
 
-The batches are fetched many at a time in one call into TensorFlow and laid end to end.
-While nothing is changed, steps take the user's own batches as they come; at another
-batch size, or in the middle of one of those batches, they take slices instead: no
-example is lost, none comes twice, and the order stays.
+The batches are fetched many at a time in one call into TensorFlow and laid end to end in a
+buffer. While nothing is changed, steps get the user's own batches as they come; at another
+batch size, or in the middle of one of those batches, they get slices instead: no example is
+lost, none comes twice, and the order stays.
 """
 
 import hashlib
 import math
-from collections import deque
+from bisect import bisect_left
 from functools import cached_property
-from itertools import takewhile
 from typing import Any
 
 import tensorflow as tf
 
-from babysit.engine.data.adapters import Feed
-from babysit.engine.data.window import Piece, any_length, described, is_nothing
+from babysit.core.position import FitSpec, Position
+from babysit.engine.data.adapters import BatchAdapter
+from babysit.engine.data.arrays import hashable
+from babysit.engine.data.window import Window, any_length, described, is_nothing
 
-# What is fetched at once for the next steps takes about this much memory.
+# What is fetched at once for the next steps needs about this much memory.
 FETCH_BYTES = 64 * 2**20
 # And at most so many batches are made ready for the fetch after.
-AHEAD = 32
+PREFETCHED = 32
+
+UNSTEERABLE = (
+    "The batch size stays, because examples of different shapes, or sparse ones, cannot be put into other batches."
+)
 
 
 class Stream:
     """Examples that come in batches, in the structure Keras hands to a step.
 
+    A batch without examples is left out. Examples of different shapes never share a batch: where
+    the shape changes, a batch ends early.
+
     Args:
-        feed: Where the batches come from, pass after pass.
+        adapter: Where the batches come from, pass after pass.
 
     Raises:
         ValueError: If there is no batch, or what comes is not batches of examples.
     """
 
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-        self.shuffle: bool | str = True  # the feed's business
-        self._specs = _batched(feed.spec)
-        self._dense = all(type(spec) is tf.TensorSpec and spec.shape.rank is not None for spec in self._specs)
+    def __init__(self, adapter: BatchAdapter) -> None:
+        self._adapter, self._spec = adapter, adapter.dataset.element_spec
+        self._specs = _checked_specs(self._spec)
+        self.shuffle, self.repeatable = adapter.shuffle, adapter.repeatable
+        self._static_size: int | None = self._specs[0].shape[0]
         self._sparse = any(isinstance(spec, tf.SparseTensorSpec) for spec in self._specs)
-        self.fixed: int | None = self._specs[0].shape[0]
-        self._fetch_many = self._compiled()
-        self._last: Piece | None = None
-        self._passes, self._turned = 0, False
-        self._pass_size: int | None = None
-        self._pass_batches: int | None = feed.batches
-        feed.begin(0)
-        self._open()
+        self._dense = all(type(spec) is tf.TensorSpec and spec.shape.rank is not None for spec in self._specs)
+        self._alike = all(
+            isinstance(spec, tf.RaggedTensorSpec) or spec.shape[1:].is_fully_defined() for spec in self._specs
+        )
+        self._fetch_many: Any = self._compiled() if self._dense else None
+        self._pass_size, self._pass_batches = adapter.size, adapter.batches
+        if self._static_size is not None and adapter.batches is not None:
+            self._pass_size = adapter.batches * self._static_size
+        self._fetch_limit = 1
+        self._pass: tuple[Any, ...] | None = None
+        self._iterator: Any = None
+        self._clear()
+        size = adapter.first_size()
+        self._ordered = size is not None
+        self.batch_size = self._first_size() if size is None else size
+        self.steerable = not self._sparse and (self._alike or (not self._ordered and self._first_two_fit()))
+        self._fit = FitSpec(self.fingerprint, self.size, self.batch_size, self.shuffle)  # until the first window
+
+    def _first_size(self) -> int:
+        """The size of the first batch, which is not lost: the first pass begins with this iterator."""
+        self._open(0, None)
         if self._ahead is None:
             raise ValueError("`x` must hold at least one batch. Received: a stream without any.")
-        first = _components(self._ahead.get_value())
-        self.batch_size = feed.batch_size or _size_of(first)
-        self._fetch_limit = max(1, FETCH_BYTES // max(1, sum(map(_size_bytes, first))))
-        feed.ahead = min(AHEAD, self._fetch_limit)
-        self._fingerprint = _hash(feed.spec, first if feed.rewindable else [])
+        return _size_of(_components(self._ahead.get_value()))
+
+    def _first_two_fit(self) -> bool:
+        """Whether the first two batches have examples of one shape, where TensorFlow does not know it."""
+        self._fetch(1, 0)
+        return self._ahead is None or self._fits()
 
     # ------------------------------------------------------------------- what it is
 
     @property
     def size(self) -> int | None:
         """Examples a pass; None before they can be known."""
-        if self._feed.batches is not None and self.fixed is not None:
-            return self._feed.batches * self.fixed
         return self._pass_size
 
     @property
     def spec(self) -> Any:
         """The shape and type of a batch in plain data."""
-        return described(self._feed.spec)
+        return described(self.signature[0])
 
     @cached_property
     def signature(self) -> Any:
-        """TensorFlow's specs of a piece's `data`, of any length, and no order: to trace a block for."""
-        return any_length(self._feed.spec), None
+        """TensorFlow's specs of a window's `data`, of any length, and no order: to trace a block for."""
+        return any_length(self._spec), None
 
     @property
-    def steerable(self) -> bool:
-        """Whether the batch size can be changed: whether any examples can share a batch."""
-        return not self._sparse and all(
-            isinstance(spec, tf.RaggedTensorSpec) or spec.shape[1:].is_fully_defined() for spec in self._specs
-        )
-
-    @property
-    def rewindable(self) -> bool:
-        """Whether going back to a place gives the same examples again."""
-        return self._feed.rewindable
-
-    @property
-    def remark(self) -> str:
+    def limitation(self) -> str:
         """What cannot be had of this stream and why; empty if all can."""
-        fixed = (
-            "" if self.steerable else "The batch size stays, because examples of different shapes, or sparse ones, "
-            "cannot be put into other batches."
-        )  # fmt: skip
-        return " ".join(filter(None, [fixed, self._feed.remark]))
+        return " ".join(filter(None, ["" if self.steerable else UNSTEERABLE, self._adapter.limitation]))
 
-    def declare(self, shuffle: bool | str, batch_size: int) -> None:
-        """Takes down the order of another fit; it is the feed's business, and so are the sizes of batches."""
-        self.shuffle = shuffle
-
+    @cached_property
     def fingerprint(self) -> str:
-        """sha256 of shapes and types, and of the first batch where it is the same every time, hexadecimal."""
-        return self._fingerprint
+        """sha256 of shapes, types and the number of batches, and of examples where arrays hold them, hexadecimal."""
+        sha = hashlib.sha256(f"{self.spec}{self._adapter.batches}".encode())
+        for tensor in self._adapter.identity:
+            sha.update(hashable(tensor))
+        return sha.hexdigest()
 
-    # ------------------------------------------------------------------- where it is
+    # ------------------------------------------------------------------- the pass
 
-    @property
-    def place(self) -> tuple[int, int]:
-        """Passes begun before this one, and examples of this one done."""
-        return self._passes, self._cursor
+    def is_over(self, position: Position) -> bool:
+        """Whether every example of the pass has been visited; the start of a pass is not looked at."""
+        if position.example == 0:
+            return False
+        self._go_to(position, self._fit)
+        return position.example == self._bounds[-1] and self._ahead is None
 
-    @property
-    def finished(self) -> bool:
-        """Whether every example of this pass has been visited."""
-        self._begin()
-        return not any(self._sizes) and self._ahead is None
-
-    def steps_left(self, batch_size: int) -> int | None:
-        """How many steps this pass still takes at a batch size, or None where that cannot be known."""
-        if self.finished:
+    def steps_left(self, position: Position, batch_size: int) -> int | None:
+        """How many steps the pass still has at a batch size, or None where that cannot be known."""
+        here = self._pass is not None and self._pass[0] == position.data_pass and position.example in self._bounds
+        if here and self.is_over(position):
             return 0
-        if self._takes_own(batch_size) and self._pass_batches is not None:
-            return max(1, self._pass_batches - self._batches_done)
-        return None if self.size is None else max(1, math.ceil((self.size - self._cursor) / batch_size))
+        batches, first = self._pass_batches, position.example == 0
+        if batch_size == self.batch_size and batches is not None and (here or first):
+            done = 0 if first else self._first_batch + self._bounds.index(position.example)
+            return max(1, batches - done)  # the pass before may have been shorter
+        if self.size is None:
+            return None
+        return max(1 if here or first else 0, math.ceil((self.size - position.example) / batch_size))
 
-    def next_pass(self) -> None:
-        """Begins the next pass; nothing is fetched for it before it is asked for, as it may be one too many."""
-        self._close()
-        self._feed.end()
-        self._passes, self._cursor, self._batches_done = self._passes + 1, 0, 0
-        self._waits = True
+    def epoch_began(self, position: Position) -> None:
+        """Tells the user's data that an epoch begins."""
+        self._adapter.epoch_began()
 
-    def turn(self) -> None:
-        """Ends an epoch of some steps within a pass."""
-        self._feed.turn(begins=False)
-        self._turned = True
+    def epoch_ended(self, position: Position, pass_over: bool) -> None:
+        """Tells the user's data that an epoch is over."""
+        if pass_over:
+            self._end()
+        self._adapter.epoch_ended()
 
-    def _begin(self) -> None:
-        if self._waits:
-            self._feed.begin(self._passes)
-            self._open()
-        elif self._turned:
-            self._feed.turn(begins=True)
-        self._turned = False
+    def close(self) -> None:
+        """Ends what runs beside the training."""
+        self._end()
 
-    def restore(self, passes: int, cursor: int) -> None:
-        """Goes to a place in any pass.
+    # ------------------------------------------------------------------- its windows
 
-        Raises:
-            ValueError: If the stream cannot be begun again, or has no such place; it stands where it stood then.
-        """
-        if (passes, cursor) == self.place:
-            return
-        if not self._feed.reopens and cursor == self._cursor == 0:
-            self._passes = passes  # it is the pass that the caller calls it
-            return
-        if not self._feed.reopens:
-            raise ValueError(
-                "The run cannot be rewound: what a generator has yielded is gone. Received: a place behind example "
-                f"{cursor:,} of pass {passes + 1:,}, standing behind example {self._cursor:,} of pass "
-                f"{self._passes + 1:,}. Give a `tf.data.Dataset` or a `keras.utils.PyDataset` instead."
-            )
-        before, waited, known = self.place, self._waits, (self._pass_size, self._pass_batches)
-        try:
-            self._go_to(passes, cursor)
-        except Exception:
-            self._go_to(*before)
-            self._waits, (self._pass_size, self._pass_batches) = waited, known
-            raise
+    def window(self, position: Position, batch_size: int, steps: int, fit: FitSpec) -> Window:
+        """The examples of the next steps: see `Source`. At the fit's own batch size, batches as they come."""
+        self._fit = fit
+        self._go_to(position, fit)
+        at = position.example
+        if at == self._bounds[-1] and self._ahead is None:
+            raise ValueError(f"The data have no more batches after example {at} of pass {position.data_pass}.")
+        if batch_size == fit.batch_size and at in self._bounds:
+            return self._as_they_come(at, steps)
+        if not self.steerable:
+            raise ValueError(f"`batch_size` must stay {fit.batch_size}. Received: {batch_size}. {self.limitation}")
+        return self._sliced(at, batch_size, steps)
 
-    def _go_to(self, passes: int, cursor: int) -> None:
-        self._close()
-        self._passes = passes
-        self._open()
-        self._skip(cursor)
+    def _as_they_come(self, at: int, steps: int) -> Window:
+        if at == self._bounds[-1]:
+            self._fetch(steps, at)
+        first = bisect_left(self._bounds, at)
+        size, count = self._bounds[first + 1] - at, 1
+        for stop in self._bounds[first + 2 : first + 1 + steps]:
+            if stop - at != (count + 1) * size:
+                break
+            count += 1
+        return self._window(at, size, count, self._static_size)
 
-    # ------------------------------------------------------------------- what it gives
+    def _sliced(self, at: int, batch_size: int, steps: int) -> Window:
+        if self._bounds[-1] - at < batch_size:
+            wanted = at + min(batch_size * steps, max(batch_size, self._fetch_limit * self.batch_size))
+            while (lacking := wanted - self._bounds[-1]) > 0 and self._fetch(lacking // self.batch_size + 1, at):
+                pass
+        rows = self._bounds[-1] - at
+        ends = self._ahead is None or not self._fits()
+        count = math.ceil(rows / batch_size) if ends else rows // batch_size
+        return self._window(at, batch_size, min(steps, count), None)
 
-    def piece(self, batch_size: int, steps: int) -> Piece:
-        """The examples of the next steps, without moving on.
-
-        Args:
-            batch_size: Examples a step. Where it is the stream's own, steps take the batches as they come.
-            steps: How many at most, 1 or more.
-
-        Raises:
-            ValueError: If the batch size cannot be changed.
-        """
-        self._begin()
-        if self._takes_own(batch_size):
-            piece = self._as_they_come(steps)
-        elif self.steerable:
-            piece = self._sliced(batch_size, steps)
-        else:
-            raise ValueError(f"`batch_size` must stay {self.batch_size}. Received: {batch_size}. {self.remark}")
-        self._last = piece
-        return piece
-
-    def advance(self, steps: int, batch_size: int) -> None:
-        """Moves on by that many steps of the last piece."""
-        if self._last is not None and self._last.batch_size == 0:  # empty batches are batches too
-            for _ in range(steps):
-                self._sizes.popleft()
-        else:
-            size = batch_size if self._last is None else self._last.batch_size
-            self._drop(min(steps * size, sum(self._sizes)))
-
-    def _takes_own(self, batch_size: int) -> bool:
-        return batch_size == self.batch_size and not self._cut
-
-    def _as_they_come(self, steps: int) -> Piece:
-        if not self._sizes:
-            self._fetch(steps)
-        size = self._sizes[0]
-        alike = sum(1 for _ in takewhile(lambda other: other == size, self._sizes))
-        return self._piece(size, min(steps, alike), self.fixed)
-
-    def _sliced(self, batch_size: int, steps: int) -> Piece:
-        if sum(self._sizes) < batch_size:
-            wanted = min(batch_size * steps, max(batch_size, self._fetch_limit * self.batch_size))
-            while (rows := sum(self._sizes)) < wanted and self._ahead is not None:
-                self._fetch(math.ceil((wanted - rows) / max(1, self.batch_size)))
-        rows = sum(self._sizes)
-        count = rows // batch_size if self._ahead is not None else math.ceil(rows / batch_size)
-        return self._piece(batch_size, min(steps, count), None)
-
-    def _piece(self, batch_size: int, count: int, fixed: int | None) -> Piece:
-        return Piece(_packed(self._feed.spec, self._data), None, self._offset, batch_size, count, fixed)
+    def _window(self, at: int, batch_size: int, count: int, static_size: int | None) -> Window:
+        examples = min(count * batch_size, self._bounds[-1] - at)
+        data = _packed(self._spec, self._data)
+        return Window(data, None, at - self._bounds[0], batch_size, count, examples, static_size)
 
     # -------------------------------------------------------------------- the buffer
-    # `_data` holds the batches fetched, end to end; from `_offset` on lie those not yet visited, of `_sizes` examples
-    # each; `_cut` says whether a part of the first is gone. `_ahead` is the batch behind them, None behind the last.
+    # `_data` holds batches end to end, of examples of one shape; `_bounds` are the numbers of the examples of the pass
+    # at which they begin and end. `_ahead` is the batch after them as an optional, None after the last.
 
-    def _open(self) -> None:
-        self._waits = False
-        self._iterator = self._feed.open(self._passes)
-        self._clear()
-        self._cursor = self._batches_done = 0
-        self._look_ahead(self._iterator.get_next_as_optional())
+    def _go_to(self, position: Position, fit: FitSpec) -> None:
+        """Has the buffer begin at or before a position, and end at or after it."""
+        wanted = (position.data_pass, *((fit.shuffle, fit.batch_size) if self._ordered else ()))
+        if self._pass is None and self._iterator is not None:
+            self._pass = wanted  # opened to look at its first batch
+        if self._pass != wanted or position.example < self._bounds[0]:
+            self._check_can_begin(position)
+            self._open(position.data_pass, fit)
+            self._pass = wanted
+        while (missing := position.example - self._bounds[-1]) > 0:
+            if not self._fetch(math.ceil(missing / self.batch_size), self._bounds[-1]):
+                break
+        if missing > 0 or not (self.steerable or position.example in self._bounds):
+            raise ValueError(
+                f"The stream has no place after {position.example} examples of pass {position.data_pass}; it gave "
+                f"{self._bounds[-1]}. Give the data that the run began with."
+            )
 
-    def _look_ahead(self, optional: Any) -> None:
-        self._ahead: Any = optional if optional.has_value() else None
-
-    def _close(self) -> None:
-        self._clear()
-        self._iterator = self._ahead = None
-        self._feed.close()
+    def _check_can_begin(self, position: Position) -> None:
+        if self.repeatable or self._pass is None or (self._ahead is None and position.data_pass > self._pass[0]):
+            return
+        raise ValueError(
+            "The run cannot be rewound: what a generator has yielded is gone. Received: the place after example "
+            f"{position.example:,} of pass {position.data_pass:,}, while it is after example {self._bounds[0]:,} of "
+            f"pass {self._pass[0]:,}. Give a `tf.data.Dataset` or a `keras.utils.PyDataset` instead."
+        )
 
     def _clear(self) -> None:
         self._data: list[Any] = []
-        self._sizes: deque[int] = deque()
-        self._offset, self._cut = 0, False
-        self._last = None
+        self._bounds, self._first_batch = [0], 0
+        self._ahead: Any = None
 
-    def _fetch(self, count: int) -> None:
-        """Appends up to `count` batches, at least one, to those not yet visited."""
+    def _open(self, data_pass: int, fit: Any) -> None:
+        self._end()
+        self._clear()
+        self._iterator = self._adapter.begin(data_pass, fit)
+        self._look_ahead(self._iterator.get_next_as_optional())
+        if self._ahead is not None:
+            bytes_ = sum(map(_size_bytes, _components(self._ahead.get_value())))
+            self._fetch_limit = max(1, FETCH_BYTES // max(1, bytes_))
+            self._adapter.prefetched = min(PREFETCHED, self._fetch_limit)
+
+    def _end(self) -> None:
+        """Ends the iterator, at its end or before."""
+        if self._iterator is not None:
+            self._adapter.end(self._iterator)
+            self._iterator = None
+
+    def _look_ahead(self, optional: Any) -> None:
+        limit, done = self._adapter.batches, self._first_batch + len(self._bounds) - 1
+        while optional.has_value() and not _rows(_components(optional.get_value())[0]):
+            optional = self._iterator.get_next_as_optional()
+        self._ahead = optional if optional.has_value() and (limit is None or done < limit) else None
+
+    def _fits(self) -> bool:
+        """Whether the batch ahead has examples of the same shape as those in the buffer."""
+        return self._alike or _shapes(self._data) == _shapes(_components(self._ahead.get_value()))
+
+    def _fetch(self, count: int, at: int) -> bool:
+        """Appends up to `count` batches, at least one, to the examples from `at` on; False if none can be."""
+        if self._ahead is None or (at < self._bounds[-1] and not self._fits()):
+            return False
         count = min(count, self._fetch_limit)
+        if self._adapter.batches is not None:
+            count = min(count, self._adapter.batches - self._first_batch - len(self._bounds) + 1)
         fetch = self._fetch_together if self._dense else self._fetch_one_by_one
         data, sizes, ahead = fetch(self._iterator, self._ahead, count)
-        if self._sizes:
-            data = [tf.concat([old[self._offset :], new], 0) for old, new in zip(self._data, data, strict=True)]
-        self._data, self._offset = data, 0
-        self._sizes.extend(sizes)
+        self._forget(at)
+        if self._bounds[-1] > at:
+            data = [tf.concat([old, new], 0) for old, new in zip(self._data, data, strict=True)]
+        self._data = data
+        for size in filter(None, sizes):
+            self._bounds.append(self._bounds[-1] + size)
         self._look_ahead(ahead)
         if self._ahead is None:
-            self._pass_size = self._cursor + sum(self._sizes)
-            self._pass_batches = self._batches_done + len(self._sizes)
-            self._feed.spent(self._iterator)
-            self._iterator = None
+            self._pass_size, self._pass_batches = self._bounds[-1], self._first_batch + len(self._bounds) - 1
+            self._end()
+        return True
+
+    def _forget(self, at: int) -> None:
+        """Drops the batches before an example; what is left of its own stays."""
+        whole = bisect_left(self._bounds, at)
+        first = whole if self._bounds[whole] == at else whole - 1
+        offset = self._bounds[first] - self._bounds[0]
+        self._data = [part[offset:] for part in self._data] if at < self._bounds[-1] else []
+        self._bounds, self._first_batch = self._bounds[first:], self._first_batch + first
 
     def _fetch_together(self, iterator: Any, ahead: Any, count: int) -> tuple[list[Any], list[int], Any]:
         data, sizes, ahead = self._fetch_many(iterator, ahead, tf.constant(count))
@@ -276,8 +282,11 @@ class Stream:
 
     def _fetch_one_by_one(self, iterator: Any, ahead: Any, count: int) -> tuple[list[Any], list[int], Any]:
         batches: list[Any] = []
-        while not batches or (self.steerable and len(batches) < count and ahead.has_value()):
-            batches.append(_components(ahead.get_value()))
+        while ahead.has_value() and len(batches) < (1 if self._sparse else count):
+            batch = _components(ahead.get_value())
+            if batches and not self._alike and _shapes(batch) != _shapes(batches[0]):
+                break
+            batches.append(batch)
             ahead = iterator.get_next_as_optional()
         data = [tf.concat(parts, 0) for parts in zip(*batches, strict=True)] if len(batches) > 1 else batches[0]
         return data, [_rows(batch[0]) for batch in batches], ahead
@@ -289,13 +298,13 @@ class Stream:
             def proceed(i: Any, more: Any, *_: Any) -> Any:
                 return tf.logical_and(more, i < count)
 
-            def take(i: Any, more: Any, ahead: Any, arrays: list[Any], sizes: Any) -> tuple[Any, ...]:
+            def append(i: Any, more: Any, ahead: Any, arrays: list[Any], sizes: Any) -> tuple[Any, ...]:
                 batch = _components(ahead.get_value())
                 arrays = [array.write(i, part) for array, part in zip(arrays, batch, strict=True)]
                 sizes = sizes.write(i, tf.shape(batch[0])[0])
                 following = iterator.get_next_as_optional()
                 more = following.has_value()
-                if not self.steerable:
+                if not self._alike:
                     more = tf.cond(more, lambda: _are_alike(batch, following), lambda: tf.constant(False))
                 return i + 1, more, following, arrays, sizes
 
@@ -305,50 +314,23 @@ class Stream:
             ]
             sizes = tf.TensorArray(tf.int32, 1, dynamic_size=True)
             start = (tf.constant(0), tf.constant(True), ahead, arrays, sizes)
-            _, _, ahead, arrays, sizes = tf.while_loop(proceed, take, start, parallel_iterations=1)
+            _, _, ahead, arrays, sizes = tf.while_loop(proceed, append, start, parallel_iterations=1)
             return [array.concat() for array in arrays], sizes.stack(), ahead
 
         def on_host(*arguments: Any) -> Any:
-            with tf.device("CPU:0"):  # where the batches are; a block takes them to the device in one go
+            with tf.device("CPU:0"):  # where the batches are; a block moves them to the device in one go
                 return fetch(*arguments)
 
-        if not self._dense:
-            return None
-        signature = [
-            tf.data.IteratorSpec(self._feed.spec),
-            tf.OptionalSpec(self._feed.spec),
-            tf.TensorSpec([], tf.int32),
-        ]
+        signature = [tf.data.IteratorSpec(self._spec), tf.OptionalSpec(self._spec), tf.TensorSpec([], tf.int32)]
         return tf.function(tf.autograph.experimental.do_not_convert(on_host), input_signature=signature)
 
-    def _drop(self, rows: int) -> None:
-        self._cursor += rows
-        self._offset += rows
-        while rows and rows >= self._sizes[0]:
-            rows -= self._sizes.popleft()
-            self._batches_done, self._cut = self._batches_done + 1, False
-        if rows:
-            self._sizes[0] -= rows
-            self._cut = True
 
-    def _skip(self, examples: int) -> None:
-        while self._cursor < examples and not self.finished:
-            if not self._sizes:
-                self._fetch(math.ceil((examples - self._cursor) / max(1, self.batch_size)))
-            self._drop(min(examples - self._cursor, sum(self._sizes)))
-        if self._cursor < examples or (self._cut and not self.steerable):
-            raise ValueError(
-                f"The stream has no place behind {examples} examples of pass {self._passes}; it gave {self._cursor}. "
-                "Give the data that the run began with."
-            )
-
-
-def _batched(spec: Any) -> list[Any]:
+def _checked_specs(spec: Any) -> list[Any]:
     """The specs of the tensors of a batch, checked to hold one row an example."""
     specs = [spec for spec in tf.nest.flatten(spec) if not is_nothing(spec)]
     for each in specs:
         if not isinstance(each, (tf.TensorSpec, tf.RaggedTensorSpec, tf.SparseTensorSpec)):
-            raise ValueError(f"`x` must give batches of tensors. Received: {each}. Leave out what is None.")
+            raise ValueError(f"`x` must give batches of tensors. Received: {each}.")
         if each.shape.rank == 0:
             raise ValueError(f"`x` must give batches of examples. Received: {each}. Call `.batch(size)` on it first.")
     if not specs:
@@ -364,6 +346,10 @@ def _are_alike(batch: list[Any], following: Any) -> Any:
     """Whether the batch in an optional has examples of the same shapes."""
     parts = zip(batch, _components(following.get_value()), strict=True)
     return tf.reduce_all([tf.reduce_all(tf.shape(a)[1:] == tf.shape(b)[1:]) for a, b in parts])
+
+
+def _shapes(batch: list[Any]) -> list[Any]:
+    return [part.shape[1:].as_list() for part in batch if isinstance(part, tf.Tensor)]
 
 
 def _packed(spec: Any, components: list[Any]) -> Any:
@@ -392,11 +378,3 @@ def _rows(part: Any) -> int:
 def _size_bytes(part: Any) -> int:
     values = part.flat_values if isinstance(part, tf.RaggedTensor) else getattr(part, "values", part)
     return int(tf.size(values)) * (values.dtype.size or 64)  # a string counts as 64 bytes
-
-
-def _hash(spec: Any, batch: list[Any]) -> str:
-    sha = hashlib.sha256(repr(described(spec)).encode())
-    for part in batch:
-        for tensor in tf.nest.flatten(part, expand_composites=True):
-            sha.update(tf.io.serialize_tensor(tensor).numpy())
-    return sha.hexdigest()

@@ -1,31 +1,34 @@
-"""What a source of batches hands to a compiled block, and what it looks like in plain data."""
+"""The examples of the next steps, as a compiled block gets them, and what batches look like in plain data."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 
-class Piece(NamedTuple):
-    """The examples of the next steps, as a compiled block takes them.
+class Window(NamedTuple):
+    """The examples of the next steps; a block is called with `data, order, offset, batch_size, count`.
 
     Attributes:
         data: Tensors of shape (n, …) in the structure a Keras adapter hands to a step: x, (x, y) or
             (x, y, sample_weight).
         order: Rows of `data` in the order to visit them, an integer tensor of shape (m,); None for
             the order in which they lie.
-        cursor: Place in that order of the first example of the first step.
-        batch_size: Examples a step; the last step of a pass takes what is left.
+        offset: Place in that order of the first example of the first step.
+        batch_size: Examples a step; the last step may have fewer.
         count: Steps, at least 1 and at most what was asked.
-        fixed: The size that every batch is declared to have in the graph, or None.
+        examples: Examples of these steps together.
+        static_size: The batch size that `Model.fit` would make known to the graph, or None.
     """
 
     data: Any
     order: Any
-    cursor: int
+    offset: int
     batch_size: int
     count: int  # type: ignore[assignment]  # a tuple's own `count` is of no use here
-    fixed: int | None
+    examples: int
+    static_size: int | None
 
 
 def described(spec: Any) -> Any:
@@ -34,7 +37,7 @@ def described(spec: Any) -> Any:
         return {name: described(item) for name, item in spec.items()}
     if isinstance(spec, (tuple, list)):
         return [described(item) for item in spec]
-    if is_nothing(spec):
+    if spec is None:
         return None
     shape = [None] if spec.shape.rank is None else [None, *spec.shape.as_list()[1:]]
     plain = {"shape": shape, "dtype": spec.dtype.name}
@@ -57,7 +60,7 @@ def symbolic(spec: Any) -> Any:
 
 
 def any_length(spec: Any) -> Any:
-    """The same TensorFlow specs, for any number of rows."""
+    """The same TensorFlow specs, for any number of rows; None where a batch has None."""
 
     def free(spec: Any) -> Any:
         if spec.shape.rank is None or isinstance(spec, tf.SparseTensorSpec):
@@ -67,9 +70,19 @@ def any_length(spec: Any) -> Any:
             return tf.RaggedTensorSpec(shape, spec.dtype, spec.ragged_rank, spec.row_splits_dtype)
         return tf.TensorSpec(shape, spec.dtype)
 
-    return tf.nest.map_structure(lambda each: each if is_nothing(each) else free(each), spec)
+    return tf.nest.map_structure(lambda each: None if is_nothing(each) else free(each), spec)
 
 
 def is_nothing(spec: Any) -> bool:
-    """Whether a spec stands for None in a batch, which Keras's adapters wrap as an empty optional."""
-    return isinstance(spec, (tf.NoneTensorSpec, tf.OptionalSpec))
+    """Whether a spec is that of None in a batch, which Keras's adapters may wrap as an empty optional."""
+    return spec is None or isinstance(spec, (tf.NoneTensorSpec, tf.OptionalSpec))
+
+
+def map_arrays(function: Callable[[Any], Any], *structures: Any) -> Any:
+    """Applies a function to every array of a structure; what is None stays None."""
+    return keras.tree.map_structure(lambda *parts: None if parts[0] is None else function(*parts), *structures)
+
+
+def arrays_in(structure: Any) -> list[Any]:
+    """The arrays of a structure, without what is None."""
+    return [part for part in keras.tree.flatten(structure) if part is not None]
