@@ -814,8 +814,8 @@ def test_the_training_thread_touches_no_widget_and_the_widgets_no_tensorflow(res
         return found + [w for c in getattr(widget, "children", ()) for w in child(c, description)]
 
     training, writing = set(), set()
-    note_threads(Block, "__call__", training)
-    for name in ("write", "restore"):
+    note_threads(Block, "run", training)
+    for name in ("set", "make_slots"):
         note_threads(HyperparameterBindings, name, training)
     for name in ("state", "restore", "save", "retake"):
         note_threads(Trainer, name, training)

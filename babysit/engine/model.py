@@ -81,9 +81,13 @@ class TrainableModel:
         """Traces the first block, and finds what its step captures."""
         block = self.block(static_size, signature)
         if not block.captures and isinstance(block, Block):  # it traces later: the step by itself shows them
-            with contextlib.suppress(Exception), self.bindings.reading_once():
-                batch = tf.nest.map_structure(lambda part: _sized(part, static_size), signature[0])
-                self._note_captures(captured_resources(trace_step(self.model, batch)))
+            batch = tf.nest.map_structure(lambda part: _sized(part, static_size), signature[0])
+            try:
+                with self.bindings.reading_once():
+                    graph = trace_step(self.model, batch)
+            except Exception:  # it runs eagerly alone, or for a size that is not known yet
+                return
+            self._note_captures(captured_resources(graph))
 
     def refresh(self) -> None:
         """Makes ready anew a model that was compiled again, or given another optimizer, for the next step."""
