@@ -1,7 +1,7 @@
 """Keras's callbacks, driven from our loop: every hook with its documented meaning.
 
 Separation of concerns: a callback sees what `Model.fit` would show it; what it changed is
-found out by the trainer, which is told after each one whose turn it was.
+found by whoever sets `after`, which is called after each callback that has the hook.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras.src.utils.python_utils import pythonify_logs
 
-# Stock callbacks that never touch weights behind `on_train_begin`: nothing to look for there.
+# Stock callbacks that never change weights after `on_train_begin`: nothing to look for there.
 _READ_ONLY = (
     keras.callbacks.BackupAndRestore,
     keras.callbacks.CSVLogger,
@@ -37,7 +37,7 @@ class Callbacks:
         callbacks: A callback, a list of them, a `keras.callbacks.CallbackList`, or None.
 
     Attributes:
-        stopped_by: The class of the one that told the training to stop; empty if none has.
+        stopped_by: The class of the callback that stopped the training; empty if none has.
 
     Raises:
         TypeError: If one of them is no callback.
@@ -84,7 +84,7 @@ class Callbacks:
 
     @property
     def monitored(self) -> tuple[str, int]:
-        """What tells a good state: the first callback's `monitor`, or the validation loss; and 1 if less is better."""
+        """What is monitored: the first callback's `monitor`, or the validation loss; and 1 if less is better."""
         for one in self._callbacks:
             if isinstance(name := getattr(one, "monitor", None), str):
                 return name, -1 if getattr(getattr(one, "monitor_op", None), "__name__", "") == "greater" else 1
@@ -105,13 +105,13 @@ class Callbacks:
         ]
 
     def remember(
-        self, memory: Sequence[Sequence[Any]], weights_behind: Callable[[int], list[np.ndarray] | None]
+        self, memory: Sequence[Sequence[Any]], weights_after: Callable[[int], list[np.ndarray] | None]
     ) -> None:
-        """Puts back what `memory` told at another time, matched by class and order.
+        """Puts back what `memory` returned at another time, matched by class and order.
 
         Args:
             memory: That.
-            weights_behind: The weights at the end of an epoch, counted as Keras does. Of an `EarlyStopping` that is
+            weights_after: The weights at the end of an epoch, counted as Keras does. Of an `EarlyStopping` that is
                 to restore its best weights, nothing is put back where they are gone.
         """
         left = list(memory)
@@ -121,14 +121,14 @@ class Callbacks:
                 continue
             left.remove(kept)
             if getattr(one, "restore_best_weights", False):
-                weights = None if kept[1]["best"] is None else weights_behind(kept[1]["best_epoch"])
+                weights = None if kept[1]["best"] is None else weights_after(kept[1]["best_epoch"])
                 if weights is None and kept[1]["best"] is not None:
                     continue
                 one.best_weights = weights
             vars(one).update(kept[1])
 
     def __call__(self, hook: str, *place: int, logs: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Calls a hook of every callback, `self.after` behind each one that has it.
+        """Calls a hook of every callback, and `self.after` after each one that has it.
 
         Args:
             hook: Its name, such as `"on_epoch_end"`.
@@ -144,12 +144,12 @@ class Callbacks:
         shared: dict[str, Any] = pythonify_logs(logs)
         for one in list(self._callbacks):
             if _is_own(one, hook):
-                told = bool(one.model.stop_training)
+                was_stopped = bool(one.model.stop_training)
                 if "batch" in hook:  # as Keras does: some functions of users name their arguments otherwise
                     getattr(one, hook)(*place, logs=shared)
                 else:
                     getattr(one, hook)(*place, shared)
-                if one.model.stop_training and not told:
+                if one.model.stop_training and not was_stopped:
                     self.stopped_by = type(one).__name__
                 if type(one) is not keras.callbacks.History:
                     may_edit = hook == "on_train_begin" or type(one) not in _READ_ONLY

@@ -111,8 +111,8 @@ class TrainingTensors:
     def snapshot(self) -> list[Any]:
         """Returns what nothing but a step should change: all but metrics, learning rates and seeds.
 
-        Tensors, not copies: they share their memory with the variables until somebody assigns
-        to one of these, which then gets memory of its own.
+        Tensors, not copies: they share their memory with the variables until one of these
+        is assigned to, which then gets memory of its own.
         """
         groups = self.groups()
         left_out = {id(getattr(_inner(optimizer), "_learning_rate", None)) for optimizer in self._optimizers}

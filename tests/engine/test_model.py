@@ -240,6 +240,17 @@ def test_what_a_step_captures_beside_keras_belongs_to_the_state_from_the_start(n
     assert training.run(4) == second
 
 
+def test_a_state_is_restored_before_there_are_data():
+    training = Training(recurrent(), SEQUENCE, SEQUENCE[:, -1, :1], 16)
+    training.run(4)
+    tensors, *structure = training.state()[0]
+    loaded = TrainableModel(recurrent())
+    loaded.prepare(training.spec)
+    loaded.restore(tensors, *structure)
+    for a, b in zip(loaded.tensors.read()["raw"], tensors["raw"], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_change_from_outside_of_a_captured_variable_is_found():
     weight = tf.Variable(0.5)
     training = Training(annealed(weight))
