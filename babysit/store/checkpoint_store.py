@@ -130,7 +130,7 @@ class CheckpointStore:
         *,
         flush: Callable[[], None],
         branch_starts: Callable[[], Collection[tuple[str, int]]],
-        names: Mapping[str, str] = {},  # noqa: B006  (never changed)
+        names: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
         memory_bytes: int = 64 * 2**20,
         disk_bytes: int = 2 * 2**30,
@@ -149,8 +149,8 @@ class CheckpointStore:
         self._closed = False
         self._next_due = time.perf_counter() + PERIOD_S
         clear_away(folder)
-        self._saved = _saved_in(folder, names)
-        self._numbers = itertools.count(max(next_number(folder), *(int(name) + 1 for name in names), 1))
+        self._saved = _saved_in(folder, names or {})
+        self._numbers = itertools.count(max([next_number(folder), *(int(name) + 1 for name in names or {})]))
 
     # ------------------------------------------------------------------------------ saving
 
@@ -429,9 +429,9 @@ class CheckpointStore:
             remove(saved.checkpoint.path)
 
 
-def checkpoints_in(folder: Path, names: Mapping[str, str] = {}) -> list[Checkpoint]:  # noqa: B006  (never changed)
+def checkpoints_in(folder: Path, names: Mapping[str, str] | None = None) -> list[Checkpoint]:
     """The complete checkpoints of a run that another process may own, oldest first; nothing is written."""
-    return [saved.checkpoint for saved in _with_names_once(_saved_in(folder, names))]
+    return [saved.checkpoint for saved in _with_names_once(_saved_in(folder, names or {}))]
 
 
 def candidates_in(folder: Path) -> list[Candidate]:

@@ -29,11 +29,12 @@ class Lock:
         # The kernel's own lock, which no dead process holds. Any thread may release it, as garbage collection does.
         self._lock = FileLock(directory / _LOCK, thread_local=False)
         try:
-            self._lock.acquire(timeout=0.1, poll_interval=0.02)  # longer than a call of `holder` has it
+            self._lock.acquire(timeout=0.1, poll_interval=0.02)  # longer than `holder` holds it
         except Timeout:
             raise ValueError(
                 f"`directory` must be written by one process at a time: {directory} is held by "
-                f"{_described(self._holder)}. `stop()` it there, or end that process; its log and its checkpoints can be read meanwhile."
+                f"{_described(self._holder)}. `stop()` it there, or end that process; its log and its checkpoints "
+                "can be read meanwhile."
             ) from None
         with contextlib.suppress(OSError):  # the lock holds without it
             _write(self._holder, {"pid": os.getpid(), "host": platform.node(), "since": time.time()})
