@@ -53,18 +53,6 @@ def sgd_whose_momentum_leaves_0(folder):
     return finish(panda)
 
 
-def momentum_that_ends_at_0_and_begins_again(folder):
-    panda = start(demos.dense_network(keras.optimizers.SGD(0.05), seed=1), folder, epochs=1)
-    panda.set(momentum=0.9)
-    panda.run(4)
-    panda.set(momentum=0.0)
-    finish(panda)
-    panda.fit(X, Y, batch_size=24, epochs=1, paused=True)
-    panda.run(2)
-    panda.set(momentum=0.7)
-    return finish(panda)
-
-
 def adam(folder):
     panda = start(demos.convolutional_network(keras.optimizers.Adam(0.003), seed=1), folder)
     panda.run(5)
@@ -117,19 +105,6 @@ def any_step_with_batches_left_out(folder):
     panda.set(learning_rate=0.01)
     panda.run(2)
     panda.rewind(8)
-    return finish(panda)
-
-
-class Lowering(keras.callbacks.Callback):
-    """Halves the learning rate behind every epoch."""
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.model.optimizer.learning_rate = float(self.model.optimizer.learning_rate) / 2
-
-
-def jumps_of_a_callback_corrected_for(folder):
-    panda = start(demos.dense_network(seed=1), folder, callbacks=[Lowering()])
-    panda.set(momentum_correction=True)
     return finish(panda)
 
 
@@ -230,7 +205,7 @@ def an_epoch_cut_short(folder):
 
 def couplings(folder):
     panda = start(demos.dense_network(seed=1), folder)
-    panda.set(scaling="linear", momentum_correction=True)
+    panda.set(scaling="linear")
     panda.run(3)
     panda.set(batch_size=48)
     panda.run(3)
@@ -480,13 +455,11 @@ RUNS = [
     an_edit_behind_the_checkpoint_that_was_returned_to,
     sgd_with_momentum,
     sgd_whose_momentum_leaves_0,
-    momentum_that_ends_at_0_and_begins_again,
     adam,
     rmsprop_whose_momentum_leaves_0,
     a_schedule_taken_over_and_given_back,
     branches,
     any_step_with_batches_left_out,
-    jumps_of_a_callback_corrected_for,
     weights_put_in_place,
     weights_put_in_place_by_a_callback,
     weights_put_in_place_behind_the_end,
@@ -528,7 +501,7 @@ MODELS = {
     a_step_that_calls_the_model_in_its_own_way: "paired",
 }
 OWN = """    sys.path.append({tests!r})
-    from tests.test_script import {model}
+    from tests.export.test_script import {model}
     return {model}()
 """
 RUNNER = """
@@ -543,7 +516,7 @@ def fill(path, data='arrays["x"], arrays["y"]', model="own_model"):
     """Fills in the places that the program leaves."""
     source = path.read_text()
     source = source.replace('    raise NotImplementedError("Fill in `load_data`.")\n', LOADED.format(data=data))
-    own = OWN.format(tests=str(Path(__file__).parents[1]), model=model)
+    own = OWN.format(tests=str(Path(__file__).parents[2]), model=model)
     path.write_text(source.replace('    raise NotImplementedError("Fill in `build_model`.")\n', own))
 
 
@@ -564,8 +537,7 @@ def weights(folder):
         path = folder / f"{run.__name__}.py"
         panda.export_script(path)
         expected[run.__name__] = [variable.numpy() for variable in panda.model.variables]
-        if panda._driver.alive:
-            panda.stop()
+        panda.stop()
         fill(path, DATA.get(run, 'arrays["x"], arrays["y"]'), MODELS.get(run, "own_model"))
     paths = [str(folder / f"{run.__name__}.py") for run in RUNS]
     done = subprocess.run([sys.executable, "-c", RUNNER, *paths], capture_output=True, text=True, cwd=folder)
