@@ -332,7 +332,7 @@ def test_everything_is_reached_and_worked_by_keyboard_and_has_a_name(panda):
     more = panda.dashboard.get_by_role("button", name="more", exact=True)
     more.focus()
     more.press("Enter")
-    panda.dashboard.get_by_label("gap to validation").press("Space")
+    panda.dashboard.get_by_label("abandoned branches").press("Space")
     other = panda.dashboard.get_by_label("compare with")
     other.fill("nowhere")
     other.press("Enter")

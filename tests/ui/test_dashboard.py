@@ -700,7 +700,7 @@ def test_a_place_of_the_time_line_is_chosen_read_named_deleted_and_rewound_to(ru
     run.gone.add("000001")
     until(lambda: len(tree.options) == 2 and tree.label == "branch 1")
     assert len(run.commands) == 4
-    until(lambda: find(dashboard.widget, description="Delete").disabled)
+    until(lambda: delete.description == "Delete" and delete.disabled)
 
 
 def test_what_the_time_line_was_refused_is_told_beside_its_button_until_another_place_is_chosen(run, dashboard):
@@ -877,15 +877,13 @@ def test_the_details_of_an_entry_clicked_or_chosen_are_shown_and_its_line_is_hig
 def test_the_bar_makes_a_view_of_what_was_chosen():
     woken, bar = [], ChartToolbar(None, lambda: woken.append(1))
     assert bar.view(None, None) == View()
-    chosen = {"smoothing": 0.9, "y": False, "x": "time", "gap to validation": True, "changes": False}
+    chosen = {"smoothing": 0.9, "y": False, "x": "time", "changes": False}
     for description, value in chosen.items():
         find(bar.widget, description=description).value = value
     steps = find(bar.widget, description="which steps")
     steps.value = 1000
-    view = View(smoothing=0.9, log=False, x="time", last=1000, gap=True, annotations=False)
-    assert len(woken) == 6 and bar.view((0, 100), 7) == View(**{**vars(view), "entry": 7})
-    steps.value = "held"
-    assert bar.view((0, 100), None) == View(**{**vars(view), "follow": False})
+    view = View(smoothing=0.9, log=False, x="time", last=1000, annotations=False)
+    assert len(woken) == 5 and bar.view((0, 100), 7) == View(**{**vars(view), "entry": 7})
     steps.value = "chosen"
     ends = [find(bar.widget, description=words) for words in ("from", "to")]
     assert bar.view((60, 150), None).chosen == (60, 150)
@@ -921,11 +919,9 @@ def test_what_is_chosen_is_drawn_said_and_written_to_a_file(run, dashboard, tmp_
     until(lambda: image.value != before)
     find(dashboard.widget, description="compare with").value = str(tmp_path)
     until(lambda: "holds no run that could be read" in words(dashboard.widget))
-    for kind in ("PNG", "SVG"):
-        find(dashboard.widget, description=kind).click()
-    until(lambda: len(run.commands) == 2)
-    assert [command["kind"] for command in run.commands] == ["chart.png", "chart.svg"]
-    assert [command["content"][:5] for command in run.commands] == [b"\x89PNG\r", b"<?xml"]
+    find(dashboard.widget, description="SVG").click()
+    until(lambda: run.commands)
+    assert (run.commands[0]["kind"], run.commands[0]["content"][:5]) == ("chart.svg", b"<?xml")
 
 
 def test_whatever_stands_in_the_journal_is_shown(run, dashboard):

@@ -175,7 +175,7 @@ def test_a_frame_is_the_same_whether_drawn_upon_the_last_or_afresh():
 )
 def test_it_draws_whatever_the_losses_are(losses, log):
     rows, chart = begun()
-    chart.view = View(log=log, gap=True)
+    chart.view = View(log=log)
     chart.series.add({"blocks": [rows.block("branch 1", 1, losses)]})
     logs = {"loss": losses[0], "val_loss": losses[-1], "accuracy": losses[0]}
     chart.series.add({"epochs": [rows.epoch("branch 1", 1, 1, **logs)]})
@@ -212,7 +212,7 @@ def limits(chart):
     return panel.get_xlim(), panel.get_ylim()
 
 
-def test_the_axis_shows_all_the_last_steps_a_chosen_range_and_stands_still():
+def test_the_axis_shows_all_steps_the_last_ones_or_a_chosen_range():
     rows, chart = chart_of_a_thousand()
     assert limits(chart)[0] == (0, 1000)
     chart.view = View(last=200)
@@ -221,11 +221,8 @@ def test_the_axis_shows_all_the_last_steps_a_chosen_range_and_stands_still():
     (left, right), (low, high) = limits(chart)
     assert (left, right) == (250, 260)
     assert 1.5 < low < high < 2.1
-    chart.view = View(follow=False, chosen=None)
-    held = limits(chart)[0]
-    chart.series.add({"blocks": [rows.block("branch 1", 1001, np.ones(500))]})
-    assert limits(chart)[0] == held
     chart.view = View()
+    chart.series.add({"blocks": [rows.block("branch 1", 1001, np.ones(500))]})
     assert limits(chart)[0] == (0, 1500)
     assert chart.limits == (0, 1500)
 
@@ -236,12 +233,6 @@ def test_the_axis_counts_epochs_or_the_time_of_training():
     assert limits(chart)[0] == (0, 10)
     chart.view = View(x="time")
     assert limits(chart)[0] == (0, 90)  # of the first block nobody knows when it began
-
-
-def test_a_view_that_cannot_be_is_refused():
-    for wrong in ({"smoothing": 1.0}, {"x": "steps"}, {"last": 0}, {"chosen": (2, 2)}):
-        with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be .* Received"):
-            View(**wrong)
 
 
 def test_what_can_be_shown_is_named_and_shown():
@@ -497,15 +488,15 @@ def fed(steps, piece):
     return rows, chart
 
 
-def test_ten_million_steps_take_no_more_room_than_ten_thousand():
-    short, long = fed(10_000, 1_000), fed(10_000_000, 100_000)
+def test_a_million_steps_take_no_more_room_than_ten_thousand():
+    short, long = fed(10_000, 1_000), fed(1_000_000, 10_000)
     sizes = [len(chart.export("png")) for _, chart in (short, long)]
     assert sizes[1] < 1.2 * sizes[0]
     assert long[1].series.along("measured", "loss").shape[1] < 15_000
     tracemalloc.start()
     rows, chart = long
-    losses = np.random.default_rng(1).random(1_000_000)
-    chart.series.add({"blocks": [rows.block("branch 1", 10_000_001, losses)]})
+    losses = np.random.default_rng(1).random(300_000)
+    chart.series.add({"blocks": [rows.block("branch 1", 1_000_001, losses)]})
     del losses
     grown, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
