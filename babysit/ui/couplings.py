@@ -21,9 +21,7 @@ class Couplings:
         self._send = send
         self.pending = PendingCommand()
         self._guard = WriteGuard()
-        self._scaling = widgets.Dropdown(
-            options=_SCALING, value="off", description="when the batch size changes, the learning rate"
-        )
+        self._scaling = widgets.Dropdown(options=_SCALING, value="off", description="learning rate at a new batch size")
         self._scaling.observe(self._on_choice, "value")
         self._note = classed(widgets.HTML(), "babysit-note")
         drawer = widgets.Accordion([widgets.VBox([self._scaling, self._note])], selected_index=None)

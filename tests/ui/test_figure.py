@@ -321,7 +321,7 @@ def test_an_annotation_is_found_where_it_is_drawn():
     assert chart.entry_at(x, 300) is None
 
 
-def test_what_a_schedule_does_is_told_but_does_not_fill_the_chart():
+def test_what_a_schedule_does_is_annotated_but_does_not_fill_the_chart():
     rows, chart = begun()
     chart.series.add({"blocks": [rows.block("branch 1", 1, np.ones(800))]})
     plain = share(picture(chart), theme.USER)
@@ -352,7 +352,7 @@ def test_annotations_close_to_one_another_share_a_label():
     assert label_lines([entry_of(rows.entry("branch 1", step, **change)) for step, change in undone]) == []
 
 
-def test_a_label_tells_only_so_many_lines():
+def test_a_label_has_only_so_many_lines():
     many = {f"rate_{i}": [0, 1] for i in range(5)}
     entry = entry_of(Rows().entry("branch 1", 1, **many))
     assert label_lines([entry]) == ["rate 0 0 → 1", "rate 1 0 → 1", "and 3 more"]
@@ -403,7 +403,7 @@ def test_the_smoothed_loss_of_a_branch_goes_on_from_where_it_left():
     np.testing.assert_allclose(average, alone.along("measured", "loss")[SMOOTHED], rtol=1e-9)
 
 
-def test_steps_that_are_told_twice_count_once():
+def test_steps_that_are_logged_twice_count_once():
     rows, series = Rows(), RunSeries(0.9)
     for first in (1, 11, 1, 11, 21):
         series.add({"blocks": [rows.block("branch 1", first, np.arange(first, first + 10))]})
@@ -456,7 +456,7 @@ def test_another_run_is_laid_over_from_its_directory(tmp_path):
     assert share(picture(chart), theme.OTHER) == 0
 
 
-def test_a_run_that_is_not_there_is_told_and_the_chart_goes_on(tmp_path):
+def test_a_run_that_is_not_there_is_reported_and_the_chart_goes_on(tmp_path):
     _, chart = begun()
     chart.view = View(other=str(tmp_path / "none"))
     assert chart.draw(740, 460) is not None
