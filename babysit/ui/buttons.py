@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import ipywidgets as widgets
 
 from babysit.core.words import label
-from babysit.ui.widgets import Send, button, classed, reset_subshell_routing, row, unlabelled, write
+from babysit.ui.widgets import Send, button, classed, row, unlabelled, write
 
 _USER = ("dashboard", "script")  # whose changes can be undone
 _KEPT = 50
@@ -56,7 +56,6 @@ class RunButtons:
         then = [self._save, self._undo, self._over]
         groups = row(*first), row(*then, _pair(self._back, unlabelled(self._menu)))
         self.widget = row(*groups, name="babysit-run-buttons")
-        reset_subshell_routing(self.widget)
 
     # ---------------------------------- called by the page, on any thread: only send
 

@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from babysit.ui.ticks import three_digits
-from babysit.ui.widgets import Send, button, caption, classed, reset_subshell_routing, row, write
+from babysit.ui.widgets import Send, button, caption, classed, row, write
 
 LAYERS = 200  # layers shown, which one message carries
 # Update ÷ weight on a log scale: about 1e-3 is healthy (CS231n, Karpathy), what is far from it is flagged.
@@ -40,7 +40,6 @@ class DiagnosticsPanel:
         table = classed(widgets.Box([self._table]), "babysit-layers")
         parts = [row(self._switch, self._summary), self._figures, table, self._notes]
         self.widget = classed(widgets.VBox(parts), "babysit-diagnostics")
-        reset_subshell_routing(self.widget)
 
     def _on_switch(self) -> None:
         self._send("vitals", on=not self._on)

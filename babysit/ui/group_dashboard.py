@@ -11,7 +11,7 @@ from babysit.ui.dashboard import Dashboard, Run
 from babysit.ui.header import StatusBar
 from babysit.ui.overlay import COLOURS, Overlay
 from babysit.ui.sliders import Sliders
-from babysit.ui.widgets import classed, disable_for_good
+from babysit.ui.widgets import classed
 
 
 class GroupDashboard(Dashboard):
@@ -55,10 +55,6 @@ class GroupDashboard(Dashboard):
             self._image.value = self._chart.png()
             self._stale = False
             self._next_frame = now + min((time.thread_time() - began) / FRAME_SHARE, FRAME_WAIT_S)
-
-    def _disable_controls(self) -> None:
-        for part in self._parts:
-            disable_for_good(part.widget)
 
 
 class _StatusBars:

@@ -17,7 +17,6 @@ from babysit.ui.widgets import (
     caption,
     classed,
     refusal_html,
-    reset_subshell_routing,
     row,
     ungrouped,
     unlabelled,
@@ -69,7 +68,6 @@ class TimelinePanel:
         chosen = [self._losses, fields, row(self._back, self._refused), naming]
         tree = classed(unlabelled(self._list), "babysit-tree", "babysit-looks")
         self.widget = row(tree, classed(widgets.VBox(chosen), "babysit-chosen"), name="babysit-timeline")
-        reset_subshell_routing(self.widget)
 
     # ---------------------------------- called by the page, on any thread: only send
 
