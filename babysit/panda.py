@@ -37,7 +37,6 @@ from babysit.session.session import BEST, Session
 from babysit.session.status import rows_since
 from babysit.session.viewer import Viewer, open_log
 from babysit.session.worker import Worker
-from babysit.store.checkpoint_file import parameters
 from babysit.store.checkpoint_store import Checkpoint, CheckpointStore
 from babysit.store.database import RECORD, Database
 from babysit.store.lock import Lock
@@ -103,7 +102,7 @@ class Panda:
                     f"The run at {directory} was ended before it began. Begin a new one in another folder."
                 )
             if model is None:
-                model = architecture.build(database.meta("architecture"), parameters(directory / CHECKPOINTS))
+                model = architecture.build(database.meta("architecture"))
             check_model(model)
             self = cls.__new__(cls)
             self._start(model, directory, lock, database, database.meta("seed"))
@@ -522,7 +521,7 @@ class Panda:
         from babysit.export import script
 
         model = self._trainer.model
-        return script.Run(  # type: ignore
+        return script.Run(
             model=self.model,
             optimizers=model.optimizers,
             schedules=model.bindings.rates,

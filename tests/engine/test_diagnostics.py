@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from babysit.store.reader import Reader
 
 import babysit
 from babysit import demos
 from babysit.engine import diagnostics
 from babysit.engine.probe import Probe
-from babysit.store.reader import Reader
 
 (X, Y), VALIDATION = demos.digits()
 X, Y = X[:240], Y[:240]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from babysit.store.reader import Reader
 from babysit.store.record import Record
+from PIL import Image
+
 from babysit.ui import theme
 from babysit.ui.alt_text import alt_text
 from babysit.ui.entries import entry_of
