@@ -117,7 +117,7 @@ class Panda:
         log.on_append = database.append
         self._store = CheckpointStore(
             self.directory / CHECKPOINTS,
-            flush=database.flush,
+            flush=database.flush_or_raise,
             branch_starts=lambda: _branch_starts(log),
             names={
                 event.payload.folder: event.payload.name for event in log.events if isinstance(event.payload, Saved)

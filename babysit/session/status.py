@@ -122,10 +122,11 @@ def _block(log: RunLog, steps: Steps) -> dict[str, Any]:
 
 def _add(log: RunLog, tables: dict[str, list[dict[str, Any]]], event: Event) -> None:
     payload = event.payload
+    first = next((one for one in log.events if isinstance(one.payload, Fit)), None)
     if isinstance(payload, EpochEnd):
         row = {"branch": event.branch, "epoch": payload.epoch, "step": event.step, "logs": dict(payload.logs)}
         tables["epochs"].append({"seq": event.seq, **row})
-    if isinstance(payload, Branch) or (isinstance(payload, Fit) and event.seq == 1):
+    if isinstance(payload, Branch) or (isinstance(payload, Fit) and event is first):
         parent, last = (payload.parent, payload.last) if isinstance(payload, Branch) else (None, 0)
         values = log.controls_at(event).at(event.step)
         numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
