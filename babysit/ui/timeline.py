@@ -57,7 +57,7 @@ class TimelinePanel:
         self._step = widgets.Text(placeholder="as chosen", description="step")
         self._skip = widgets.BoundedIntText(value=0, min=0, max=10_000_000, description="leave out batches")
         self._keep = widgets.Dropdown(
-            options=[("of then", "checkpoint"), ("of now", "keep")], description="hyperparameters"
+            options=[("as they were", "checkpoint"), ("as they are now", "keep")], description="hyperparameters"
         )
         self._back = button("Rewind there", self._on_rewind, tooltip="on a new branch; this one stays")
         self._name = widgets.Text(placeholder="name", description="name of the checkpoint")
