@@ -335,11 +335,11 @@ class Panda:
             raise TypeError(f"`function` must be callable with the model. Received: {function!r}.")
         return self._worker.ask("call", function=function)
 
-    def vitals(self, on: bool = True) -> None:
-        """Begins to measure the vital signs every few seconds, or ends it; the training's bits stay the same.
+    def diagnostics(self, on: bool = True) -> None:
+        """Begins to measure diagnostics every few seconds, or ends it; the training's bits stay the same.
 
-        Gradient norm, update ÷ weight of each layer, dead ReLUs, noise scale, memory and processors:
-        `status()["vitals"]["latest"]`, the table `vitals` of `since`, and the dashboard show them.
+        Gradient norm, update ÷ weight of each layer, memory and processors:
+        `status()["diagnostics"]["latest"]` and the dashboard show them.
 
         Raises:
             TypeError: If `on` is neither True nor False.
@@ -598,7 +598,7 @@ class Panda:
                 `more_epochs` (`epochs`), `save` (`name` or None), `rename` (`folder`, `name`),
                 `delete` (`folder`), `rewind` (`folder`, or `step` and `branch`; `hyperparameters`,
                 `skip`), `export` (`kind`: `logbook`, `history`, `script`, `model`, or `chart.png`
-                or `chart.svg` with its `content`), `vitals` (`on`), `pause`, `resume`, `stop`; for
+                or `chart.svg` with its `content`), `diagnostics` (`on`), `pause`, `resume`, `stop`; for
                 each also `author` and, but for those that say it themselves, `why`.
         """
         return self._worker.send(command)
@@ -610,7 +610,7 @@ class Panda:
     def since(self, cursor: int) -> tuple[dict[str, list[dict[str, Any]]], int]:
         """What was recorded behind a cursor (0 for all), in plain data, and the next cursor.
 
-        Tables `entries`, `blocks`, `epochs`, `branches` and `vitals`. The cursor counts
+        Tables `entries`, `blocks`, `epochs`, and `branches`. The cursor counts
         what was appended: steps rewind, appends do not. A long record comes in pieces.
         """
         return rows_since(self._session.log, cursor)

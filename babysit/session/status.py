@@ -36,12 +36,9 @@ def describe(session: Session, rate: "Rate") -> dict[str, Any]:
             for name, found in controls.hyperparameters(position.step, session.trainer.followed).items()
         },
         "couplings": {"scaling": controls.scaling},
-        "checkpoints": [
-            {"folder": one.path.name, "step": one.step, "name": one.name, "branch": one.branch}
-            for one in session.store.known
-        ],
+        "checkpoints": session.store.rows,
         "remarks": list(plan.remarks) if plan else [],
-        "vitals": None,
+        "diagnostics": None,
         "examples_a_second": rate.examples_a_second,
         "seconds_left": rate.seconds_left(session, done, size),
     }
@@ -101,7 +98,7 @@ def rows_since(log: RunLog, cursor: int, most: int = 1000) -> tuple[dict[str, li
     """
     end = min(log.seq, cursor + most)
     tables: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("entries", "blocks", "epochs", "branches", "vitals")
+        name: [] for name in ("entries", "blocks", "epochs", "branches", "diagnostics")
     }
     for steps in log.blocks(cursor, most):
         if steps.seq <= end:

@@ -132,7 +132,7 @@ class Worker:
             "warning": self.warning() or unsound or None,
         }
         if self.diagnostics is not None:
-            found["vitals"] = self.diagnostics.status
+            found["diagnostics"] = self.diagnostics.status
             found["remarks"] = [*found["remarks"], *filter(None, [self.diagnostics.remark])]
         return found
 

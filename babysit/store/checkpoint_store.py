@@ -296,10 +296,15 @@ class CheckpointStore:
         return [saved.checkpoint for saved in self._listed()]
 
     @property
-    def known(self) -> list[Checkpoint]:
-        """Those on disk, as far as is known without looking at it, oldest first."""
+    def rows(self) -> list[dict[str, Any]]:
+        """Those on disk, as far as is known without looking at it, in plain data, oldest first."""
         with self._changed:
-            return [saved.checkpoint for saved in _with_names_once(self._saved)]
+            saved = _with_names_once(self._saved)
+        found = [(one.checkpoint, one.kept) for one in saved]
+        return [
+            {"folder": one.path.name, "step": one.step, "name": one.name, "branch": one.branch, "kept": kept}
+            for one, kept in found
+        ]
 
     @property
     def names(self) -> list[str]:

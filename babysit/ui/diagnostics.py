@@ -42,18 +42,18 @@ class DiagnosticsPanel:
         self.widget = classed(widgets.VBox(parts), "babysit-diagnostics")
 
     def _on_switch(self) -> None:
-        self._send("vitals", on=not self._on)
+        self._send("diagnostics", on=not self._on)
 
     # ------------------------------------------------------- called by the pump alone
 
     def add(self, table: str, row: Mapping[str, Any]) -> None:
         """Reads a row of the log: of measurements only the last is kept."""
-        if table == "vitals":
+        if table == "diagnostics":
             self._last = row
 
     def refresh(self, status: Mapping[str, Any]) -> None:
         """Shows the last measurement, and how often there is one."""
-        vitals = status.get("vitals")
+        vitals = status.get("diagnostics")
         self._on = bool(vitals and vitals["on"])
         write(self._switch, disabled=vitals is None, description="Stop measuring" if self._on else "Measure")
         write(self._summary, value=html.escape(_summary(vitals, self._last)))

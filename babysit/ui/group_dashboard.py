@@ -40,10 +40,9 @@ class GroupDashboard(Dashboard):
     def _add(self, rows: Mapping[str, list[dict[str, Any]]]) -> None:
         self._chart.add({table: found for table, found in rows.items() if table != "answers"})
         self._stale = True
-        for table in ("branches", "checkpoints"):
-            for row in rows[table]:
-                if row["run"] == 0:
-                    self._add_to_parts(table, row)
+        for row in rows["branches"]:
+            if row["run"] == 0:
+                self._add_to_parts("branches", row)
         for row in rows["answers"]:
             self._add_to_parts("entries", row)
             self._refusal = str(row["why"]) if row["action"] == "refuse" else ""
