@@ -184,22 +184,6 @@ def test_a_coupled_value_out_of_bounds_refuses_the_whole_change(tmp_path):
     assert panda.hyperparameters["batch_size"].value == 2
 
 
-def test_momentum_correction_scales_the_velocities(tmp_path):
-    panda = resting(tmp_path)
-    panda.run(3)
-    before = [v.numpy() for v in panda.model.optimizer.momentums]
-    panda.set(learning_rate=0.02)
-    for a, b in zip(panda.model.optimizer.momentums, before, strict=True):
-        np.testing.assert_array_equal(a.numpy(), b)
-    panda.set(momentum_correction=True)
-    panda.set(learning_rate=0.005)
-    for a, b in zip(panda.model.optimizer.momentums, before, strict=True):
-        np.testing.assert_array_equal(a.numpy(), b * np.float32(0.25))
-    panda.set(learning_rate=0.0)
-    panda.set(learning_rate=0.01)  # from 0 there is no ratio: nothing is scaled
-    assert np.isfinite(panda.model.optimizer.momentums[0].numpy()).all()
-
-
 # ------------------------------------------------------------------- accumulated gradients
 
 
