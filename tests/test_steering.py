@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from babysit.core.steering import coupled, ramp
 
 import babysit
 from babysit import demos
 from babysit.core.scale import Scale
-from babysit.core.steering import coupled, ramp
 
 (X, Y), _ = demos.digits()
 X, Y = X[:320], Y[:320]
