@@ -371,7 +371,7 @@ class Trainer:
     def _static_size(self, plan: Plan) -> int | None:
         data, size = plan.data, plan.batch_size
         if hasattr(data, "fixed"):
-            return size if size and data.size % size == 0 else None
+            return size if size and data.size and data.size % size == 0 else None
         return None
 
     @property
