@@ -295,9 +295,7 @@ class Panda:
         A learning rate that follows a schedule is taken over by a number, and given back by
         `set(learning_rate="schedule")`. Couplings are switched likewise:
         `set(scaling="linear")` or `"square root"` lets the learning rate follow the batch size
-        (Goyal et al. 2017, section 2.1; Malladi et al. 2022), `"off"` ends it;
-        `set(momentum_correction=True)` scales the velocities when the learning rate jumps
-        (Goyal et al. 2017, remark 2).
+        (Goyal et al. 2017, section 2.1; Malladi et al. 2022), `"off"` ends it.
 
         Args:
             why: The reason, for the journal.

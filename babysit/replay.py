@@ -7,6 +7,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from babysit.core.events import Fit
+from babysit.core.position import Position
 from babysit.core.runlog import RunLog
 from babysit.engine.environment import describe, differences
 from babysit.engine.trainer import KerasTrainer
@@ -57,7 +58,7 @@ def replay(
         )
 
     def prepared() -> KerasTrainer:
-        trainer.prepare(plan.source, None, fits[0].batch_size, fits[0])
+        trainer.prepare(plan.source, None, fits[0].batch_size, fits[0], Position())
         return trainer
 
     checkpoints = directory / "checkpoints"

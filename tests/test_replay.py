@@ -198,7 +198,7 @@ def test_what_cannot_be_rewound_is_named_so_that_nothing_is_claimed(tmp_path):
 
 def test_what_a_fit_brought_is_neither_coupled_nor_corrected_for(tmp_path):
     panda = resting(tmp_path)
-    panda.set(momentum_correction=True, scaling="linear")
+    panda.set(scaling="linear")
     panda.run(3)
     ended(panda)
     panda.model.optimizer.learning_rate = 0.1

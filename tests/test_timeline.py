@@ -52,7 +52,7 @@ SCRIPT = {
     2: [setting(learning_rate=0.05), setting(momentum=0.5)],
     4: [setting(batch_size=24)],
     7: [setting(learning_rate=0.001, over=5)],
-    9: [setting(scaling="linear"), setting(momentum_correction=True)],
+    9: [setting(scaling="linear")],
     11: [setting(batch_size=12, why="smaller"), lambda panda: panda.save("eleven")],
     14: [setting(momentum=0.0), setting(learning_rate=0.01)],
     19: [setting(momentum=0.8)],
@@ -196,26 +196,6 @@ def test_what_callbacks_changed_is_changed_again_without_them():
     assert panda.digest() == digest
     assert calls == known
     assert panda.hyperparameters["learning_rate"].value == np.float32(0.02 / 3)
-
-
-def test_a_jump_that_a_callback_makes_is_corrected_for_too_and_again():
-    class Lowering(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            self.model.optimizer.learning_rate = 0.005
-
-    panda = resting(callbacks=[Lowering()])
-    panda.set(momentum_correction=True)
-    panda.run(6)
-    before = [variable.numpy() for variable in panda.model.optimizer.variables if "momentum" in variable.path]
-    panda.rewind(6)
-    panda.run(1)
-    other = resting(callbacks=[Lowering()])
-    other.run(7)
-    assert before and panda.digest() != other.digest()
-    digest = panda.digest()
-    panda.run(4)
-    panda.rewind(7)
-    assert panda.digest() == digest
 
 
 def test_an_edit_by_hand_is_reached_from_the_checkpoint_that_holds_it():

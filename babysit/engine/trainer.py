@@ -194,7 +194,7 @@ class KerasTrainer:
     # ------------------------------------------------------------------------- a fit
 
     def prepare(
-        self, source: Any, ranges: Any, batch_size: int, fit: FitSpec
+        self, source: Any, ranges: Any, batch_size: int, fit: FitSpec, begins: Position
     ) -> tuple[dict[str, Any], dict[str, Scale]]:
         """Takes the data of a fit, makes the hyperparameters live, and traces the first block.
 
@@ -205,7 +205,7 @@ class KerasTrainer:
             ValueError: If `ranges` does not fit the hyperparameters.
             Exception: What Keras raises when the model cannot be built for such data.
         """
-        model, begins = self.model, Position(data_pass=self.position.data_pass)
+        model = self.model
         if model.compiled_anew:
             model.refresh()
         static_size = source.window(begins, batch_size, 1, fit).static_size

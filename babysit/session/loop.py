@@ -85,7 +85,7 @@ class LiveTrainer(Trainer, Protocol):
     def compiled_anew(self) -> bool: ...  # noqa: D102
 
     def prepare(
-        self, source: Any, ranges: Any, batch_size: int, fit: FitSpec
+        self, source: Any, ranges: Any, batch_size: int, fit: FitSpec, begins: Position
     ) -> tuple[dict[str, Any], dict[str, Scale]]:
         """Takes the data of a fit and makes the hyperparameters live; returns their values and bounds."""
 

@@ -138,7 +138,8 @@ class Session:
         compiled_anew = self.trainer.compiled_anew and not first
         keeps = plan.completes or (plan.keeps_batch_size and previous is not None)
         batch_size = int(self.controls.values["batch_size"]) if keeps else plan.batch_size
-        values, scales = self.trainer.prepare(plan.source, plan.ranges, batch_size, self._spec(plan))
+        spec, begins = self._spec(plan), self._begins(plan)
+        values, scales = self.trainer.prepare(plan.source, plan.ranges, batch_size, spec, begins)
         self.plan, self.early = plan, False
         if plan.completes:
             self.recover()
@@ -154,10 +155,14 @@ class Session:
             return replace(spec, batch_size=old.batch_size, shuffle=old.shuffle, first_epoch=old.first_epoch)
         return spec
 
+    def _begins(self, plan: FitPlan) -> Position:
+        """The position in which a fit begins: in an epoch anew, where its examples or their order are others."""
+        old, at = self.controls.fit, self.position
+        can_go_on = plan.source.repeatable or at.example == 0
+        return at if old is None or (old.same_examples(self._spec(plan)) and can_go_on) else at.data_changed()
+
     def _fit_payload(self, plan: FitPlan, values: Mapping[str, Any], scales: Mapping[str, Scale]) -> Fit:
-        spec, old, at = self._spec(plan), self.controls.fit, self.position
-        stands = self.trainer.repeatable or at.example == 0
-        fresh = old is not None and not (old.same_examples(spec) and stands)
+        spec, fresh = self._spec(plan), self._begins(plan) != self.position
         changes = {} if plan.completes else self._changes_to(values)
         return Fit(values, scales, changes, spec, fresh, plan.facts, plan.remarks)
 
@@ -421,7 +426,7 @@ class Session:
         present = self._values()
         try:
             name, parent, differs = self._go_to(folder or "") if place is None else self._go_along(*place)
-            self._check_data()
+            self._check_data(before.position)
             then = self._values()
             changed = {key: (then[key], new) for key, new in present.items() if key in then and then[key] != new}
             keep = changed if hyperparameters == "keep" else {}
@@ -486,8 +491,12 @@ class Session:
             )
         return batches * batch_size
 
-    def _check_data(self) -> None:
-        fit = self.controls.fit
+    def _check_data(self, before: Position) -> None:
+        """Raises unless the data at hand can go on from here."""
+        fit, at = self.controls.fit, self.position
+        if not self.trainer.repeatable and (at.data_pass, at.example) != (before.data_pass, before.example):
+            assert self.plan is not None
+            raise ValueError(self.plan.source.limitation)
         if self.plan is not None and fit is not None and fit.data != self.plan.source.fingerprint:
             now, then = self.plan.source.size, fit.size
             raise ValueError(
@@ -596,7 +605,7 @@ class Session:
         """Emits a new compilation, or hyperparameters that were set on the model itself."""
         if self.trainer.compiled_anew and self.plan is not None and self.begun:
             plan, size = self.plan, int(self.controls.values["batch_size"])
-            values, scales = self.trainer.prepare(plan.source, plan.ranges, size, self._spec(plan))
+            values, scales = self.trainer.prepare(plan.source, plan.ranges, size, self._spec(plan), self.position)
             edit = Edit(values, scales, self._changes_to(values), what="compiled anew")
             self.emit(edit, author=author)
             self._observed = self.trainer.observe()

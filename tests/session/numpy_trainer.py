@@ -31,6 +31,7 @@ class Source:
     size: int = 23
     seed: int = 0
     fingerprint: str = "23 examples"
+    repeatable: bool = True
     x: np.ndarray = field(init=False)
     y: np.ndarray = field(init=False)
 
@@ -154,7 +155,7 @@ class NumpyTrainer:
     accumulates = property(lambda self: self.accumulate > 1)
     seeds = property(lambda self: [[int(self.counts[1])]])
 
-    def prepare(self, source, ranges, batch_size, fit):
+    def prepare(self, source, ranges, batch_size, fit, begins):
         self.source = source
         known = self.controls.at(self.position.step) or {"learning_rate": 0.05, "momentum": 0.9}
         values = {"learning_rate": known["learning_rate"], "batch_size": batch_size, "momentum": known["momentum"]}

@@ -137,7 +137,7 @@ def test_every_state_can_be_reached_again_loaded_and_replayed(commands, accumula
 
 def fresh(accumulate):
     trainer = NumpyTrainer(3, accumulate, np.random.default_rng(77))
-    trainer.prepare(Source(), None, 4, None)
+    trainer.prepare(Source(), None, 4, None, None)
     return trainer
 
 
