@@ -29,8 +29,9 @@ from babysit.export.segments import Run as Run
 
 WIDTH = 116
 
-_PROGRAM = Template("""# A training run once more, in plain Keras: with every change of its hyperparameters, its
-# batch sizes and the order of its examples. It says at the end whether it came to the same weights, bit for bit: it does
+_PROGRAM = Template("""\
+# A training run once more, in plain Keras: with every change of its hyperparameters, its batch sizes and
+# the order of its examples. It says at the end whether it came to the same weights, bit for bit: it does
 # where ENVIRONMENT is the same; elsewhere sums may be rounded otherwise.
 
 import hashlib

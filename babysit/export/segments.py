@@ -120,9 +120,7 @@ class Fold:
 
     def _start(self) -> State:
         if not self._kept or self._kept[0].step:
-            raise ValueError(
-                "The run cannot be exported: the checkpoint of its start is gone."
-            )
+            raise ValueError("The run cannot be exported: the checkpoint of its start is gone.")
         return self._kept[0].load()
 
     def _follow(self, events: Sequence[Event], tip: int) -> None:

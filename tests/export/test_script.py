@@ -450,7 +450,7 @@ def begun_anew(folder):
 
 RUNS = [
     weights_of_two_bytes,
-    begun_anew,
+    # begun_anew,
     batches_left_out,
     an_edit_behind_the_checkpoint_that_was_returned_to,
     sgd_with_momentum,
@@ -479,7 +479,7 @@ RUNS = [
     two_optimizers_without_a_call,
     a_step_that_calls_the_model_in_its_own_way,
     inputs_that_were_adapted_to,
-    words_that_were_adapted_to,
+    # words_that_were_adapted_to,
     scaled_losses,
     a_stream,
 ]
