@@ -128,8 +128,8 @@ def train():
         (data,) = data
     model = build_model()
     make_ready(model, data)
-    owners, shuffle, static = owners_of(model), False, False
-    schedules = {name: owners[name][0][0].learning_rate for name in SCHEDULED}
+    owners, shuffle, static = owners_of(model), False, None
+    schedules = {name: owners[name][0][0]._learning_rate for name in SCHEDULED}
     for data_pass, first, steps, batch_size, changes, _ in SEGMENTS:
         if "trainable" in changes:
             set_trainable(model, changes["trainable"])
@@ -150,7 +150,7 @@ def train():
         if steps:
             rows = order_of(data_pass, size, shuffle)[first : first + steps * batch_size]
             batches = tf.data.Dataset.from_tensor_slices(keras.tree.map_structure(lambda array: array[rows], data))
-            model.fit(batches.batch(batch_size, drop_remainder=static), shuffle=False, verbose=0)
+            model.fit(batches.batch(batch_size, drop_remainder=static is not None), shuffle=False, verbose=0)
     return model
 
 

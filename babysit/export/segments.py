@@ -58,8 +58,8 @@ class Segment:
         steps: How many steps; 0 where something was changed after the last one.
         batch_size: Examples a step.
         changes: What changes before the first step: hyperparameter -> value; `shuffle`: whether the passes from now on
-            are shuffled, or the size of the batches within which they are; `static`: whether TensorFlow knows the size
-            of the batches; `trainable`: for each layer; `state`: the name of a state that is put in place; `seeds`: how
+            are shuffled, or the size of the batches within which they are; `static`: the size of the batches where
+            TensorFlow is to know it, or None; `trainable`: for each layer; `state`: the name of a state that is put in place; `seeds`: how
             far each generator of random numbers was drawn on.
         why: The reasons given.
     """
@@ -197,7 +197,7 @@ class Fold:
         if fit.size is not None:
             examples = min(examples, fit.size - position.example)
         alike = position.example % batch_size == (fit.size or 0) % batch_size == 0
-        static = alike and batch_size == self._static_size
+        static = batch_size if alike and batch_size == self._static_size else None
         wanted = {"shuffle": self._shuffle, "static": static, "trainable": self._trainable}
         wanted |= {name: self._momentum(name, value, position.step) for name, value in values.items()}
         self._changes |= {name: value for name, value in wanted.items() if value != self._present.get(name)}
