@@ -37,7 +37,6 @@ from babysit.session.session import BEST, Session
 from babysit.session.status import rows_since
 from babysit.session.viewer import Viewer, open_log
 from babysit.session.worker import Worker
-from babysit.store.checkpoint_file import parameters
 from babysit.store.checkpoint_store import Checkpoint, CheckpointStore
 from babysit.store.database import RECORD, Database
 from babysit.store.lock import Lock
@@ -103,7 +102,7 @@ class Panda:
                     f"The run at {directory} was ended before it began. Begin a new one in another folder."
                 )
             if model is None:
-                model = architecture.build(database.meta("architecture"), parameters(directory / CHECKPOINTS))
+                model = architecture.build(database.meta("architecture"))
             check_model(model)
             self = cls.__new__(cls)
             self._start(model, directory, lock, database, database.meta("seed"))
@@ -118,7 +117,7 @@ class Panda:
         log.on_append = database.append
         self._store = CheckpointStore(
             self.directory / CHECKPOINTS,
-            flush=database.flush,
+            flush=database.flush_or_raise,
             branch_starts=lambda: _branch_starts(log),
             names={
                 event.payload.folder: event.payload.name for event in log.events if isinstance(event.payload, Saved)
@@ -336,11 +335,11 @@ class Panda:
             raise TypeError(f"`function` must be callable with the model. Received: {function!r}.")
         return self._worker.ask("call", function=function)
 
-    def vitals(self, on: bool = True) -> None:
-        """Begins to measure the vital signs every few seconds, or ends it; the training's bits stay the same.
+    def diagnostics(self, on: bool = True) -> None:
+        """Begins to measure diagnostics every few seconds, or ends it; the training's bits stay the same.
 
-        Gradient norm, update ÷ weight of each layer, dead ReLUs, noise scale, memory and processors:
-        `status()["vitals"]["latest"]`, the table `vitals` of `since`, and the dashboard show them.
+        Gradient norm, update ÷ weight of each layer, memory and processors:
+        `status()["diagnostics"]["latest"]` and the dashboard show them.
 
         Raises:
             TypeError: If `on` is neither True nor False.
@@ -522,7 +521,7 @@ class Panda:
         from babysit.export import script
 
         model = self._trainer.model
-        return script.Run(  # type: ignore
+        return script.Run(
             model=self.model,
             optimizers=model.optimizers,
             schedules=model.bindings.rates,
@@ -599,7 +598,7 @@ class Panda:
                 `more_epochs` (`epochs`), `save` (`name` or None), `rename` (`folder`, `name`),
                 `delete` (`folder`), `rewind` (`folder`, or `step` and `branch`; `hyperparameters`,
                 `skip`), `export` (`kind`: `logbook`, `history`, `script`, `model`, or `chart.png`
-                or `chart.svg` with its `content`), `vitals` (`on`), `pause`, `resume`, `stop`; for
+                or `chart.svg` with its `content`), `diagnostics` (`on`), `pause`, `resume`, `stop`; for
                 each also `author` and, but for those that say it themselves, `why`.
         """
         return self._worker.send(command)
@@ -611,7 +610,7 @@ class Panda:
     def since(self, cursor: int) -> tuple[dict[str, list[dict[str, Any]]], int]:
         """What was recorded behind a cursor (0 for all), in plain data, and the next cursor.
 
-        Tables `entries`, `blocks`, `epochs`, `branches` and `vitals`. The cursor counts
+        Tables `entries`, `blocks`, `epochs`, and `branches`. The cursor counts
         what was appended: steps rewind, appends do not. A long record comes in pieces.
         """
         return rows_since(self._session.log, cursor)

@@ -9,7 +9,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, when TensorFlow
 import pytest
 from hypothesis import settings
 
-
 # Derandomized as everything else here; no database, for every test has a folder of its own.
 settings.register_profile("babysit", deadline=None, derandomize=True, database=None)
 settings.load_profile("babysit")
@@ -58,4 +57,4 @@ def no_run_left_alive(own_folder):
             return  # none is
         for panda in alive if isinstance(alive, list) else [alive]:
             panda.stop()
-            panda._driver.wait(60)
+            panda._worker.wait(60)

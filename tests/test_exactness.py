@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import babysit
 from babysit import demos
-from babysit.core.order import Sampler
+from tests.walk import Sampler
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.05),

@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+from babysit.session.history import History
+from babysit.session.journal import Journal
+from babysit.store.record import Record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from babysit.core.rows import ROOT
-from babysit.session.history import History
-from babysit.session.journal import Journal
-from babysit.store.record import Record
 
 START = {"learning_rate": 0.1, "batch_size": 32}
 

@@ -3,11 +3,11 @@ import time
 from collections.abc import Sequence
 
 import pytest
+from babysit.session.journal import Journal, entry_from_row, together
+from babysit.store.record import Record
 
 from babysit import Entry
 from babysit.core.words import describe
-from babysit.session.journal import Journal, entry_from_row, together
-from babysit.store.record import Record
 
 ABOUT = {"author": "script", "branch": "branch 1"}
 

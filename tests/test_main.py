@@ -30,8 +30,7 @@ def made(tmp_path_factory):
     panda.rewind("before the leap")
     panda.resume()
     panda.wait()
-    panda._record.close()
-    panda._record._database.close()
+    panda._close()
     return folder
 
 

@@ -740,8 +740,8 @@ def test_nobody_waits_for_ever_where_even_failing_fails(model, monkeypatch):
 
     with monkeypatch.context() as broken:
         broken.setattr("babysit.engine.model.TrainableModel.block", lost)
-        broken.setattr("babysit.engine.tensors.Variables.read", lost)
-        broken.setattr("babysit.engine.tensors.Variables.watched", lost)
+        broken.setattr("babysit.engine.tensors.TrainingTensors.read", lost)
+        broken.setattr("babysit.engine.tensors.TrainingTensors.snapshot", lost)
         with pytest.raises(RuntimeError, match="the device is lost"):
             panda.wait(60)
         refused(panda.digest, RuntimeError, "the device is lost")
@@ -798,7 +798,7 @@ def test_the_training_thread_touches_no_widget_and_the_widgets_no_tensorflow(res
 
     from babysit.engine.bindings import HyperparameterBindings
     from babysit.engine.block import Block
-    from babysit.session.trainer import Trainer
+    from babysit.engine.trainer import KerasTrainer
 
     def note_threads(owner, name, threads):
         original = getattr(owner, name)
@@ -814,11 +814,10 @@ def test_the_training_thread_touches_no_widget_and_the_widgets_no_tensorflow(res
         return found + [w for c in getattr(widget, "children", ()) for w in child(c, description)]
 
     training, writing = set(), set()
-    note_threads(Block, "__call__", training)
-    for name in ("write", "restore"):
-        note_threads(HyperparameterBindings, name, training)
-    for name in ("state", "restore", "save", "retake"):
-        note_threads(Trainer, name, training)
+    note_threads(Block, "run", training)
+    note_threads(HyperparameterBindings, "set", training)
+    for name in ("capture", "restore", "step", "apply"):
+        note_threads(KerasTrainer, name, training)
     note_threads(ipywidgets.Widget, "send_state", writing)
 
     dashboard = resting.dashboard()
@@ -1085,7 +1084,7 @@ def test_shuffle_may_be_any_truth(tmp_path, shuffle):
 @pytest.mark.parametrize("freq", [(1, 2), np.array([1, 2])], ids=str)
 def test_validation_freq_may_be_any_collection_of_epochs(model, freq):
     panda = babysit.Panda(model).fit(X, Y, epochs=3, validation_data=VALIDATION, validation_freq=freq).wait()
-    assert ["val_loss" in row["logs"] for row in panda.history.epoch_rows()] == [True, True, False]
+    assert ["val_loss" in row["logs"] for row in panda.history.epoch_ends()] == [True, True, False]
 
 
 def test_a_range_of_numpy_s_numbers_bounds_the_dial(model):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 import babysit
-from babysit.core.order import Sampler
+from tests.walk import Sampler
 from tests.zoo import compiled, dense, state, table
 
 EXAMPLES = 97  # a prime: no batch size divides it, so a graph is never made for one size alone

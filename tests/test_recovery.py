@@ -91,8 +91,8 @@ HOW = {
 @pytest.mark.parametrize("under", HOW)
 def test_after_a_step_that_failed_the_state_is_that_of_a_boundary(tmp_path, monkeypatch, under, seldom):
     if seldom:  # as where a copy of the state takes long
-        monkeypatch.setattr("babysit.session.trainer.SNAPSHOT_SHARE", 1e-9)
-        monkeypatch.setattr("babysit.session.trainer.ONLY_SHARE", 1e-9)
+        monkeypatch.setattr("babysit.session.session.SNAPSHOT_SHARE", 1e-9)
+        monkeypatch.setattr("babysit.session.session.ONLY_SHARE", 1e-9)
 
     def begun(name):
         rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5) if under == "a schedule" else 0.02
@@ -207,7 +207,7 @@ def test_frozen_thawed_and_frozen_again_equals_a_fresh_trace(tmp_path):
             model.layers[1].trainable = flag
             if fresh:
                 panda.set(momentum=0.9)  # has the change noticed before the blocks are forgotten
-                panda._trainer.subject._blocks.clear()
+                panda._trainer.model._forget_blocks()
         panda.run(3)
         return panda.digest()
 
@@ -426,7 +426,7 @@ def test_a_waiting_change_outlives_a_kill_and_a_new_fit_and_a_rewind_that_keeps_
     panda.fit(X, Y, epochs=50, paused=True)
     panda.run(4)
     assert [killed.digest(), panda.digest()] == [digest] * 2
-    panda._record.flush()
+    panda._database.flush()
     again = babysit.Panda.load(_copied(panda, tmp_path / "acted"), accumulating()).fit(X, Y, epochs=50, paused=True)
     for one in (killed, panda, again):
         changes = [entry.changes for entry in one.journal if "batch_size" in entry.changes and entry.action == "set"]

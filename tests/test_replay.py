@@ -59,7 +59,7 @@ def steered(panda):
 
 def test_a_steered_run_with_branches_replays_and_nothing_is_written(tmp_path):
     panda = steered(resting(tmp_path))
-    panda._record.tell()  # how it stands, which is written twice a second where it has changed
+    panda._database.write_status()  # how it stands, which is written twice a second where it has changed
     before = contents(panda.directory)
     replay = babysit.replay(panda.directory, network(), X, Y)
     assert (replay.identical, replay.first_difference, replay.branch) == (True, None, None)
@@ -71,7 +71,7 @@ def test_a_steered_run_with_branches_replays_and_nothing_is_written(tmp_path):
 
 def test_an_entry_that_was_altered_is_found_out_at_its_step(tmp_path):
     panda = steered(resting(tmp_path))
-    panda._record.close()
+    panda._database.close()
     altered(panda.directory, lambda changes: changes | {"learning_rate": [0.02, 0.0500001]})
     replay = babysit.replay(panda.directory, network(), X, Y)
     assert (replay.identical, replay.branch) == (False, "branch 1")
@@ -171,7 +171,7 @@ def test_any_run_replays_and_with_one_entry_altered_does_not(name, tmp_path_fact
     replay = babysit.replay(folder, make(), **fit)
     assert replay.identical, str(replay)
 
-    panda._record.close()
+    panda._database.close()
     altered(folder, lambda changes: {name: [old, new * 1.01] for name, (old, new) in changes.items()}, "max")
     assert not babysit.replay(folder, make(), **fit).identical
 

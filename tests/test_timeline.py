@@ -16,7 +16,7 @@ from keras import layers
 import babysit
 from babysit import demos
 from babysit.__main__ import main
-from babysit.core.order import Sampler
+from tests.walk import Sampler
 from tests.zoo import ZOO, compiled, dense, dial, state, table
 
 X, Y = table(97)["x"], table(97)["y"]
@@ -173,7 +173,7 @@ def test_an_earlier_fit_is_validated_as_it_was_and_not_as_the_present_one():
 
 def only_the_start(panda):
     """Leaves the start as the only state to come back from: the rest has to be trained again."""
-    panda._trainer.shelf._ring.clear()
+    panda._store._in_memory.clear()
     for saved in panda.checkpoints:  # which waits for what is to be written
         if saved.step:
             shutil.rmtree(saved.path)
@@ -239,7 +239,7 @@ def test_a_long_run_of_edits_keeps_to_its_room_and_what_is_gone_is_told(tmp_path
 
     panda = babysit.Panda(network(), tmp_path / "run", seed=7)
     panda.fit(X[:32], Y[:32], batch_size=16, epochs=40, callbacks=[Halving()], paused=True)
-    room = panda._trainer.shelf._disk_bytes = 12 * _bytes(panda)
+    room = panda._store._disk_bytes = 12 * _bytes(panda)
     digests = [panda.digest()]
     for step in range(1, 60):
         panda.run(1)
@@ -256,7 +256,7 @@ def test_a_long_run_of_edits_keeps_to_its_room_and_what_is_gone_is_told(tmp_path
     assert {0, 5, 30, 59} < kept
     assert main(["verify", str(panda.directory)]) == 0, capsys.readouterr().out
 
-    panda._trainer.shelf._ring.clear()
+    panda._store._in_memory.clear()
     lost = [step for step in range(60) if step // 2 * 2 not in kept and step not in kept][::3]
     assert lost
     for step in lost:
@@ -370,7 +370,7 @@ def test_through_a_fit_on_other_data_no_way_leads(tmp_path):
     panda.wait()
     panda.fit(X, Y, batch_size=16, epochs=2, paused=True)
     panda.run(2)
-    panda._trainer.shelf._ring.clear()
+    panda._store._in_memory.clear()
     for saved in panda.checkpoints:
         if saved.step in (3, 5):
             shutil.rmtree(saved.path)
@@ -393,7 +393,7 @@ def test_a_change_that_waited_is_made_once(tmp_path):
     ten = panda.digest()
     panda.run(5)
     fifteen = panda.digest()
-    panda._trainer.shelf._ring.clear()
+    panda._store._in_memory.clear()
     panda.rewind(10)
     assert panda.digest() == ten
     panda.run(5)
@@ -546,7 +546,7 @@ def test_a_damaged_checkpoint_is_gone_around():
     panda.run(3)
     six = panda.digest()
     panda.run(2)
-    panda._trainer.shelf._ring.clear()
+    panda._store._in_memory.clear()
     tensors = next(saved for saved in panda.checkpoints if saved.name == "three").path / "state.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"?")
     panda.rewind(6)
@@ -642,7 +642,7 @@ def test_a_run_cut_off_within_a_validation_ends_its_epoch_when_it_goes_on(tmp_pa
         (x, y), validation = demos.digits()
         class Out(keras.callbacks.Callback):
             def on_test_begin(self, logs=None):
-                babysit.attach()._record.flush()
+                babysit.attach()._database.flush()
                 os._exit(1)
         panda = babysit.Panda(demos.dense_network(seed=1), {str(tmp_path / "run")!r}, seed=2)
         panda.fit(x, y, epochs=2, validation_data=validation, callbacks=[Out()], paused=True)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 
@@ -11,8 +10,6 @@ import pytest
 
 import babysit
 from babysit.store import lock
-from babysit.store.reader import Reader
-from babysit.store.record import Record
 from tests.patience import until
 
 TRAINING = """
@@ -68,7 +65,7 @@ def files(folder):
 def test_it_follows_a_run_of_another_process_and_tells_of_its_end(folder, child):
     viewer = babysit.attach(folder)
     until(lambda: (viewer.state, viewer.step) == ("paused", 7))
-    tell(child, "panda._trainer.shelf.settle(); panda._record.tell()")  # after which it has no more to write
+    tell(child, "panda._store.settle(); panda._database.write_status()")  # after which it has no more to write
     before = files(folder)
     assert viewer.history["step"].tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert viewer.hyperparameters["batch_size"].value == 32 and viewer.branches == {"branch 1": (None, 0)}
@@ -111,50 +108,6 @@ def test_it_follows_a_run_of_another_process_and_tells_of_its_end(folder, child)
     until(lambda: f"process {os.getpid()} on" in " ".join(viewer.status()["remarks"]))
     assert viewer.state == "idle" and babysit.attach(folder) is again
     viewer._dashboard.close()
-
-
-@pytest.mark.parametrize("mode", ["delete", "wal"])
-def test_who_reads_and_who_writes_do_not_wait_for_one_another(tmp_path, mode):
-    record = Record(tmp_path / "run.sqlite", interval_s=3600)
-    assert record._database.execute(f"PRAGMA journal_mode={mode}").fetchone() == (mode,)
-    record.append("epochs", branch="branch 1", epoch=1, step=10, logs={"loss": 0.5}, after={})
-    record.flush()
-    record._database.execute("PRAGMA busy_timeout=0")
-    with Reader(tmp_path / "run.sqlite") as reader:
-        rows, cursor = reader.since(0)
-        assert rows["epochs"] == record.rows("epochs") and cursor == 1
-        version = reader.version
-        assert reader.since(cursor)[1] == cursor and reader.version == version  # looking is no news
-        record.append("epochs", branch="branch 1", epoch=2, step=20, logs={"loss": 0.25}, after={})
-        record._database.execute("BEGIN IMMEDIATE")  # somebody is about to write
-        assert reader.since(cursor)[1] == cursor
-        record._database.execute("ROLLBACK")
-        record.flush()
-        assert record.error is None and reader.version != version
-        assert reader.since(cursor)[0]["epochs"][0]["logs"] == {"loss": 0.25}
-    record.close()
-
-
-def test_what_a_killed_process_left_half_written_is_read_as_it_was_before(tmp_path):
-    record = Record(tmp_path / "run.sqlite")
-    record.append("epochs", branch="branch 1", epoch=1, step=10, logs={}, after={})
-    record.close()
-    half = """
-import os, sqlite3, sys
-database = sqlite3.connect(sys.argv[1])
-database.execute("PRAGMA cache_spill=1")
-database.execute("PRAGMA cache_size=1")
-database.execute("UPDATE epochs SET step = 99")
-database.executemany("INSERT INTO meta VALUES (?, ?)", [(f"key {i}", "x" * 2000) for i in range(200)])
-os.kill(os.getpid(), 9)
-"""
-    subprocess.run([sys.executable, "-c", half, str(tmp_path / "run.sqlite")], check=False)
-    with pytest.raises(sqlite3.OperationalError), sqlite3.connect("file:run.sqlite?mode=ro", uri=True) as database:
-        database.execute("SELECT * FROM epochs")
-    before = files(tmp_path)
-    with Reader(tmp_path / "run.sqlite") as reader:
-        assert [row["step"] for row in reader.rows("epochs")] == [10] and reader.version is None
-    assert files(tmp_path) == before
 
 
 def test_whether_a_run_is_held_is_seen_without_taking_it(tmp_path):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 import babysit
-from babysit.core.order import Sampler
+from tests.walk import Sampler
 from tests.zoo import (
     OPTIMIZERS,
     ZOO,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from babysit.core.controls import SCHEDULE, Controls, apply
-from babysit.core.events import ROOT, Branch, EpochEnd, Event, Payload
+from babysit.core.events import ROOT, Branch, EpochEnd, Event, Fit, Payload
 from babysit.core.position import Position
 
 
@@ -76,13 +76,14 @@ class RunLog:
         events: All of them, in their order.
         branches: Name -> where it begins, in the order in which they began.
         seq: Number of the newest row; 0 where there is none.
+        begun: Whether there was a fit.
         on_append: Called with each row that is added, to keep it on disk.
     """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.branches: dict[str, BranchStart] = {ROOT: BranchStart(None, 0, 0)}
-        self.seq = 0
+        self.seq, self.begun = 0, False
         self.on_append: Callable[[Event | Steps], None] = lambda row: None
         self._tables = {ROOT: _Table(0)}
         self._blocks = _Array("i8", 4)  # seq, number of the branch, first step, count
@@ -104,7 +105,8 @@ class RunLog:
         return row
 
     def append(self, row: Event | Steps) -> None:
-        """Appends a row that has its number."""
+        """Appends a row that has its number; what the disk could not hold is refused before anything changes."""
+        self.on_append(row)
         if isinstance(row, Steps):
             self._tables[row.branch].append(row)
             self._times.append(row.time)
@@ -114,8 +116,8 @@ class RunLog:
                 self._tables[row.branch] = _Table(row.step)
                 self.branches[row.branch] = BranchStart(row.payload.parent, row.step, row.payload.last)
             self.events.append(row)
+            self.begun = self.begun or isinstance(row.payload, Fit)
         self.seq = row.seq
-        self.on_append(row)
 
     # ------------------------------------------------------------------------------ reading
 

@@ -30,13 +30,13 @@ def describe(model: Any) -> Any:
 
     Returns:
         A dictionary; or, if that cannot be, why, in words, for a layer whose vocabulary cannot be
-        told, and None for all else.
+        recorded, and None for all else.
     """
     if isinstance(getattr(model, "optimizer", None), keras.optimizers.LossScaleOptimizer):
-        return None  # what `compile` wraps follows from the dtype policy of the day, which is not told
+        return None  # what `compile` wraps follows from the dtype policy of the day, which is not recorded
     try:
         plain = keras.saving.serialize_keras_object(model)
-        _tell_vocabularies(plain, _vocabularies(model))
+        _write_vocabularies(plain, _vocabularies(model))
         _check(plain)
     except _LostVocabulary as lost:
         return lost.reason
@@ -120,11 +120,11 @@ def _vocabularies(model: Any) -> dict[tuple[str, str], list[Any]]:
     return found
 
 
-def _tell_vocabularies(plain: Any, vocabularies: Mapping[tuple[str, str], list[Any]]) -> None:
+def _write_vocabularies(plain: Any, vocabularies: Mapping[tuple[str, str], list[Any]]) -> None:
     """Writes each layer's vocabulary, as it is now, into a description, unless it is long or might be another's."""
     if isinstance(plain, list | tuple):
         for item in plain:
-            _tell_vocabularies(item, vocabularies)
+            _write_vocabularies(item, vocabularies)
     if not isinstance(plain, dict):
         return
     config: Any = plain.get("config")
@@ -134,7 +134,7 @@ def _tell_vocabularies(plain: Any, vocabularies: Mapping[tuple[str, str], list[A
         is_long = sum(len(str(word)) for word in words) > MOST_CHARACTERS
         config["vocabulary"] = None if others or is_long or not words else words
     for item in plain.values():
-        _tell_vocabularies(item, vocabularies)
+        _write_vocabularies(item, vocabularies)
 
 
 def _check(plain: Any) -> None:

@@ -127,8 +127,8 @@ class Block:
         model: A built and compiled model.
         step: What to do with a batch.
         reading_once: Opened while the block is traced.
-        static_size: The one size that every batch has, or None for any size. `Model.fit` tells the
-            graph when its batches are all alike, and TensorFlow then rounds differently: it
+        static_size: The one size that every batch has, or None for any size. `Model.fit` makes it
+            part of the graph when its batches are all alike, and TensorFlow then rounds differently: it
             makes a division by the size a multiplication by its reciprocal. Where a step cannot be
             traced for any size, each size that comes gets a graph of its own.
     """
@@ -136,7 +136,7 @@ class Block:
     def __init__(self, model: Any, step: Step, reading_once: ReadingOnce, static_size: int | None = None) -> None:
         self._model, self._step, self._reading_once, self._static_size = model, step, reading_once, static_size
         self._eager, self._jit = bool(model.run_eagerly), bool(model.jit_compile) and not model.run_eagerly
-        # On a CPU, XLA gives a whole loop the bits of its steps; on a GPU nobody has looked.
+        # On a CPU, XLA gives a whole loop the bits of its steps; on a GPU this is not tried yet.
         self._whole = self._jit and not tf.config.list_physical_devices("GPU")
         self._carried = Carried()
         self._layout: LogLayout

@@ -1,7 +1,7 @@
 """Keras's callbacks, driven from our loop: every hook with its documented meaning.
 
 Separation of concerns: a callback sees what `Model.fit` would show it; what it changed is
-found out by the trainer, which is told after each one whose turn it was.
+found by whoever sets `after`, which is called after each callback that has the hook.
 """
 
 import math
@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras.src.utils.python_utils import pythonify_logs
 
-# Stock callbacks that never touch weights behind `on_train_begin`: nothing to look for there.
+# Stock callbacks that never change weights after `on_train_begin`: nothing to look for there.
 _READ_ONLY = (
     keras.callbacks.BackupAndRestore,
     keras.callbacks.CSVLogger,
@@ -101,7 +101,7 @@ class Callbacks:
 
     @property
     def monitored(self) -> tuple[str, int]:
-        """What tells a good state: the first callback's `monitor`, or the validation loss; and 1 if less is better."""
+        """What is monitored: the first callback's `monitor`, or the validation loss; and 1 if less is better."""
         for one in self._callbacks:
             if isinstance(name := getattr(one, "monitor", None), str):
                 return name, -1 if getattr(getattr(one, "monitor_op", None), "__name__", "") == "greater" else 1
@@ -124,7 +124,7 @@ class Callbacks:
     def remember(
         self, memory: Sequence[Sequence[Any]], weights_after: Callable[[int], list[np.ndarray] | None]
     ) -> None:
-        """Puts back what `memory` told at another time, matched by class and order.
+        """Puts back what `memory` returned at another time, matched by class and order.
 
         Args:
             memory: That.
@@ -149,7 +149,7 @@ class Callbacks:
         return plain(logs)
 
     def __call__(self, hook: str, *place: int, logs: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Calls a hook of every callback, `self.after` behind each one that has it.
+        """Calls a hook of every callback, and `self.after` after each one that has it.
 
         Args:
             hook: Its name, such as `"on_epoch_end"`.
@@ -165,12 +165,12 @@ class Callbacks:
         shared: dict[str, Any] = pythonify_logs(logs)
         for one in list(self._callbacks):
             if _is_own(one, hook):
-                told = bool(one.model.stop_training)
+                was_stopped = bool(one.model.stop_training)
                 if "batch" in hook:  # as Keras does: some functions of users name their arguments otherwise
                     getattr(one, hook)(*place, logs=shared)
                 else:
                     getattr(one, hook)(*place, shared)
-                if one.model.stop_training and not told:
+                if one.model.stop_training and not was_stopped:
                     self.stopped_by = type(one).__name__
                 if type(one) is not keras.callbacks.History:
                     may_edit = hook == "on_train_begin" or type(one) not in _READ_ONLY

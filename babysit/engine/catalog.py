@@ -215,7 +215,7 @@ _ATTENTIONS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention
 
 
 class Names:
-    """Names of objects that do not tell how many of their kind this process made before.
+    """Names of objects that do not depend on how many of their kind this process made before.
 
     An own name stays; an automatic one (`dropout_7`) becomes what it would be in a fresh
     process, counting the objects in the order they are named here.
@@ -223,7 +223,7 @@ class Names:
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
-        self._taken: set[str] = set()
+        self._used: set[str] = set()
 
     def of(self, thing: Any) -> str:
         """The name of the next object."""
@@ -236,8 +236,8 @@ class Names:
 
     def _free(self, name: str) -> str:
         candidates = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
-        name = next(candidate for candidate in candidates if candidate not in self._taken)
-        self._taken.add(name)
+        name = next(candidate for candidate in candidates if candidate not in self._used)
+        self._used.add(name)
         return name
 
 

@@ -76,7 +76,7 @@ def _instruction_sets() -> str:
 
 
 def _of_processor(field: str) -> str:
-    """A field that Linux tells of the first processor; empty where it does not."""
+    """A field of the first processor, as Linux describes it; empty where it does not."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -24,7 +24,7 @@ from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
 
 class LiveValues:
-    """The present numbers behind live floats, by name, and the variables that graphs read them from."""
+    """The present numbers of live floats, by name, and the variables that graphs read them from."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, float] = {}

@@ -44,7 +44,7 @@ class TrainableModel:
         self._needs_first_step = False
         self._blocks: dict[Any, Block | Stepwise] = {}
         self._traced_with: list[Any] = []  # the optimizers' variables that the blocks were made for
-        self._captures_noted = 0
+        self._captures_noted: dict[Any, int] = {}
         self._read_compilation()
 
     # ------------------------------------------------------------------------- made ready
@@ -71,19 +71,28 @@ class TrainableModel:
         if spec is None:
             return self.bindings.read()
         batch = signature[0] if signature else keras.tree.map_structure(_tensor_spec, symbolic(spec))
-        batch = batch if static_size is None else tf.nest.map_structure(lambda part: _sized(part, static_size), batch)
+        batch = batch if static_size is None else _sized(batch, static_size)
         with self.model.distribute_strategy.scope():
             self._build(spec, batch, static_size)
             self.bindings.read()
             self._find_applied_optimizers(batch)
+            if signature is None:
+                self._find_captures(batch)
 
     def trace(self, signature: Any, static_size: int | None = None) -> None:
         """Traces the first block, and finds what its step captures."""
         block = self.block(static_size, signature)
-        if not block.captures and isinstance(block, Block):  # it traces later: the step by itself shows them
-            with contextlib.suppress(Exception), self.bindings.reading_once():
-                batch = tf.nest.map_structure(lambda part: _sized(part, static_size), signature[0])
-                self._note_captures(captured_resources(trace_step(self.model, batch)))
+        if not block.captures and isinstance(block, Block):  # which is traced later
+            self._find_captures(_sized(signature[0], static_size))
+
+    def _find_captures(self, batch: Any) -> None:
+        """Finds what the step captures by tracing it alone."""
+        try:
+            with self.bindings.reading_once():
+                graph = trace_step(self.model, batch)
+        except Exception:  # it runs eagerly alone, or for a size that is not known yet
+            return
+        self.tensors.note_captures(captured_resources(graph), self.bindings.graph_variables)
 
     def refresh(self) -> None:
         """Makes ready anew a model that was compiled again, or given another optimizer, for the next step."""
@@ -267,16 +276,13 @@ class TrainableModel:
             block = self._blocks[key] = training_block(self.model, self.bindings.reading_once, static_size, measured)
             block.trace(*signature)  # for data of any length, so that once is enough
         self._traced_with = self.tensors.groups()["optimizer"]
-        self._note_captures(self._blocks[key].captures)
+        if len(captures := self._blocks[key].captures) != self._captures_noted.get(key):
+            self.tensors.note_captures(captures, self.bindings.graph_variables)
+            self._captures_noted[key] = len(captures)
         return self._blocks[key]
 
-    def _note_captures(self, handles: Sequence[Any]) -> None:
-        if len(handles) != self._captures_noted:
-            self._captures_noted = len(handles)
-            self.tensors.note_captures(handles, self.bindings.graph_variables)
-
     def _forget_blocks(self) -> None:
-        self._blocks, self._traced_with, self._captures_noted = {}, [], 0
+        self._blocks, self._traced_with, self._captures_noted = {}, [], {}
 
     # -------------------------------------------------------------------------- restored
 
@@ -363,11 +369,15 @@ def _keras_tensors(spec: Any, size: int | None) -> Any:
     return keras.tree.map_structure(lambda one: keras.KerasTensor((size, *one.shape[1:]), one.dtype), symbolic(spec))
 
 
-def _sized(spec: Any, size: int | None) -> Any:
-    """The same spec of a batch, of this size."""
-    if not isinstance(spec, tf.TensorSpec) or spec.shape.rank in (None, 0):
-        return spec
-    return tf.TensorSpec([size, *spec.shape[1:]], spec.dtype)
+def _sized(batch: Any, size: int | None) -> Any:
+    """The same specs of a batch, of this size."""
+
+    def sized(spec: Any) -> Any:
+        if not isinstance(spec, tf.TensorSpec) or spec.shape.rank in (None, 0):
+            return spec
+        return tf.TensorSpec([size, *spec.shape[1:]], spec.dtype)
+
+    return tf.nest.map_structure(sized, batch)
 
 
 def _inner(optimizer: Any) -> Any:

@@ -71,6 +71,6 @@ class Stepwise:
         model = self._model
         if self._function is None or model.train_function is not self._function:
             makes_own = type(model).make_train_function is not keras.Model.make_train_function
-            # One that was put there by the user nobody could make again.
+            # Keras cannot make one again that the user put there.
             model.make_train_function(force=makes_own or not _is_foreign(model.train_function))
             self._function = model.train_function

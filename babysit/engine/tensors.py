@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
-from tensorflow.python.ops.handle_data_util import get_resource_handle_data
 from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
 from babysit.engine.optimizers import rebuild
@@ -112,8 +111,8 @@ class TrainingTensors:
     def snapshot(self) -> list[Any]:
         """Returns what nothing but a step should change: all but metrics, learning rates and seeds.
 
-        Tensors, not copies: they share their memory with the variables until somebody assigns
-        to one of these, which then gets memory of its own.
+        Tensors, not copies: they share their memory with the variables until one of these
+        is assigned to, which then gets memory of its own.
         """
         groups = self.groups()
         left_out = {id(getattr(_inner(optimizer), "_learning_rate", None)) for optimizer in self._optimizers}
@@ -193,8 +192,8 @@ class CapturedVariable:
     @classmethod
     def of(cls, handle: Any) -> "CapturedVariable | None":
         """The variable of a handle; None for a table, an iterator, or what holds no numbers of a known shape."""
-        data = get_resource_handle_data(handle)
-        if not data.is_set or len(data.shape_and_type) != 1:
+        data = handle._handle_data
+        if data is None or not data.is_set or len(data.shape_and_type) != 1:
             return None
         shape, dtype = tf.TensorShape(data.shape_and_type[0].shape), tf.as_dtype(data.shape_and_type[0].dtype)
         is_number = dtype.is_floating or dtype.is_integer or dtype.is_bool or dtype.is_complex

@@ -43,8 +43,12 @@ class KerasTrainer:
     def __init__(self, model: Any, seed: int) -> None:
         self.model, self.seed = TrainableModel(model), seed
         self.source: Any = None
-        self.position, self.controls, self.event = Position(), Controls(), 0
+        numbers = self.model.bindings.values
+        scales = scales_for(numbers, self.model.bindings.scales, None, 1)
+        values = numbers | dict.fromkeys(self.model.bindings.following, SCHEDULE)
+        self.position, self.controls, self.event = Position(), Controls(values, scales), 0
         self.followed: Mapping[str, float] = {}
+        self._follow()
         self.interrupted = False
         self._raw: Sequence[np.ndarray] = []  # what a state has of tensors that are not known yet
         self._sizer = BlockSizer()

@@ -69,10 +69,10 @@ def plan_of(
     )
     if recorded is not None and data.fingerprint != recorded.data:
         raise ValueError("`x` and `y` must be the data that the run was trained on. Received: others.")
+    every = _checked_freq(given["validation_freq"])
     callbacks = Callbacks(given["callbacks"], model.model)
     validation = _validation(validation_data, counts["validation_batch_size"] or asked, counts["validation_steps"])
     if validation is not None:
-        every = _checked_freq(given["validation_freq"])
         validation = Validation(model, validation, counts["validation_steps"], every, callbacks)
     return FitPlan(
         source=data,
@@ -102,7 +102,7 @@ def facts_of(data: Any) -> dict[str, Any]:
 
 
 def _check_model(model: Any) -> None:
-    if type(model).fit is not keras.Model.fit or "fit" in vars(model):
+    if type(model).fit is not keras.Model.fit:
         raise ValueError(
             f"`model` must train by Keras's own `fit`. Received: `{type(model).__name__}`, which overrides it. Move "
             "what its `fit` does into `train_step` or into a callback."

@@ -95,7 +95,7 @@ class Session:
     @property
     def begun(self) -> bool:
         """Whether the run has had a fit."""
-        return bool(self.log.events)
+        return self.log.begun
 
     @property
     def loss(self) -> float:
@@ -105,7 +105,10 @@ class Session:
     @property
     def loss_is_finite(self) -> bool:
         """Whether it may go on without being asked."""
-        return self.position.step == 0 or math.isfinite(self.loss) or not self.log.has_loss(self.branch)
+        return self._was_finite(self.position.step)
+
+    def _was_finite(self, step: int) -> bool:
+        return step == 0 or math.isfinite(self.log.loss(self.branch, step)) or not self.log.has_loss(self.branch)
 
     # ------------------------------------------------------------------------- the one way in
 
@@ -253,7 +256,7 @@ class Session:
         self.store.save_if_due(self.trainer.capture, self.branch)
 
     def _record(self, steps: Steps) -> None:
-        finite = self.loss_is_finite
+        finite = self._was_finite(steps.first - 1)
         self.log.add_steps(self.branch, steps)
         self.examples += steps.examples
         if finite and not self.loss_is_finite:
@@ -335,14 +338,16 @@ class Session:
         """Goes on from the newest state that can be used, on a new branch."""
         lineage, tip = self.log.lineage(self.branch), self.log.tip(self.branch)
         usable = [one for one in self.store.candidates() if lies_on(one, lineage)] or self.store.candidates()
+        reasons: dict[str, None] = {}
         for candidate in reversed(usable):
             try:
                 self.trainer.restore(state := candidate.load())
-            except ValueError:
+            except ValueError as error:
+                reasons[str(error)] = None
                 continue
             self._leave(Branch(candidate.branch, state.event, tip, reason=reason))
             return
-        raise Unreachable("The run has no checkpoint that can be used.")
+        raise Unreachable(" ".join(["The run has no checkpoint that can be used.", *reasons]))
 
     # ------------------------------------------------------------------------- the time machine
 
@@ -415,6 +420,7 @@ class Session:
         present = self._values()
         try:
             name, parent, differs = self._go_to(folder or "") if place is None else self._go_along(*place)
+            self._check_data()
             then = self._values()
             changed = {key: (then[key], new) for key, new in present.items() if key in then and then[key] != new}
             keep = changed if hyperparameters == "keep" else {}
@@ -428,7 +434,6 @@ class Session:
         event = self._leave(Branch(parent, self.trainer.event, step, name, keep, examples, restored, differs), **about)
         if later:
             self.emit(Set(later, acts_at=self.position.step + self.trainer.steps_to_update), author=event.author)
-        self._resume_data()
         self._remind_callbacks()
         self._keep("branch")
         return event
@@ -480,14 +485,14 @@ class Session:
             )
         return batches * batch_size
 
-    def _resume_data(self) -> None:
-        """Where the fit of then had other data than the present one: begins an epoch on those at hand."""
-        if self.plan is None or self.controls.fit is None:
-            return
-        values, spec = self.controls.at(self.position.step), self.plan.spec(self.position)
-        spec = replace(spec, first_epoch=self._first_epoch)
-        if spec.data != self.controls.fit.data:
-            self.emit(Fit(values, self.controls.scales, {}, spec, True, self.plan.facts, self.plan.remarks))
+    def _check_data(self) -> None:
+        fit = self.controls.fit
+        if self.plan is not None and fit is not None and fit.data != self.plan.source.fingerprint:
+            now, then = self.plan.source.size, fit.size
+            raise ValueError(
+                f"The checkpoint was made on other data: {then or 'an unknown number of'} examples, and now there are "
+                f"{now or 'others'}. `fit` on those data again, `paused=True`, before you rewind to it."
+            )
 
     def _remind_callbacks(self) -> None:
         """Has the callbacks remember what they did after the last epoch of this fit that had ended here."""

@@ -36,12 +36,9 @@ def describe(session: Session, rate: "Rate") -> dict[str, Any]:
             for name, found in controls.hyperparameters(position.step, session.trainer.followed).items()
         },
         "couplings": {"scaling": controls.scaling},
-        "checkpoints": [
-            {"folder": one.path.name, "step": one.step, "name": one.name, "branch": one.branch}
-            for one in session.store.known
-        ],
+        "checkpoints": session.store.rows,
         "remarks": list(plan.remarks) if plan else [],
-        "vitals": None,
+        "diagnostics": None,
         "examples_a_second": rate.examples_a_second,
         "seconds_left": rate.seconds_left(session, done, size),
     }
@@ -101,7 +98,7 @@ def rows_since(log: RunLog, cursor: int, most: int = 1000) -> tuple[dict[str, li
     """
     end = min(log.seq, cursor + most)
     tables: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("entries", "blocks", "epochs", "branches", "vitals")
+        name: [] for name in ("entries", "blocks", "epochs", "branches", "diagnostics")
     }
     for steps in log.blocks(cursor, most):
         if steps.seq <= end:
@@ -122,10 +119,11 @@ def _block(log: RunLog, steps: Steps) -> dict[str, Any]:
 
 def _add(log: RunLog, tables: dict[str, list[dict[str, Any]]], event: Event) -> None:
     payload = event.payload
+    first = next((one for one in log.events if isinstance(one.payload, Fit)), None)
     if isinstance(payload, EpochEnd):
         row = {"branch": event.branch, "epoch": payload.epoch, "step": event.step, "logs": dict(payload.logs)}
         tables["epochs"].append({"seq": event.seq, **row})
-    if isinstance(payload, Branch) or (isinstance(payload, Fit) and event.seq == 1):
+    if isinstance(payload, Branch) or (isinstance(payload, Fit) and event is first):
         parent, last = (payload.parent, payload.last) if isinstance(payload, Branch) else (None, 0)
         values = log.controls_at(event).at(event.step)
         numbers = {name: value for name, value in values.items() if not isinstance(value, str)}

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from babysit.core.events import Event, Note, NotFinite, Paused, Refused, Resumed
+from babysit.core.events import Event, Note, NotFinite, Paused, Payload, Refused, Resumed
 from babysit.core.hyperparameter import any_whole, checked
 from babysit.session.plan import FitPlan
 from babysit.session.session import Session
@@ -132,7 +132,7 @@ class Worker:
             "warning": self.warning() or unsound or None,
         }
         if self.diagnostics is not None:
-            found["vitals"] = self.diagnostics.status
+            found["diagnostics"] = self.diagnostics.status
             found["remarks"] = [*found["remarks"], *filter(None, [self.diagnostics.remark])]
         return found
 
@@ -335,14 +335,14 @@ class Worker:
 
     def _pause(self, **about: Any) -> None:
         if self.state == "running":
-            self.session.emit(Paused(), **about)
+            self._emit(Paused(), about)
             self._move_to("paused")
 
     def _resume(self, **about: Any) -> None:
         if not self.alive:
             raise ValueError(f"There is nothing to resume: the run is {self.state}. Call `fit(...)` to go on.")
         if self.state == "paused":
-            self.session.emit(Resumed(), **about)
+            self._emit(Resumed(), about)
         self._go(math.inf)
 
     def _run(self, steps: int, **about: Any) -> "Future[None]":
@@ -370,7 +370,7 @@ class Worker:
         else:
             again = replace(session.plan, epochs=epochs, initial_epoch=0, completes=False, keeps_batch_size=True)
             self._fit(again, False)
-        return session.emit(Note(f"{epochs:,} epochs more, up to {session.epochs:,}"), **about)
+        return self._emit(Note(f"{epochs:,} epochs more, up to {session.epochs:,}"), about)
 
     def _stop(self, **about: Any) -> None:
         if self.alive:
@@ -379,14 +379,17 @@ class Worker:
 
     def _note(self, why: str = "", on_last_change: bool = False, **about: Any) -> Event:
         change = self.session.last_change() if on_last_change else None
-        return self.session.emit(Note(about=change), why=why, **about)
+        return self._emit(Note(about=change), {**about, "why": why})
+
+    def _emit(self, payload: Payload, about: Mapping[str, Any]) -> Event:
+        return self.session.emit(payload, **_of_event(about))
 
     def _rename(self, folder: str, name: str, **about: Any) -> Event:
         return self.session.rename(folder, name, **about)
 
     def _delete(self, folder: str, **about: Any) -> Event:
         step = self.session.store.delete(folder).step
-        return self.session.emit(Note(f"the checkpoint of step {step:,} is deleted", deleted=folder), **about)
+        return self._emit(Note(f"the checkpoint of step {step:,} is deleted", deleted=folder), about)
 
     def _export(self, kind: str, content: bytes = b"", written: Any = None, **about: Any) -> Event:
         if isinstance(written, Exception):
@@ -394,7 +397,7 @@ class Worker:
         if self.export is None:
             raise ValueError("This run cannot be exported from here. Call `Panda.export_logbook` or `export_script`.")
         file = Path(written or self.export(kind, content))
-        return self.session.emit(Note(f"{kind} written to {file}", file=str(file)), **about)
+        return self._emit(Note(f"{kind} written to {file}", file=str(file)), about)
 
     def _rewind(self, **about: Any) -> Event:
         event = self.session.rewind(**about)

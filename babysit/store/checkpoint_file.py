@@ -7,7 +7,6 @@ flushed to disk and renamed, so a folder with a final name is complete. Nothing 
 import contextlib
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -245,15 +244,6 @@ def is_complete(folder: Path, sizes: Mapping[str, int]) -> bool:
 def next_number(directory: Path) -> int:
     """The number of the next folder."""
     return max((int(folder.name) for folder in _numbered(directory)), default=0) + 1
-
-
-def parameters(directory: Path) -> int | None:
-    """How many numbers the model's variables hold in the newest checkpoint of a run; None where there is none."""
-    for folder in reversed(_numbered(directory)):
-        with contextlib.suppress(ValueError):
-            shapes: dict[str, list[int]] = described(folder)["shapes"]
-            return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("model/"))
-    return None
 
 
 def environments(directory: Path) -> list[dict[str, str]]:

@@ -130,7 +130,7 @@ class CheckpointStore:
         *,
         flush: Callable[[], None],
         branch_starts: Callable[[], Collection[tuple[str, int]]],
-        names: Mapping[str, str] = {},  # noqa: B006  (never changed)
+        names: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
         memory_bytes: int = 64 * 2**20,
         disk_bytes: int = 2 * 2**30,
@@ -149,8 +149,8 @@ class CheckpointStore:
         self._closed = False
         self._next_due = time.perf_counter() + PERIOD_S
         clear_away(folder)
-        self._saved = _saved_in(folder, names)
-        self._numbers = itertools.count(max(next_number(folder), *(int(name) + 1 for name in names), 1))
+        self._saved = _saved_in(folder, names or {})
+        self._numbers = itertools.count(max([next_number(folder), *(int(name) + 1 for name in names or {})]))
 
     # ------------------------------------------------------------------------------ saving
 
@@ -211,7 +211,9 @@ class CheckpointStore:
 
     def settle(self) -> None:
         """Returns when all that waits now is written."""
-        if threading.current_thread() is self._writer:  # whose garbage collection may close the store
+        writer = self._writer
+        # Garbage collection on the writer's own thread may close the store; a forked child has no such thread.
+        if writer is None or writer is threading.current_thread() or not writer.is_alive():
             return
         with self._changed:
             jobs = {self._writing, *self._waiting} - {None}
@@ -294,10 +296,15 @@ class CheckpointStore:
         return [saved.checkpoint for saved in self._listed()]
 
     @property
-    def known(self) -> list[Checkpoint]:
-        """Those on disk, as far as is known without looking at it, oldest first."""
+    def rows(self) -> list[dict[str, Any]]:
+        """Those on disk, as far as is known without looking at it, in plain data, oldest first."""
         with self._changed:
-            return [saved.checkpoint for saved in _with_names_once(self._saved)]
+            saved = _with_names_once(self._saved)
+        found = [(one.checkpoint, one.kept) for one in saved]
+        return [
+            {"folder": one.path.name, "step": one.step, "name": one.name, "branch": one.branch, "kept": kept}
+            for one, kept in found
+        ]
 
     @property
     def names(self) -> list[str]:
@@ -343,7 +350,18 @@ class CheckpointStore:
             TypeError: If it is not a string.
             ValueError: If it is empty, too long, holds what is no letter, digit, space or `-_.,()`, or is taken.
         """
-        return checked_name(name, self.names)
+        if not isinstance(name, str):
+            raise TypeError(f"`name` must be a string. Received: name={name!r}.")
+        if not re.fullmatch(r"\w[\w \-.,()]{0,79}", name):
+            raise ValueError(
+                "`name` must begin with a letter or digit and hold at most 80 letters, digits, spaces and -_.,() "
+                f"only. Received: name={name[:100]!r}. Choose a plainer one."
+            )
+        if name in self.names:
+            raise ValueError(
+                f"`name` must be new: a checkpoint {name!r} exists and is never overwritten. Choose another."
+            )
+        return name
 
     def free_name(self, step: int) -> str:
         """A new name with the step in it."""
@@ -403,15 +421,10 @@ class CheckpointStore:
                 return Retention.FOR_EVER
             return Retention.WITH_ROOM if saved.kept else Retention.BY_AGE
 
-        self._remove(
-            to_delete(
-                [
-                    RetentionItem(one.checkpoint.branch, one.number, sum(one.sizes.values()), retention(one))
-                    for one in listed
-                ],
-                self._disk_bytes,
-            )
-        )
+        items = [
+            RetentionItem(one.checkpoint.branch, one.number, sum(one.sizes.values()), retention(one)) for one in listed
+        ]
+        self._remove(to_delete(items, self._disk_bytes))
 
     def _remove(self, numbers: Collection[int]) -> None:
         with self._changed:
@@ -421,23 +434,9 @@ class CheckpointStore:
             remove(saved.checkpoint.path)
 
 
-def checked_name(name: object, taken: Sequence[str]) -> str:
-    """Returns a checkpoint's name if it is one that is not taken; see `CheckpointStore.checked_name`."""
-    if not isinstance(name, str):
-        raise TypeError(f"`name` must be a string. Received: name={name!r}.")
-    if not re.fullmatch(r"\w[\w \-.,()]{0,79}", name):
-        raise ValueError(
-            "`name` must begin with a letter or digit and hold at most 80 letters, digits, spaces and -_.,() "
-            f"only. Received: name={name[:100]!r}. Choose a plainer one."
-        )
-    if name in taken:
-        raise ValueError(f"`name` must be new: a checkpoint {name!r} exists and is never overwritten. Choose another.")
-    return name
-
-
-def checkpoints_in(folder: Path, names: Mapping[str, str] = {}) -> list[Checkpoint]:  # noqa: B006  (never changed)
+def checkpoints_in(folder: Path, names: Mapping[str, str] | None = None) -> list[Checkpoint]:
     """The complete checkpoints of a run that another process may own, oldest first; nothing is written."""
-    return [saved.checkpoint for saved in _with_names_once(_saved_in(folder, names))]
+    return [saved.checkpoint for saved in _with_names_once(_saved_in(folder, names or {}))]
 
 
 def candidates_in(folder: Path) -> list[Candidate]:

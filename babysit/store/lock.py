@@ -1,4 +1,4 @@
-"""The lock of a run: one process writes it, and another one is told which."""
+"""The lock of a run: only one process may write it."""
 
 import contextlib
 import json
@@ -14,32 +14,33 @@ _LOCK, _HOLDER = ".lock", ".writer.json"
 
 
 class Lock:
-    """The right to write a run, from now until `release`, or until the process ends, however it does.
+    """The right to write a run, until `release` is called or the process ends in whatever way.
 
     Args:
         directory: The run's folder.
 
     Raises:
-        ValueError: If another process holds it, or another object of this one; it tells which, and since when.
+        ValueError: If another process holds it, or another object of this one; the message names it.
         OSError: If the folder cannot be written.
     """
 
     def __init__(self, directory: Path) -> None:
         self._holder = directory / _HOLDER
-        # The kernel's own lock, which no dead process holds; released by whichever thread collects a panda.
+        # The kernel's own lock, which no dead process holds. Any thread may release it, as garbage collection does.
         self._lock = FileLock(directory / _LOCK, thread_local=False)
         try:
-            self._lock.acquire(timeout=0.1, poll_interval=0.02)  # longer than `holder` looks
+            self._lock.acquire(timeout=0.1, poll_interval=0.02)  # longer than `holder` holds it
         except Timeout:
             raise ValueError(
-                f"`directory` must be written by one process at a time: {directory} is held by {_told(self._holder)}. "
-                "`stop()` it there, or end that process; its record and its checkpoints can be read meanwhile."
+                f"`directory` must be written by one process at a time: {directory} is held by "
+                f"{_described(self._holder)}. `stop()` it there, or end that process; its log and its checkpoints "
+                "can be read meanwhile."
             ) from None
-        with contextlib.suppress(OSError):  # who cannot be told is none the less the holder
+        with contextlib.suppress(OSError):  # the lock holds without it
             _write(self._holder, {"pid": os.getpid(), "host": platform.node(), "since": time.time()})
 
     def release(self) -> None:
-        """Gives it back; twice is harmless."""
+        """Releases the lock; calling it twice is harmless."""
         if self._lock.is_locked:
             with contextlib.suppress(OSError):
                 self._holder.unlink(missing_ok=True)
@@ -47,8 +48,8 @@ class Lock:
 
 
 def holder(directory: Path) -> str | None:
-    """Which process has the right to write a run, in words; None if none has. It only looks."""
-    import fcntl  # which Windows has not
+    """The process that holds the lock of a run, in words; None if there is none. Nothing is written."""
+    import fcntl  # not on Windows
 
     try:
         with open(directory / _LOCK, "rb") as file:
@@ -56,7 +57,7 @@ def holder(directory: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError:
-        return _told(directory / _HOLDER)
+        return _described(directory / _HOLDER)
     return None
 
 
@@ -66,8 +67,8 @@ def _write(path: Path, plain: Any) -> None:
     os.replace(temporary, path)  # a reader sees all of it
 
 
-def _told(path: Path) -> str:
-    """Who holds a run, in words."""
+def _described(path: Path) -> str:
+    """The holder of a lock, in words."""
     try:
         holder = json.loads(path.read_bytes())
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))

@@ -1,13 +1,13 @@
 """The buttons of a run: pause, step, stop, save, undo, rewind."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 
 from babysit.core.words import label
-from babysit.ui.widgets import Send, button, classed, reset_subshell_routing, row, unlabelled, write
+from babysit.ui.widgets import Send, button, classed, row, unlabelled, write
 
 _USER = ("dashboard", "script")  # whose changes can be undone
 _KEPT = 50
@@ -31,7 +31,6 @@ class RunButtons:
         self._changes: list[_Change] = []  # can be undone, on the present branch
         self._undone: dict[str | None, _Change] = {}  # by the command that was sent
         self._undoing = threading.Lock()  # the answer may come before `send` has returned
-        self._checkpoints: dict[str, dict[str, Any]] = {}
         self._offered: str | None = None  # selected in the menu by the program, not by the user
         self._build()
 
@@ -56,7 +55,6 @@ class RunButtons:
         then = [self._save, self._undo, self._over]
         groups = row(*first), row(*then, _pair(self._back, unlabelled(self._menu)))
         self.widget = row(*groups, name="babysit-run-buttons")
-        reset_subshell_routing(self.widget)
 
     # ---------------------------------- called by the page, on any thread: only send
 
@@ -78,10 +76,8 @@ class RunButtons:
     # ------------------------------------------------------- called by the pump alone
 
     def add(self, table: str, row: Mapping[str, Any]) -> None:
-        """Reads a row of the log: a checkpoint, or a change that can be undone."""
-        if table == "checkpoints":
-            self._checkpoints[row["folder"]] = dict(row)
-        elif table == "entries":
+        """Reads a row of the log: a change that can be undone."""
+        if table == "entries":
             self._add_entry(row)
 
     def _add_entry(self, row: Mapping[str, Any]) -> None:
@@ -106,16 +102,15 @@ class RunButtons:
             last = self._changes[-1] if self._changes else None
         write(self._undo, disabled=last is None, tooltip=_undo_words(last))
         write(self._over, disabled=state == "idle" or status["step"] == 0)
-        self._refresh_menu(set(status["checkpoints"]))
+        self._refresh_menu(status["checkpoints"])
 
-    def _refresh_menu(self, there: set[str]) -> None:
-        self._checkpoints = {folder: row for folder, row in self._checkpoints.items() if folder in there}
-        newest = sorted(self._checkpoints.values(), key=lambda row: int(row["folder"]), reverse=True)[:_KEPT]
+    def _refresh_menu(self, checkpoints: Sequence[Mapping[str, Any]]) -> None:
+        newest = sorted(checkpoints, key=lambda row: int(row["folder"]), reverse=True)[:_KEPT]
         options = tuple((_checkpoint_words(row), row["folder"]) for row in newest) or (("no checkpoint yet", None),)
         write(self._back, disabled=not newest)
         if options != self._menu.options:
             # The user's choice stays; else the newest one that the user saved is selected, or the newest.
-            saved = next((row["folder"] for row in newest if row.get("anchor") == "hand"), options[0][1])
+            saved = next((row["folder"] for row in newest if row.get("kept") == "named"), options[0][1])
             keeps = self._menu.value != self._offered and self._menu.value in [folder for _, folder in options]
             self._offered = self._offered if keeps else saved
             write(self._menu, options=options, value=self._menu.value if keeps else saved)

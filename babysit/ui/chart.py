@@ -13,7 +13,7 @@ from babysit.ui.compared_run import OpenRun
 from babysit.ui.entries import LogEntry
 from babysit.ui.figure import ChartFigure
 from babysit.ui.page_monitor import PageMonitor
-from babysit.ui.widgets import Send, caption, classed, reset_subshell_routing, row, unlabelled, write
+from babysit.ui.widgets import Send, caption, classed, row, unlabelled, write
 
 FRAME_SHARE = 0.05  # frames may cost this share of one core; dearer ones come less often
 FRAME_WAIT_S = 2.0  # but at least so often: the few that draw everything anew cost much
@@ -48,7 +48,6 @@ class Chart:
         details = row(unlabelled(self._menu), self._details, name="babysit-details")
         parts = [self._toolbar.widget, widgets.Box([self._image]), self._alt_text, details]
         self.widget = classed(widgets.VBox(parts), "babysit-chart")
-        reset_subshell_routing(details)
 
     # ------------------------------------------------------- called by the pump alone
 

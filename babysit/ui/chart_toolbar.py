@@ -26,11 +26,10 @@ from babysit.ui.widgets import (
 )
 
 SMOOTHINGS = (0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
-_CHOSEN, _HELD = "chosen", "held"
-_RANGES = (("all", 0), *((f"last {n:,}", n) for n in (200, 1000, 10_000)), ("hold", _HELD), ("from … to", _CHOSEN))
+_CHOSEN = "chosen"
+_RANGES = (("all", 0), *((f"last {n:,}", n) for n in (200, 1000, 10_000)), ("from … to", _CHOSEN))
 _SHOWN = {
     "band": "lowest to highest",
-    "gap": "gap to validation",
     "ghosts": "abandoned branches",
     "annotations": "changes",
 }
@@ -52,7 +51,6 @@ class ChartToolbar:
         controls = (self._smoothing, self._log, self._x, self._range, self._other, *self._ends, *self._shown.values())
         for control in controls:
             control.observe(lambda _: wake(), "value")
-        reset_subshell_routing(self.widget)
 
     def _build(self) -> None:
         usual = self._view
@@ -99,23 +97,20 @@ class ChartToolbar:
             limits: Limits of x in the last picture, to begin a choice with.
             entry: The entry whose annotation is highlighted.
         """
-        wanted, held = self._range.value, self._range.value == _HELD
+        wanted = self._range.value
         for end in self._ends:
             write(end.layout, display=None if wanted == _CHOSEN else "none")
         self._fill_ends(limits if wanted == _CHOSEN else None)
         chosen, self._problem_of_range = None, ""
         if wanted == _CHOSEN and all(end.value.strip() for end in self._ends):
             chosen = self._chosen_range()
-        if held and self._view.x == self._x.value:
-            chosen = self._view.chosen
         shown: dict[str, Any] = {name: box.value for name, box in self._shown.items()}
         self._view = View(
             smoothing=self._smoothing.value,
             log=self._log.value,
             x=self._x.value,
-            last=self._view.last if held else None if wanted == _CHOSEN else wanted or None,
+            last=None if wanted == _CHOSEN else wanted or None,
             chosen=chosen,
-            follow=not held,
             **shown,
             metrics=self._names["metrics"].chosen,
             hyperparameters=self._names["hyperparameters"].chosen,

@@ -5,7 +5,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from babysit.ui.widgets import PendingCommand, Send, WriteGuard, classed, reset_subshell_routing, write
+from babysit.ui.widgets import PendingCommand, Send, WriteGuard, classed, write
 
 _SCALING = (("does not follow", "off"), ("in proportion", "linear"), ("by its square root", "square root"))
 
@@ -21,14 +21,11 @@ class Couplings:
         self._send = send
         self.pending = PendingCommand()
         self._guard = WriteGuard()
-        self._scaling = widgets.Dropdown(
-            options=_SCALING, value="off", description="when the batch size changes, the learning rate"
-        )
+        self._scaling = widgets.Dropdown(options=_SCALING, value="off", description="learning rate at a new batch size")
         self._scaling.observe(self._on_choice, "value")
         self._note = classed(widgets.HTML(), "babysit-note")
         drawer = widgets.Accordion([widgets.VBox([self._scaling, self._note])], selected_index=None)
         self.widget = classed(drawer, "babysit-drawer", "babysit-couplings")
-        reset_subshell_routing(self.widget)
 
     def _on_choice(self, change: Mapping[str, Any]) -> None:
         if not self._guard.active:

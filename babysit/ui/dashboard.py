@@ -27,7 +27,15 @@ from babysit.ui.logbook import Logbook
 from babysit.ui.page_monitor import PageMonitor
 from babysit.ui.sliders import Sliders
 from babysit.ui.timeline import TimelinePanel
-from babysit.ui.widgets import DashboardPart, classed, close, disable_for_good, late_controls_warning, write
+from babysit.ui.widgets import (
+    DashboardPart,
+    classed,
+    close,
+    disable_for_good,
+    late_controls_warning,
+    reset_subshell_routing,
+    write,
+)
 
 INTERVAL_S = 0.25
 UNSEEN_INTERVAL_S = 5.0  # while no page shows it
@@ -78,6 +86,7 @@ class Dashboard:
         self._page = PageMonitor(self._wake.set)
         self._open_run = open_run
         self._build()
+        reset_subshell_routing(self.widget)
         self._refresh()
         self._pump = threading.Thread(target=self._refresh_often, name="babysit-pump", daemon=True)
         self._pump.start()
@@ -108,11 +117,13 @@ class Dashboard:
         tabs = {"Logbook": self._logbook.widget, "Timeline": timeline.widget, "Diagnostics": diagnostics.widget}
         below = classed(widgets.Tab([*tabs.values()], titles=[*tabs]), "babysit-below")
         self._arrange(StatusBar(), sliders, self._chart.widget, [timeline, diagnostics], below)
+        self._controls.append(self._logbook.widget)
 
     def _arrange(self, status_bar: Any, sliders: Sliders, chart: Any, parts: list[Any], *below: Any) -> None:
         """Makes the widget: the status bar, buttons, a message, sliders beside the chart, and what is below."""
         buttons = RunButtons(self._send, lambda: self._run.status()["state"])
         self._parts: list[DashboardPart] = [sliders, buttons, *parts]
+        self._controls = [part.widget for part in self._parts]  # disabled where the run is only watched
         self._status_bar = status_bar
         self._message = widgets.HTML()
         rows = [
@@ -169,8 +180,8 @@ class Dashboard:
             for part in (*self._parts, self._status_bar):
                 self._attempt(part.refresh, status)
             self._attempt(self._draw)
-            if status.get("read_only"):
-                self._attempt(self._disable_controls)
+            for widget in self._controls if status.get("read_only") else ():
+                self._attempt(disable_for_good, widget)
             self._attempt(self._refresh_message, status)
 
     def _attempt(self, act: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
@@ -208,10 +219,6 @@ class Dashboard:
     def _draw(self, at_once: bool = False) -> None:
         self._attempt(self._chart.refresh, at_once)
         self._logbook.refresh(self._chart.chosen)
-
-    def _disable_controls(self) -> None:
-        for widget in (*(part.widget for part in self._parts), self._logbook.widget):
-            disable_for_good(widget)
 
     def _refresh_message(self, status: Mapping[str, Any]) -> None:
         if status["error"]:

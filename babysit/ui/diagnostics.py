@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from babysit.ui.ticks import three_digits
-from babysit.ui.widgets import Send, button, caption, classed, reset_subshell_routing, row, write
+from babysit.ui.widgets import Send, button, caption, classed, row, write
 
 LAYERS = 200  # layers shown, which one message carries
 # Update ÷ weight on a log scale: about 1e-3 is healthy (CS231n, Karpathy), what is far from it is flagged.
@@ -40,21 +40,20 @@ class DiagnosticsPanel:
         table = classed(widgets.Box([self._table]), "babysit-layers")
         parts = [row(self._switch, self._summary), self._figures, table, self._notes]
         self.widget = classed(widgets.VBox(parts), "babysit-diagnostics")
-        reset_subshell_routing(self.widget)
 
     def _on_switch(self) -> None:
-        self._send("vitals", on=not self._on)
+        self._send("diagnostics", on=not self._on)
 
     # ------------------------------------------------------- called by the pump alone
 
     def add(self, table: str, row: Mapping[str, Any]) -> None:
         """Reads a row of the log: of measurements only the last is kept."""
-        if table == "vitals":
+        if table == "diagnostics":
             self._last = row
 
     def refresh(self, status: Mapping[str, Any]) -> None:
         """Shows the last measurement, and how often there is one."""
-        vitals = status.get("vitals")
+        vitals = status.get("diagnostics")
         self._on = bool(vitals and vitals["on"])
         write(self._switch, disabled=vitals is None, description="Stop measuring" if self._on else "Measure")
         write(self._summary, value=html.escape(_summary(vitals, self._last)))

@@ -10,7 +10,6 @@ Only one thread may use it at a time.
 
 import io
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -131,7 +130,7 @@ class ChartFigure:
         return tuple(n for n in metrics if n in known), tuple(n for n in hyperparameters if n in steered)
 
     def _draw_on(self, frame: Frame, same_view: bool) -> None:
-        self._limits = self._wanted_x(same_view)
+        self._limits = self._wanted_x()
         curves = [self._curves_of(panel, frame.plot_px) for panel in frame.panels]
         scales = []
         for panel, found in zip(frame.panels, curves, strict=True):
@@ -140,15 +139,13 @@ class ChartFigure:
         content = (self._limits, scales, self.series.fixed_version, self.view, self._compared.name)
         if content != frame.content:
             frame.content = content
-            self._draw_background(frame, curves, scales)
-        if self.view.gap and (gap := _gap(curves[0])) is not None:
-            curves[0].append(gap)
+            self._draw_background(frame, scales)
         frame.draw_curves(curves)
 
-    def _draw_background(self, frame: Frame, curves: list[list[Curve]], scales: list[Any]) -> None:
+    def _draw_background(self, frame: Frame, scales: list[Any]) -> None:
         frame.clear()
-        for panel, found, (log, limits) in zip(frame.panels, curves, scales, strict=True):
-            panel.set_limits(log, limits, _few_values(found[0].y) if panel.kind == "hyperparameter" else ())
+        for panel, (log, limits) in zip(frame.panels, scales, strict=True):
+            panel.set_limits(log, limits)
         frame.set_x(self.view.x, self._limits)
         if self.view.ghosts:
             self._draw_ghosts(frame)
@@ -175,13 +172,11 @@ class ChartFigure:
 
     # ------------------------------------------------------------------------- axes
 
-    def _wanted_x(self, same_view: bool) -> tuple[float, float]:
+    def _wanted_x(self) -> tuple[float, float]:
         """Limits of x in the unit of the axis, which move in steps."""
         view, series = self.view, self.series
         if view.chosen is not None:
             return view.chosen
-        if not view.follow and self._drawn is not None and (same_view or self._drawn[1].x == view.x):
-            return self._limits
         axis, end = series.axis(view.x), series.steps()
         right = float(axis(end))
         if view.last is not None and end > view.last:
@@ -248,22 +243,3 @@ class ChartFigure:
             x = np.append(x, max(float(axis(self.series.steps())), x[-1])).clip(*self._limits)
             values = np.hstack([values, values[:, -1:]])
         return Curve("hyperparameter", x, values[MEAN], label="")
-
-
-def _gap(curves: Iterable[Curve]) -> Curve | None:
-    """Validation loss above the smoothed training loss, where both are known."""
-    found: Mapping[str, Curve] = {curve.role: curve for curve in curves}
-    if "train" not in found or "valid" not in found:
-        return None
-    train, valid = found["train"], found["valid"]
-    known = np.isfinite(train.y)
-    if len(valid.x) < 2 or not known.any():
-        return None
-    below = np.interp(valid.x, train.x[known], train.y[known])
-    return Curve("gap", valid.x, valid.y - below, np.stack([below, valid.y]), label="gap")
-
-
-def _few_values(values: np.ndarray) -> list[float]:
-    """The values that a hyperparameter had, to be its ticks, if they are few."""
-    found = sorted(set(values[np.isfinite(values)].tolist()))
-    return found if len(found) <= 4 else []

@@ -17,7 +17,6 @@ from babysit.ui.panel import ChartPanel, Curve
 from babysit.ui.ticks import clock, clock_locator, short_count
 
 _WIDE_PX = 520
-_GHOST_NAME = 0.66
 _TITLE_PX, _BOTTOM_PX, _TOP_PX = 22, 40, 2
 _UNITS = {"step": "step", "epoch": "epoch", "time": "training time"}
 
@@ -71,21 +70,16 @@ class Frame:
         self.panels[-1].axes.set_xlabel(_UNITS[unit], color=theme.FAINT, fontsize=9, labelpad=3)
 
     def draw_ghost(self, x: np.ndarray, y: np.ndarray, name: str) -> None:
-        """Draws a branch that was abandoned, with its name where it crosses two thirds of the height."""
+        """Draws a branch that was abandoned, with its name where it ends."""
         axes, colour = self.panels[0].axes, theme.GHOST
         self._drawn += axes.plot(x, y, color=colour, linewidth=1.1, linestyle=(0, (1, 1.6)))
         self._drawn += axes.plot(x[:1], y[:1], color=theme.USER, marker="v", markersize=4.5, linestyle="")
         (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
         inside = np.flatnonzero(np.isfinite(y) & (x >= left) & (x <= right) & (y >= low) & (y <= high))
         if len(inside):
-            # That is below the labels of annotations and, mostly, above the curves.
-            heights = np.array([self.panels[0].height_of(value) for value in y[inside]])
-            nearest = np.abs(heights - _GHOST_NAME).argmin()
-            at = float(x[inside][nearest]), float(heights[nearest])
-            before = (at[0] - left) / (right - left) > 0.85
-            self._write(
-                name, at, colour, ("data", "axes fraction"), -4 if before else 4, 1, "right" if before else "left"
-            )
+            at = float(x[inside[-1]]), float(y[inside[-1]])
+            shift, align = (-4, "right") if (at[0] - left) / (right - left) > 0.85 else (4, "left")
+            self._write(name, at, colour, "data", shift, 1, align)
 
     def write_headline(self, text: str, colour: str) -> None:
         """Writes a text right of the first panel's title."""

@@ -11,7 +11,7 @@ from babysit.ui.dashboard import Dashboard, Run
 from babysit.ui.header import StatusBar
 from babysit.ui.overlay import COLOURS, Overlay
 from babysit.ui.sliders import Sliders
-from babysit.ui.widgets import classed, disable_for_good
+from babysit.ui.widgets import classed
 
 
 class GroupDashboard(Dashboard):
@@ -40,10 +40,9 @@ class GroupDashboard(Dashboard):
     def _add(self, rows: Mapping[str, list[dict[str, Any]]]) -> None:
         self._chart.add({table: found for table, found in rows.items() if table != "answers"})
         self._stale = True
-        for table in ("branches", "checkpoints"):
-            for row in rows[table]:
-                if row["run"] == 0:
-                    self._add_to_parts(table, row)
+        for row in rows["branches"]:
+            if row["run"] == 0:
+                self._add_to_parts("branches", row)
         for row in rows["answers"]:
             self._add_to_parts("entries", row)
             self._refusal = str(row["why"]) if row["action"] == "refuse" else ""
@@ -55,10 +54,6 @@ class GroupDashboard(Dashboard):
             self._image.value = self._chart.png()
             self._stale = False
             self._next_frame = now + min((time.thread_time() - began) / FRAME_SHARE, FRAME_WAIT_S)
-
-    def _disable_controls(self) -> None:
-        for part in self._parts:
-            disable_for_good(part.widget)
 
 
 class _StatusBars:

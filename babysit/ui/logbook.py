@@ -9,18 +9,7 @@ import ipywidgets as widgets
 
 from babysit.ui.entries import AROUND, LogEntry
 from babysit.ui.run_series import RunSeries
-from babysit.ui.widgets import (
-    Send,
-    button,
-    caption,
-    classed,
-    export_button,
-    reset_subshell_routing,
-    row,
-    space,
-    unlabelled,
-    write,
-)
+from babysit.ui.widgets import Send, button, caption, classed, export_button, row, space, unlabelled, write
 
 LINES = 60  # lines shown, which one message carries
 _EXPORTS = (("Markdown", "logbook"), ("script", "script"), ("model", "model"))
@@ -53,7 +42,6 @@ class Logbook:
         foot = row(note, space(), caption("export"), *exports)
         table = classed(widgets.Box([self._table]), "babysit-lines")
         self.widget = classed(widgets.VBox([head, table, foot]), "babysit-logbook")
-        reset_subshell_routing(self.widget)
 
     # ---------------------------------- called by the page, on any thread: only send
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from babysit.ui.widgets import classed, reset_subshell_routing, unlabelled
+from babysit.ui.widgets import classed, unlabelled
 
 _IN_THE_PAGE = html.escape(resources.files("babysit.ui").joinpath("page.js").read_text(), quote=True)
 SILENT_TICKS = 32  # a page that reported before counts as gone after so many ticks without a report
@@ -42,7 +42,6 @@ class PageMonitor:
         boxes = [_box("view", self._on_view), _box("click", self._on_click)]
         script = widgets.HTML(f'<img alt="" src="data:," onerror="{_IN_THE_PAGE}">')
         self.widget = widgets.Box([*boxes, script], layout={"display": "none"})
-        reset_subshell_routing(self.widget)
 
     # ---------------------------------- called by the page, on any thread
 

@@ -1,7 +1,7 @@
 """A panel of the chart: one pair of axes, its curves, and their last values at its right edge."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ class Curve:
     """One curve of a panel.
 
     Attributes:
-        role: `train`, `valid`, `running`, `other`, `other valid`, `hyperparameter` or `gap`.
+        role: `train`, `valid`, `running`, `other`, `other valid` or `hyperparameter`.
         x: Positions on the axis, of shape (n,).
         y: Values, of shape (n,).
         band: Its lower and upper edge, of shape (2, n), if it has one.
@@ -67,10 +67,9 @@ class ChartPanel:
         self._style_axes(font_size)
         self._lines = {role: axes.plot([], [], animated=True, **theme.line(role))[0] for role in ROLES}
         self._raw = axes.plot([], [], color=theme.TRAIN, alpha=0.3, linewidth=1, animated=True)[0]
-        fill: dict[str, Any] = {"linewidth": 0, "animated": True}
-        self._band = axes.fill_between([0.0], [0.0], [0.0], color=theme.TRAIN, alpha=0.22, **fill)
-        self._gap = axes.fill_between([0.0], [0.0], [0.0], color=theme.VALID, alpha=0.13, **fill)
-        colours = {role: theme.line(role)["color"] for role in ROLES} | {"gap": theme.FAINT}
+        fill: dict[str, Any] = {"color": theme.TRAIN, "alpha": 0.22, "linewidth": 0, "animated": True}
+        self._band = axes.fill_between([0.0], [0.0], [0.0], **fill)
+        colours = {role: theme.line(role)["color"] for role in ROLES}
         word = {"va": "center", "transform": axes.transAxes, "animated": True, "clip_on": False, "fontsize": font_size}
         self._words = {
             role: axes.text(1, 0, "", color=colour, weight="bold" if role in ("train", "valid") else "normal", **word)
@@ -113,13 +112,13 @@ class ChartPanel:
             return low / factor, high * factor
         return low - share * (high - low), high + share * (high - low)
 
-    def set_limits(self, log: bool, limits: tuple[float, float], values: Sequence[float] = ()) -> None:
-        """Sets the axis and its ticks; the ticks are at `values`, if there are some and they have room."""
+    def set_limits(self, log: bool, limits: tuple[float, float]) -> None:
+        """Sets the axis and its ticks."""
         self.log, self.limits = log, limits
         self.axes.set_ylim(*limits)  # before the scale: a logarithmic one warns of a limit of 0
         self.axes.set_yscale("log", nonpositive="mask") if log else self.axes.set_yscale("linear")
         self.axes.set_ylim(*limits)
-        self.axes.yaxis.set_major_locator(value_locator(log, *limits, max(int(self.height_px / 30), 2), values))
+        self.axes.yaxis.set_major_locator(value_locator(log, *limits, max(int(self.height_px / 30), 2)))
         self.axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
         self.axes.minorticks_off()
 
@@ -128,11 +127,7 @@ class ChartPanel:
     def move(self, curves: Iterable[Curve]) -> list[Any]:
         """Moves the artists to the curves; returns those to draw, the lowest first."""
         found = {curve.role: curve for curve in curves}
-        artists: list[Any] = []
-        if (gap := found.get("gap")) is not None and gap.band is not None:
-            self._gap.set_data(gap.x, *gap.band)
-            artists.append(self._gap)
-        artists += self._move_bands(found.values())
+        artists = list(self._move_bands(found.values()))
         for role in filter(found.__contains__, ROLES):
             self._lines[role].set_data(found[role].x, found[role].y)
             artists.append(self._lines[role])
@@ -143,7 +138,7 @@ class ChartPanel:
     def _move_bands(self, curves: Iterable[Curve]) -> Iterable[Any]:
         """Moves the line of every step, or the band of each column's lowest and highest where that has no room."""
         for curve in curves:
-            if curve.role == "gap" or curve.band is None:
+            if curve.band is None:
                 continue
             if len(curve.x) > 1 and np.any(curve.band[1] > curve.band[0]):
                 self._band.set_data(curve.x, *_envelope(curve.band, self.limits))
@@ -161,9 +156,8 @@ class ChartPanel:
                 continue
             last = float(curve.y[known[-1]])
             text = short_number(last) if role == "hyperparameter" else three_digits(last)
-            self._words[role].set_text(f"{curve.label} {'+' if role == 'gap' and last > 0 else ''}{text}".strip())
-            # The gap is no height of the axis: it is written below the others.
-            heights[role] = min(heights.values(), default=0) - 1e-6 if role == "gap" else self.height_of(last)
+            self._words[role].set_text(f"{curve.label} {text}".strip())
+            heights[role] = self.height_of(last)
         inset = self._inset_px / self.axes.bbox.width
         for role, height in spread(heights, LABEL_PX / self.height_px).items():
             self._words[role].set_position((1 + inset, height))

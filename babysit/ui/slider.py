@@ -18,7 +18,6 @@ from babysit.ui.widgets import (
     button,
     classed,
     refusal_html,
-    reset_subshell_routing,
     slug,
     ungrouped,
     unlabelled,
@@ -48,7 +47,6 @@ class HyperparameterSlider:
         self._guard = WriteGuard()
         self._build(status["value"])
         self.refresh(status)
-        reset_subshell_routing(self.widget)
 
     def _build(self, value: float) -> None:
         words = label(self.name)

@@ -8,7 +8,7 @@ import ipywidgets as widgets
 from babysit.core.words import number
 from babysit.ui.couplings import Couplings
 from babysit.ui.slider import HyperparameterSlider
-from babysit.ui.widgets import Send, classed, close, write
+from babysit.ui.widgets import Send, classed, close, reset_subshell_routing, write
 
 FIRST = ("learning_rate", "batch_size", "momentum", "beta_1")  # shown above the drawer
 _ENDS_REFUSAL = ("fit", "resume", "rewind")
@@ -59,6 +59,7 @@ class Sliders:
             replaced = [*(slider.widget for slider in self._sliders.values()), *filter(None, [self._drawer])]
             self._sliders = {name: HyperparameterSlider(name, value, self._set) for name, value in found.items()}
             self.widget.children = self._arranged()
+            reset_subshell_routing(self.widget)
             for widget in replaced:
                 close(widget)
         for name, value in found.items():

@@ -1,7 +1,6 @@
 """Numbers as a person writes them, ticks, and limits that move in steps."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.ticker import FixedLocator, Locator, LogLocator, MaxNLocator
@@ -54,10 +53,8 @@ def clock_locator(low: float, high: float, most: int) -> Locator:
     return FixedLocator([i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)])
 
 
-def value_locator(log: bool, low: float, high: float, most: int, values: Sequence[float] = ()) -> Locator:
-    """About `most` ticks on round numbers; on `values` instead, if there are some and not more."""
-    if 0 < len(values) <= most:
-        return FixedLocator(values)
+def value_locator(log: bool, low: float, high: float, most: int) -> Locator:
+    """About `most` ticks on round numbers."""
     if not log or high / low <= 4:
         return MaxNLocator(most, steps=[1, 2, 5, 10], min_n_ticks=1)
     decades = math.log10(high / low)

@@ -17,7 +17,6 @@ from babysit.ui.widgets import (
     caption,
     classed,
     refusal_html,
-    reset_subshell_routing,
     row,
     ungrouped,
     unlabelled,
@@ -58,7 +57,7 @@ class TimelinePanel:
         self._step = widgets.Text(placeholder="as chosen", description="step")
         self._skip = widgets.BoundedIntText(value=0, min=0, max=10_000_000, description="leave out batches")
         self._keep = widgets.Dropdown(
-            options=[("of then", "checkpoint"), ("of now", "keep")], description="hyperparameters"
+            options=[("as they were", "checkpoint"), ("as they are now", "keep")], description="hyperparameters"
         )
         self._back = button("Rewind there", self._on_rewind, tooltip="on a new branch; this one stays")
         self._name = widgets.Text(placeholder="name", description="name of the checkpoint")
@@ -69,7 +68,6 @@ class TimelinePanel:
         chosen = [self._losses, fields, row(self._back, self._refused), naming]
         tree = classed(unlabelled(self._list), "babysit-tree", "babysit-looks")
         self.widget = row(tree, classed(widgets.VBox(chosen), "babysit-chosen"), name="babysit-timeline")
-        reset_subshell_routing(self.widget)
 
     # ---------------------------------- called by the page, on any thread: only send
 
@@ -112,13 +110,8 @@ class TimelinePanel:
     # ------------------------------------------------------- called by the pump alone
 
     def add(self, table: str, row: Mapping[str, Any]) -> None:
-        """Reads a row of the log: a checkpoint, or the answer to a command from here."""
-        if table == "checkpoints":
-            # The losses are read once, while those of every step are kept; a later row only renames it.
-            known = self._checkpoints.get(row["folder"], {}).get("losses")
-            losses = known or losses_at(self._series, row["branch"], row["step"])
-            self._checkpoints[row["folder"]] = {**row, "losses": losses}
-        elif table == "entries":
+        """Reads a row of the log: the answer to a command from here."""
+        if table == "entries":
             with self._sending:
                 if row["command"] in self._commands:
                     self._commands.discard(row["command"])
@@ -126,8 +119,7 @@ class TimelinePanel:
 
     def refresh(self, status: Mapping[str, Any]) -> None:
         """Shows the tree, and the losses at the chosen place."""
-        there = set(status["checkpoints"])
-        self._checkpoints = {folder: row for folder, row in self._checkpoints.items() if folder in there}
+        self._checkpoints = {row["folder"]: self._with_losses(row) for row in status["checkpoints"]}
         self._refresh_list()
         node = self._list.value
         if self._new_choice:
@@ -143,6 +135,11 @@ class TimelinePanel:
         write(self._delete, description=_CONFIRM if asks else _DELETE)
         for control in (self._rename, self._delete, self._name):
             write(control, disabled=node.folder is None)
+
+    def _with_losses(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A checkpoint with the losses there, read once, while those of every step are kept."""
+        known = self._checkpoints.get(row["folder"], {}).get("losses")
+        return {**row, "losses": known or losses_at(self._series, row["branch"], row["step"])}
 
     def _options(self) -> tuple[tuple[str, TreeNode], ...]:
         return tuple((node.words, node) for node in tree_nodes(self._series, self._checkpoints))

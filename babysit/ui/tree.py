@@ -73,5 +73,5 @@ def losses_at(series: RunSeries, branch: str, step: int | None) -> str:
 def _checkpoint_words(row: Mapping[str, Any]) -> str:
     if row["name"]:
         return "" if row["name"] == f"step {row['step']:,}" else f" · {row['name']}"
-    reason = row.get("anchor") or "automatic"
+    reason = row.get("kept") or "automatic"
     return f" · {_REASONS.get(reason, reason)}"

@@ -13,9 +13,7 @@ class View:
         x: The axis: `step`, `epoch`, or `time` of training without rests.
         last: The number of last steps to show; None for all.
         chosen: Two values of x to show what lies between them, in steps, epochs or seconds; None for all.
-        follow: Whether the axis follows the run; otherwise it stays as it is.
         band: Whether to show lowest and highest losses behind the smoothed one.
-        gap: Whether to show the generalisation gap, validation loss above training loss.
         annotations: Whether to show annotations of what was done.
         ghosts: Whether to show branches that were abandoned.
         metrics: Metrics to show below the loss; None for as many as have room.
@@ -29,23 +27,10 @@ class View:
     x: str = "step"
     last: int | None = None
     chosen: tuple[float, float] | None = None
-    follow: bool = True
     band: bool = True
-    gap: bool = False
     annotations: bool = True
     ghosts: bool = True
     metrics: tuple[str, ...] | None = None
     hyperparameters: tuple[str, ...] | None = None
     entry: int | None = None
     other: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuses values that would fail only later, in the drawing."""
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"`smoothing` must be from 0 to below 1. Received: smoothing={self.smoothing!r}.")
-        if self.x not in ("step", "epoch", "time"):
-            raise ValueError(f'`x` must be "step", "epoch" or "time". Received: x={self.x!r}.')
-        if self.last is not None and self.last < 1:
-            raise ValueError(f"`last` must be a number of steps from 1 on, or None. Received: last={self.last!r}.")
-        if self.chosen is not None and not self.chosen[0] < self.chosen[1]:
-            raise ValueError(f"`chosen` must be two growing values of x, or None. Received: chosen={self.chosen!r}.")

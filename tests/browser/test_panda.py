@@ -332,7 +332,7 @@ def test_everything_is_reached_and_worked_by_keyboard_and_has_a_name(panda):
     more = panda.dashboard.get_by_role("button", name="more", exact=True)
     more.focus()
     more.press("Enter")
-    panda.dashboard.get_by_label("gap to validation").press("Space")
+    panda.dashboard.get_by_label("abandoned branches").press("Space")
     other = panda.dashboard.get_by_label("compare with")
     other.fill("nowhere")
     other.press("Enter")
@@ -398,9 +398,9 @@ def test_the_buttons_lead_to_the_end_of_an_epoch_and_to_the_start_and_undo_a_cha
 
     width = panda.dashboard.locator(".babysit-controls").bounding_box()["width"]
     panda.dashboard.get_by_text("couplings: off").click()
-    panda.dashboard.get_by_label("when the batch size changes, the learning rate").wait_for()
+    panda.dashboard.get_by_label("learning rate at a new batch size").wait_for()
     assert panda.dashboard.locator(".babysit-controls").bounding_box()["width"] == width
-    panda.dashboard.get_by_label("when the batch size changes, the learning rate").select_option("in proportion")
+    panda.dashboard.get_by_label("learning rate at a new batch size").select_option("in proportion")
     panda.wait_for_words("couplings: learning rate follows batch size, linear")
     panda.press("batch size", "ArrowRight")
     until(lambda: (panda.value("batch_size"), panda.value("learning_rate")) == (64, 0.001))

@@ -1,4 +1,4 @@
-"""Vital signs: right by hand, and measured or not the training has the same bits."""
+"""Diagnostics: right by hand, and measured or not the training has the same bits."""
 
 import math
 
@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from babysit.store.reader import Reader
 
 import babysit
 from babysit import demos
-from babysit.engine import diagnostics as vitals
+from babysit.engine import diagnostics
 from babysit.engine.probe import Probe
-from babysit.store.reader import Reader
 
 (X, Y), VALIDATION = demos.digits()
 X, Y = X[:240], Y[:240]
@@ -19,8 +19,8 @@ X, Y = X[:240], Y[:240]
 
 @pytest.fixture(autouse=True)
 def at_every_step(monkeypatch):
-    monkeypatch.setattr(vitals, "INTERVAL_S", 0.0)
-    monkeypatch.setattr(vitals, "SHARE", math.inf)
+    monkeypatch.setattr(diagnostics, "INTERVAL_S", 0.0)
+    monkeypatch.setattr(diagnostics, "SHARE", math.inf)
 
 
 def signs(panda):
@@ -54,8 +54,7 @@ def test_a_linear_model_has_the_signs_that_numpy_finds_by_hand():
     assert found["gradient_norm"] == pytest.approx(np.linalg.norm(gradient), rel=1e-3)
     ratio = np.linalg.norm(after - before) / np.linalg.norm(before)
     assert by_layer(found, "ratio") == {"dense": pytest.approx(ratio, rel=1e-3)}
-    assert found["noise_scale"] == pytest.approx(0.1 * (48 / 16 - 1) / (1 - 0.5))
-    assert found["left_out"] == ["There is no ReLU in the model."]
+    assert found["left_out"] == []
     assert found["memory_bytes"] > 1e7 and found["cores"] > 0
 
 
@@ -92,32 +91,6 @@ def test_the_gradient_is_the_one_that_plain_sgd_applies():
         assert list(gradients) == ["dense", "batch_normalization", "dense_1"]
         np.testing.assert_allclose(list(gradients.values()), applied, rtol=2e-3)
         assert found["gradient_norm"] == pytest.approx(np.linalg.norm(applied), rel=2e-3)
-
-
-def test_dead_relus_are_counted_wherever_they_are_written():
-    inputs = keras.Input((4, 4, 1))
-    convolved = keras.layers.Conv2D(3, 2, activation="relu")(inputs)
-    hidden = keras.layers.Dense(5)(keras.layers.Flatten()(convolved))
-    hidden = keras.layers.ReLU(max_value=6)(hidden)
-    hidden = keras.ops.relu(keras.layers.Dense(4)(hidden))
-    leaky = keras.layers.LeakyReLU()(hidden)
-    model = keras.Model(inputs, keras.layers.Dense(1)(leaky), name="several")
-    model.compile(keras.optimizers.SGD(1e-6), "mse")
-    for layer, dead in ((1, [2]), (3, [0, 4]), (5, [1, 2, 3])):
-        kernel, bias = model.layers[layer].get_weights()
-        bias[:] = 5
-        bias[dead] = -1e3
-        model.layers[layer].set_weights([kernel * 0.01, bias])
-    x = np.random.default_rng(0).uniform(size=(30, 4, 4, 1))
-    panda = babysit.Panda(model).fit(x, x[:, 0, 0], batch_size=10, epochs=9, paused=True)
-    panda.vitals()
-    panda.run(3)
-    found = panda.status()["vitals"]["latest"]["signs"]
-    dead = {layer["name"]: (layer["dead"], layer["units"]) for layer in found["layers"] if layer["units"]}
-    assert dead == {"several": (3, 4), "conv2d": (1, 3), "re_lu": (2, 5)}
-    assert found["examples"] == 20  # of the steps 2 and 3, for the first is not measured
-    panda.run(20)
-    assert panda.status()["vitals"]["latest"]["signs"]["examples"] == 10 * vitals.LOOKS
 
 
 # -------------------------------------------------------------------------------- same bits
@@ -196,7 +169,7 @@ def test_a_look_leaves_no_trace_in_a_layer_that_writes(hidden):
     assert by_layer(found, "ratio")["dense"] > 0
     if hidden:  # what cannot be kept from writing is not run
         assert float(counting.hidden) == 12
-        assert found["gradient_norm"] is None and "AssignAddVariableOp" in found["left_out"][0]
+        assert found["gradient_norm"] is None and "writes what Keras does not know" in found["left_out"][0]
     else:
         assert found["gradient_norm"] > 0
 
@@ -219,8 +192,8 @@ def test_what_makes_no_sense_is_left_out_with_a_word():
         panda.vitals()
         panda.run(2)
         found = panda.status()["vitals"]["latest"]["signs"]
-        assert found["gradient_norm"] is None and found["noise_scale"] is None
-        assert words in found["left_out"][0] and "SGD alone" in found["left_out"][1]
+        assert found["gradient_norm"] is None
+        assert words in found["left_out"][0]
         assert by_layer(found, "ratio")["dense"] > 0
         panda.stop()
         panda.wait()
@@ -263,7 +236,7 @@ def test_a_record_from_before_there_were_vital_signs_is_read(record):
 
 
 def test_it_is_measured_no_more_often_than_its_share_allows(monkeypatch):
-    monkeypatch.setattr(vitals, "SHARE", 1e-9)
+    monkeypatch.setattr(diagnostics, "SHARE", 1e-9)
     panda = babysit.Panda(demos.dense_network(seed=1), seed=1)
     panda.vitals()
     panda.fit(X, Y, epochs=5).wait()

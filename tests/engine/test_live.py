@@ -54,13 +54,6 @@ def test_each_sign_follows_the_number(live, readings, name):
     assert result() == np.float32(getattr(operator, name)(-0.25))
 
 
-def test_the_square_root_follows_the_number(live, readings):
-    result = traced(lambda: (live / (1.0 - live)).sqrt())
-    for present in (0.9, 0.3):
-        readings.write("x", present)
-        assert result() == np.float32(math.sqrt(present / (1.0 - present)))
-
-
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_it_meets_a_tensor_as_a_float_would(live, readings, dtype):
     x = tf.Variable([1.5, 2.0], dtype=dtype)

@@ -1,7 +1,7 @@
 """Saves that are killed or refused, in a process without TensorFlow, which may be forked at will.
 
-Run as `python -m tests.faults.trials kill|limit|tmpfs FOLDER COUNT`: makes about COUNT trials (0: all there are) and
-prints how many there were and what was wrong after any of them.
+Run as `python -m tests.faults.trials kill|limit|tmpfs FOLDER COUNT`: makes about COUNT trials and prints how many
+there were and what was wrong after any of them.
 """
 
 import errno
@@ -146,11 +146,11 @@ def main(kind, folder, count):
     """Prints what came of the trials of one kind."""
     if kind == "kill":
         last = calls(folder)
-        done = trials(folder, kill_at, range(1, last + 50, max(1, last // count if count else 1)))
+        done = trials(folder, kill_at, range(1, last + 50, max(1, last // count)))
     elif kind == "limit":
-        done = trials(folder, limit_at, range(0, 8000, max(1, 4000 // count if count else 16)))
+        done = trials(folder, limit_at, range(0, 8000, max(1, 4000 // count)))
     else:
-        done = full_disk(folder, range(4096, 65536, max(1, 65536 // 4096 // count if count else 1) * 4096))
+        done = full_disk(folder, range(4096, 65536, max(1, 16 // count) * 4096))
     print(json.dumps(done))
 
 

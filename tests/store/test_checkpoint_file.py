@@ -19,7 +19,6 @@ from babysit.store.checkpoint_file import (
     described,
     environments,
     next_number,
-    parameters,
     read,
     remove,
     write,
@@ -171,12 +170,12 @@ def test_what_a_killed_process_left_is_cleared_away_and_nothing_else(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == set(mine)
 
 
-def test_sizes_and_environments_are_told_by_the_manifests(tmp_path):
-    assert (parameters(tmp_path), environments(tmp_path)) == (None, [])
-    for number, version in ((1, "2.1"), (2, "2.2"), (3, "2.1")):
+def test_each_environment_is_listed_once(tmp_path):
+    assert environments(tmp_path) == []
+    for number, version in ((1, "2.1"), (2, "2.2"), (3, "2.1"), (4, "2.3")):
         saved(tmp_path, STATE, number, environment={"numpy": version})
-    (tmp_path / "000003" / "manifest.json").write_text("{}")
-    assert (parameters(tmp_path), environments(tmp_path)) == (7, [{"numpy": "2.1"}, {"numpy": "2.2"}])
+    (tmp_path / "000004" / "manifest.json").write_text("{}")
+    assert environments(tmp_path) == [{"numpy": "2.1"}, {"numpy": "2.2"}]
 
 
 def test_what_says_nothing_of_the_order_is_no_part_of_the_digest(tmp_path):

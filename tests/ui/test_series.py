@@ -68,7 +68,7 @@ def test_a_loss_that_is_not_finite_leaves_averages_alone():
     np.testing.assert_allclose(series.average_at(5), (1.0, 2))
 
 
-def test_another_strength_is_as_if_it_had_been_that_from_the_start():
+def test_another_weight_is_as_if_it_had_been_that_from_the_start():
     losses = np.random.default_rng(3).exponential(size=1500)
     series = series_of(losses, pieces=7)
     series.smooth(0.5)
@@ -76,7 +76,7 @@ def test_another_strength_is_as_if_it_had_been_that_from_the_start():
     np.testing.assert_allclose(series.columns()[SMOOTHED], smoothed([*losses, 2.0], 0.5), rtol=1e-9)
 
 
-def test_of_a_long_series_another_strength_is_nearly_so_and_at_its_end_all_but_so():
+def test_of_a_long_series_another_weight_is_nearly_so_and_at_its_end_all_but_so():
     losses = np.random.default_rng(4).exponential(size=200_000)
     series, exact = series_of(losses, pieces=40), series_of(losses, pieces=40, smoothing=0.999)
     series.smooth(0.999)
@@ -104,7 +104,7 @@ def test_no_more_columns_than_pixels_with_the_extremes_of_each():
     np.testing.assert_array_equal(thin[HIGH], losses.reshape(128, 16).max(axis=1))
 
 
-def test_a_stretch_reaches_one_point_beyond_each_edge():
+def test_a_range_reaches_one_point_beyond_each_edge():
     columns = series_of(np.arange(100.0)).columns()
     x, _ = reduced(columns[STEP], columns, 40.5, 50.5, 1000)
     assert x.tolist() == list(range(40, 52))

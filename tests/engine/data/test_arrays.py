@@ -116,9 +116,9 @@ def test_a_change_of_the_user_s_array_does_not_reach_the_training():
 
 
 def test_equal_data_have_equal_fingerprints():
-    assert Arrays(X, Y, W).fingerprint() == Arrays(X.copy(), Y.copy(), W.copy()).fingerprint()
-    assert Arrays(X, Y).fingerprint() == Arrays(tf.constant(X), tf.constant(Y)).fingerprint()
-    assert len(Arrays(X).fingerprint()) == 64
+    assert Arrays(X, Y, W).fingerprint == Arrays(X.copy(), Y.copy(), W.copy()).fingerprint
+    assert Arrays(X, Y).fingerprint == Arrays(tf.constant(X), tf.constant(Y)).fingerprint
+    assert len(Arrays(X).fingerprint) == 64
 
 
 def test_every_difference_has_a_fingerprint_of_its_own():
@@ -135,14 +135,14 @@ def test_every_difference_has_a_fingerprint_of_its_own():
         (X.reshape(N, 3, 1), Y),
         (X[:-1], Y[:-1]),
     ]
-    assert len({Arrays(*source).fingerprint() for source in sources}) == len(sources)
+    assert len({Arrays(*source).fingerprint for source in sources}) == len(sources)
 
 
 def test_the_fingerprint_of_long_data_sees_both_ends_and_the_length():
     x = np.arange(10_000, dtype="float32")
     first, last = x.copy(), x.copy()
     first[0] = last[-1] = -1
-    prints = {Arrays(array).fingerprint() for array in (x, first, last, x[:-1], x[1:])}
+    prints = {Arrays(array).fingerprint for array in (x, first, last, x[:-1], x[1:])}
     assert len(prints) == 5
 
 

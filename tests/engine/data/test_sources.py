@@ -3,8 +3,6 @@
 import gc
 import random
 import threading
-import time
-from contextlib import nullcontext
 
 import keras
 import numpy as np
@@ -15,11 +13,11 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import babysit
-from babysit.engine.block import training_block
-from babysit.engine.data import adapters as feeds
+from babysit.core.position import Position
 from babysit.engine.data import stream as streams
-from babysit.engine.data.source import Arrays, HostArrays, Stream, source, symbolic
+from babysit.engine.data.adapters import batch_adapter
+from babysit.engine.data.source import Arrays, HostArrays, source, symbolic
+from tests.engine.data.passes import begin_pass, fit_of, steps, steps_of, train, walk
 
 N = 50
 NUMBERS = np.arange(N, dtype="float32").reshape(N, 1) * np.ones((1, 3), "float32")
@@ -65,6 +63,13 @@ def ragged(values):
     return tf.RaggedTensor.from_row_lengths(tf.repeat(values, values % 5), values % 5)
 
 
+def padded(lengths):
+    """Batches as long as their longest example."""
+    ragged = tf.RaggedTensor.from_row_lengths(tf.repeat(LABELS, lengths), lengths)
+    data = tf.data.Dataset.from_tensor_slices((ragged, LABELS)).ragged_batch(8)
+    return data.map(lambda x, y: (x.to_tensor(), y))
+
+
 def memory_mapped(tmp_path):
     x = np.memmap(tmp_path / "x", "float32", "w+", shape=NUMBERS.shape)
     x[:] = NUMBERS
@@ -104,40 +109,13 @@ EVERY = {
     "a PyDataset with workers": lambda _: source(Numbers(workers=2), seed=3),
     "a generator": lambda _: source(generator()),
 }
-SPARSE = {
+STEADY = {
     "sparse arrays": lambda _: source(scipy.sparse.csr_matrix(NUMBERS), LABELS, batch_size=8),
     "sparse tensors": lambda _: source(tf.sparse.from_dense(NUMBERS), LABELS, batch_size=8, shuffle=False),
-    "padded batches": lambda _: source(
-        tf.data.Dataset.from_tensor_slices((ragged(LABELS), LABELS))
-        .map(lambda x, y: (x, y))
-        .ragged_batch(8)
-        .map(lambda x, y: (x.to_tensor(), y))
-    ),
+    "padded batches": lambda _: source(padded(LABELS)),
 }
-every_kind = pytest.mark.parametrize("make", (EVERY | SPARSE).values(), ids=(EVERY | SPARSE).keys())
+every_kind = pytest.mark.parametrize("make", (EVERY | STEADY).values(), ids=(EVERY | STEADY).keys())
 steerable_kind = pytest.mark.parametrize("make", EVERY.values(), ids=EVERY.keys())
-
-
-def steps_of(piece):
-    """The labels of each step of a piece: examples are told apart by them."""
-    labels = piece.data[1].numpy()
-    order = np.arange(len(labels)) if piece.order is None else piece.order.numpy()
-    starts = [piece.cursor + i * piece.batch_size for i in range(piece.count)]
-    return [labels[order[start : start + piece.batch_size]].tolist() for start in starts]
-
-
-def walk(data, plan=((1000, None),)):
-    """The labels of each step of what is left of a pass; (steps, batch size) are taken in turn."""
-    taken = []
-    i = 0
-    while not data.finished:
-        steps, batch_size = plan[i % len(plan)]
-        piece = data.piece(batch_size or data.batch_size, steps)
-        assert 1 <= piece.count <= steps
-        taken += steps_of(piece)
-        data.advance(piece.count, piece.batch_size)
-        i += 1
-    return taken
 
 
 # ---------------------------------------------------------------------------- the contract
@@ -146,23 +124,22 @@ def walk(data, plan=((1000, None),)):
 @every_kind
 def test_a_pass_visits_every_example_once_and_then_the_size_is_known(make, tmp_path):
     data = make(tmp_path)
-    for number in range(1 if isinstance(data, Stream) and not data._feed.reopens else 3):
-        assert data.place == (number, 0)
-        seen = np.concatenate(walk(data))
-        np.testing.assert_array_equal(np.sort(seen), np.arange(len(seen)))
-        assert data.place == (number, len(seen)) == (number, data.size)
-        assert data.steps_left(data.batch_size) == 0
-        data.next_pass()
+    for number in range(3 if data.repeatable else 1):
+        taken, end = walk(data, begin_pass(number))
+        np.testing.assert_array_equal(np.sort(np.concatenate(taken)), np.arange(end.example))
+        assert end.example == data.size
+        assert data.is_over(end)
+        assert data.steps_left(end, data.batch_size) == 0
 
 
 @every_kind
 def test_the_spec_describes_what_a_step_is_handed(make, tmp_path):
     data = make(tmp_path)
-    piece = data.piece(data.batch_size, 1)
+    window = data.window(Position(), data.batch_size, 1, fit_of(data))
     symbols = symbolic(data.spec)
-    keras.tree.assert_same_structure(symbols, piece.data)
+    keras.tree.assert_same_structure(symbols, window.data)
     specs = data.signature[0]
-    for symbol, spec, part in zip(*map(keras.tree.flatten, (symbols, specs, piece.data)), strict=True):
+    for symbol, spec, part in zip(*map(keras.tree.flatten, (symbols, specs, window.data)), strict=True):
         assert symbol.dtype == part.dtype.name
         assert symbol.sparse == isinstance(part, tf.SparseTensor)
         assert symbol.ragged == isinstance(part, tf.RaggedTensor)
@@ -170,67 +147,62 @@ def test_the_spec_describes_what_a_step_is_handed(make, tmp_path):
         for known, found in zip(symbol.shape[1:], part.shape[1:], strict=True):
             assert known in (None, found)
     order = data.signature[1]
-    assert piece.order is None if order is None else order.is_compatible_with(piece.order)
+    assert window.order is None if order is None else order.is_compatible_with(window.order)
 
 
 @every_kind
-def test_a_piece_does_not_move_and_steps_may_stop_short(make, tmp_path):
+def test_asking_twice_gives_the_same_and_steps_may_stop_short(make, tmp_path):
     data, whole = make(tmp_path), make(tmp_path)
-    expected = walk(whole)
-    taken = []
-    while not data.finished:
-        first, again = data.piece(data.batch_size, 3), data.piece(data.batch_size, 3)
+    expected = steps(whole)
+    taken, position, fit = [], Position(), fit_of(data)
+    while not data.is_over(position):
+        first, again = (data.window(position, data.batch_size, 3, fit) for _ in range(2))
         assert steps_of(first) == steps_of(again)
         taken += steps_of(again)[:1]
-        data.advance(1, data.batch_size)
+        position = position.advanced(1, len(taken[-1]))
     assert taken == expected
 
 
 @every_kind
 def test_going_back_gives_the_same_again(make, tmp_path):
     data = make(tmp_path)
-    if isinstance(data, Stream) and not data._feed.reopens:
+    if not data.repeatable:
         pytest.skip("a generator cannot go back")
-    walk(data)
-    data.next_pass()
-    data.advance(2, data.piece(data.batch_size, 2).batch_size)
-    place = data.place
-    rest = walk(data)
-    data.next_pass()
-    third = walk(data)
+    steps(data)
+    window = data.window(begin_pass(1), data.batch_size, 2, fit_of(data))
+    place = begin_pass(1).advanced(window.count, window.examples)
+    rest, end = walk(data, place)
+    third = steps(data, begin_pass(2))
     for _ in range(2):
-        data.restore(*place)
-        assert data.place == place
-        assert walk(data) == rest
-    data.next_pass()
-    assert walk(data) == third
-    data.restore(1, data.size)
-    assert data.finished
+        assert steps(data, place) == rest
+    assert steps(data, begin_pass(2)) == third
+    assert data.is_over(end)
+    assert steps(make(tmp_path), place) == rest  # by skipping, where nothing was begun
 
 
 @every_kind
 def test_steps_left_are_the_steps_that_are_taken(make, tmp_path):
     data = make(tmp_path)
-    if data.rewindable:
-        walk(data)
-        data.next_pass()
-    if (left := data.steps_left(data.batch_size)) is not None:
-        assert left == len(walk(data))
+    number = 1 if data.repeatable else 0
+    if data.repeatable:
+        steps(data)
+    if (left := data.steps_left(begin_pass(number), data.batch_size)) is not None:
+        assert left == len(steps(data, begin_pass(number)))
 
 
 @every_kind
 def test_what_is_off_is_said(make, tmp_path):
     data = make(tmp_path)
-    assert bool(data.remark) == (not data.steerable or not data.rewindable)
+    assert bool(data.limitation) or (data.steerable and data.repeatable)
     assert data.steerable == (make in EVERY.values())
     if not data.steerable:
         with pytest.raises(ValueError, match="`batch_size` must stay 8. Received: 5."):
-            data.piece(5, 1)
+            data.window(Position(), 5, 1, fit_of(data))
 
 
 @every_kind
 def test_equal_data_have_equal_fingerprints(make, tmp_path):
-    assert make(tmp_path).fingerprint() == make(tmp_path).fingerprint() != source(NUMBERS + 1).fingerprint()
+    assert make(tmp_path).fingerprint == make(tmp_path).fingerprint != source(NUMBERS + 1).fingerprint
 
 
 plans = st.lists(st.tuples(st.integers(1, 7), st.sampled_from([3, 7, 8, 8, 8, 13, 64])), min_size=1, max_size=6)
@@ -244,73 +216,93 @@ def test_whatever_the_batch_sizes_every_example_comes_once_and_in_order(make, pl
         patch.setattr(streams, "FETCH_BYTES", bytes_)
         patch.setattr(HostArrays, "_bytes", bytes_)
         data, straight = make(tmp_path_factory.mktemp("data")), make(tmp_path_factory.mktemp("data"))
-    expected = np.concatenate(walk(straight))
-    np.testing.assert_array_equal(np.concatenate(walk(data, plan)), expected)
+        expected = np.concatenate(steps(straight))
+        np.testing.assert_array_equal(np.concatenate(steps(data, plan=plan)), expected)
 
 
 @settings(max_examples=4)
 @given(plan=plans, after=st.integers(0, 8), on=plans)
 @pytest.mark.parametrize("kind", ["arrays", "memory-mapped", "a dataset", "a PyDataset"])
-def test_a_place_says_everything(kind, plan, after, on, tmp_path_factory):
+def test_a_position_says_everything(kind, plan, after, on, tmp_path_factory):
     data, other = (EVERY[kind](tmp_path_factory.mktemp("data")) for _ in range(2))
-    for steps, batch_size in plan[:after]:
-        if not data.finished:
-            piece = data.piece(batch_size, steps)
-            data.advance(piece.count, batch_size)
-    other.restore(*data.place)
-    assert other.place == data.place
-    assert walk(other, on) == walk(data, on)
+    position = Position()
+    for number, batch_size in plan[:after]:
+        if not data.is_over(position):
+            window = data.window(position, batch_size, number, fit_of(data))
+            position = position.advanced(window.count, window.examples)
+    assert steps(other, position, on) == steps(data, position, on)
 
 
 # ------------------------------------------------------------------- the batches of a step
 
 
 def test_unchanged_a_stream_s_batches_come_as_they_are():
-    assert [len(step) for step in walk(source(uneven()))] == [8, 3, 8, 1, 14, 16]
-    assert [len(step) for step in walk(source(uneven()), [(2, 8)])] == [8, 3, 8, 1, 14, 16]
+    assert [len(step) for step in steps(source(uneven()))] == [8, 3, 8, 1, 14, 16]
+    assert [len(step) for step in steps(source(uneven()), plan=[(2, 8)])] == [8, 3, 8, 1, 14, 16]
 
 
 def test_at_another_size_batches_are_cut_anew_and_the_last_is_smaller():
-    assert [len(step) for step in walk(source(uneven()), [(3, 20)])] == [20, 20, 10]
+    assert [len(step) for step in steps(source(uneven()), plan=[(3, 20)])] == [20, 20, 10]
 
 
 def test_back_at_its_own_size_a_stream_is_sliced_until_it_meets_a_boundary():
-    data = source(uneven())
-    sizes = []
-    for batch_size in (8, 1, 8, 2, 8, 8, 8, 8, 8, 8):
-        if data.finished:
-            break
-        piece = data.piece(batch_size, 1)
-        sizes.append(len(steps_of(piece)[0]))
-        data.advance(1, batch_size)
-    assert sizes == [8, 1, 8, 2, 1, 14, 16]  # 8 | 1, 8 and 2 end where a batch of the user's does
+    plan = [(1, batch_size) for batch_size in (8, 1, 8, 2, 8, 8, 8, 8, 8, 8)]
+    # 8 | 1, 8 and 2 end where a batch of the user's does
+    assert [len(step) for step in steps(source(uneven()), plan=plan)] == [8, 1, 8, 2, 1, 14, 16]
 
 
-def test_the_size_is_declared_only_where_the_user_s_pipeline_declares_it():
-    assert source(dataset(remainder=False)).piece(8, 2).fixed == 8
-    assert source(dataset(remainder=False)).piece(4, 2).fixed is None
-    assert source(dataset()).piece(8, 2).fixed is None
+def test_streams_of_shapes_that_only_tensorflow_does_not_know_are_steerable():
+    windows = keras.utils.timeseries_dataset_from_array(NUMBERS, LABELS, sequence_length=3, batch_size=8)
+    data = source(windows)
+    assert data.steerable
+    assert data.limitation == ""
+    assert [len(step) for step in steps(data, plan=[(3, 20)])] == [20, 20, 8]
+
+
+def test_where_the_shape_changes_later_a_batch_ends_early():
+    data = source(padded(np.where(LABELS < 20, 2, 5)))
+    assert data.steerable
+    taken = [data.window(Position(), 12, 9, fit_of(data)), data.window(Position(3, example=16), 12, 9, fit_of(data))]
+    assert [(window.count, window.examples, *window.data[0].shape[1:]) for window in taken] == [(2, 16, 2), (3, 34, 5)]
+    assert [len(step) for step in steps(data, plan=[(1, 12)])] == [12, 4, 12, 12, 10]
+    assert not source(padded(LABELS)).steerable
+
+
+def test_a_batch_without_examples_is_left_out():
+    data = dataset().map(lambda x, y: (x[: tf.cast(y[0] % 16, tf.int32)], y[: tf.cast(y[0] % 16, tf.int32)]))
+    assert [len(step) for step in steps(source(data))] == [8, 8, 8]
+    assert len(steps(source(dataset().filter(lambda x, y: y[0] < 40)))) == 5
+
+
+def test_the_size_is_static_only_where_the_users_pipeline_makes_it_known():
+    def static(data, batch_size, position=None):
+        return data.window(position or Position(), batch_size, 2, fit_of(data)).static_size
+
+    assert static(source(dataset(remainder=False)), 8) == 8
+    assert static(source(dataset(remainder=False)), 4) is None
+    assert static(source(dataset()), 8) is None
     even = source(NUMBERS[:48], LABELS[:48], batch_size=8)
-    assert even.piece(8, 2).fixed == 8
-    even.advance(1, 4)
-    assert even.piece(8, 2).fixed is None
-    assert source(NUMBERS, LABELS, batch_size=8).piece(8, 2).fixed is None
-    assert source(NUMBERS[:5], LABELS[:5], batch_size=8).piece(8, 2).fixed is None
+    assert static(even, 8) == 8
+    assert static(even, 4) is None
+    assert static(even, 8, Position(1, example=4)) is None
+    assert static(even, 8, Position(1, example=16)) == 8
+    assert static(source(NUMBERS, LABELS, batch_size=8), 8) is None
+    assert static(source(NUMBERS[:5], LABELS[:5], batch_size=8), 5) is None
+    assert source(NUMBERS[:5], LABELS[:5], batch_size=8).batch_size == 5
 
 
 @pytest.mark.parametrize("endless", [lambda: dataset().repeat(), lambda: Endless(), lambda: Endless(workers=2)])
-def test_an_endless_stream_has_no_size_and_never_finishes(endless):
-    data = source(endless())
+def test_an_endless_stream_has_no_size_and_never_ends(endless):
+    data, position = source(endless()), Position()
+    fit = fit_of(data)
     for _ in range(30):
-        data.advance(data.piece(8, 4).count, 8)
-    assert data.size is data.steps_left(8) is None
-    assert not data.finished
-    place = data.place
-    here = steps_of(data.piece(8, 1))
-    data.restore(0, 0)
-    assert steps_of(data.piece(8, 1)) == [list(range(8))]
-    data.restore(*place)
-    assert steps_of(data.piece(8, 1)) == here
+        window = data.window(position, 8, 4, fit)
+        position = position.advanced(window.count, window.examples)
+    assert data.size is data.steps_left(position, 8) is None
+    assert not data.is_over(position)
+    here = steps_of(data.window(position, 8, 1, fit))
+    assert steps_of(data.window(Position(), 8, 1, fit)) == [list(range(8))]
+    assert steps_of(data.window(position, 8, 1, fit)) == here
 
 
 def test_by_default_arrays_have_keras_s_batch_size():
@@ -331,23 +323,6 @@ def network(inputs=3):
     return model
 
 
-def train(model, data, epochs=3, steps=4):
-    """Trains as a loop does that stands between a source and a block."""
-    model._symbolic_build(data_batch=symbolic(data.spec))
-    model.optimizer.build(model.trainable_variables)
-    blocks = {}
-    for _ in range(epochs):
-        model.reset_metrics()
-        while not data.finished:
-            piece = data.piece(data.batch_size, steps)
-            if piece.fixed not in blocks:
-                blocks[piece.fixed] = training_block(model, nullcontext, piece.fixed)
-                blocks[piece.fixed].trace(*data.signature)
-            blocks[piece.fixed](piece.data, piece.order, piece.cursor, piece.batch_size, piece.count)
-            data.advance(piece.count, piece.batch_size)
-        data.next_pass()
-
-
 def assert_same(ours, theirs):
     assert len(ours.variables) > 1
     for one, other in zip(
@@ -358,7 +333,7 @@ def assert_same(ours, theirs):
 
 def shuffled(remainder):
     data = tf.data.Dataset.from_tensor_slices((NUMBERS, LABELS))
-    return data.shuffle(20, seed=5).batch(8, drop_remainder=not remainder).prefetch(2)
+    return data.shuffle(20, seed=5, reshuffle_each_iteration=False).batch(8, drop_remainder=not remainder).prefetch(2)
 
 
 class Reshuffling(Numbers):
@@ -468,20 +443,141 @@ def test_a_pydataset_hears_of_its_epochs_as_from_model_fit():
     assert ours.heard == theirs.heard
 
 
-@pytest.mark.filterwarnings("ignore:Rewinding is not exact", "ignore:.*ran out")
-def test_a_pydataset_hears_of_epochs_of_some_steps_as_from_model_fit(tmp_path):
+@pytest.mark.filterwarnings("ignore:.*ran out")
+def test_a_pydataset_hears_of_epochs_of_some_steps_as_from_model_fit():
     ours, theirs = Reshuffling(), Reshuffling()
-    how = {"steps_per_epoch": 3, "epochs": 5, "shuffle": False}
-    babysit.Panda(network(), tmp_path / "run").fit(ours, **how).wait(60)
-    network().fit(theirs, **how, verbose=0)
+    train(network(), source(ours, shuffle=False), epochs=5, steps_per_epoch=3)
+    network().fit(theirs, steps_per_epoch=3, epochs=5, shuffle=False, verbose=0)
     assert ours.heard == theirs.heard
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.filterwarnings("ignore:.*ran out")
+@pytest.mark.parametrize("make", [Numbers, dataset], ids=["PyDataset", "dataset"])
+def test_epochs_of_some_steps_are_model_fits(make):
+    ours, theirs = network(), network()
+    train(ours, source(make(), shuffle=False), epochs=5, steps_per_epoch=3)
+    theirs.fit(make(), steps_per_epoch=3, epochs=5, shuffle=False, verbose=0)
+    assert_same(ours, theirs)
+
+
+class Growing(Numbers):
+    """Has one batch more, or less, after every epoch."""
+
+    def __init__(self, by, count=3, workers=1):
+        super().__init__(workers=workers)
+        self.by, self.count = by, count
+
+    def __len__(self):
+        return max(1, self.count)
+
+    def on_epoch_end(self):
+        self.count += self.by
+
+
+class Counted(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.counts = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.counts.append(0)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.counts[-1] += 1
+
+
+@pytest.mark.filterwarnings("ignore:.*ran out")
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("by", [1, -1])
+def test_a_pydataset_of_changing_length_trains_as_many_steps_as_with_model_fit(by, workers):
+    counted, ours, theirs = Counted(), network(), network()
+    taken = train(ours, source(Growing(by, workers=workers), shuffle=False), epochs=3)
+    theirs.fit(Growing(by, workers=workers), shuffle=False, epochs=3, verbose=0, callbacks=[counted])
+    assert taken == counted.counts == ([3, 3, 3] if by > 0 else [2, 1, 1])
+    # At the end of data that run short, `Model.fit` counts an iteration too many; what its workers have made and it
+    # did not need comes at the start of its next epoch.
+    if by > 0 and workers == 1:
+        assert_same(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:.*ran out")
+@pytest.mark.parametrize("steps_per_epoch, per_execution", [(4, 2), (3, 2), (5, 3), (2, 3)])
+def test_steps_per_epoch_with_several_steps_an_execution_are_model_fits(steps_per_epoch, per_execution):
+    """`Model.fit` completes the last execution of an epoch."""
+    ours, theirs = network(), network()
+    theirs.steps_per_execution = per_execution
+    train(ours, source(dataset()), 4, steps_per_epoch=-(-steps_per_epoch // per_execution) * per_execution)
+    theirs.fit(dataset(), steps_per_epoch=steps_per_epoch, epochs=4, verbose=0)
+    assert_same(ours, theirs)
+
+
+def test_a_dataset_of_unknown_length_names_the_cure():
+    assert "assert_cardinality(n)" in source(uneven()).limitation
+    assert source(uneven(), steps_per_epoch=3).limitation == ""
+    assert source(uneven().apply(tf.data.experimental.assert_cardinality(6))).limitation == ""
+    assert source(dataset().repeat()).limitation == ""
+
+
+# ---------------------------------------------------------------------------- outputs without targets
+
+
+def two_outputs(loss):
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input((3,))
+    outputs = {name: keras.layers.Dense(1, name=name)(inputs) for name in ("a", "b")}
+    model = keras.Model(inputs, outputs if isinstance(loss, dict) else list(outputs.values()))
+    model.compile(keras.optimizers.SGD(1e-4), loss)
+    return model
+
+
+Z = LABELS[:, None].astype("float32")
+LACKING = {
+    "a list": (["mse", None], (NUMBERS, [Z, None])),
+    "a tuple": ([None, "mse"], (NUMBERS, (None, Z))),
+    "a dict": ({"a": "mse", "b": None}, (NUMBERS, {"a": Z, "b": None})),
+    "weights of one output": (["mse", "mae"], (NUMBERS, [Z, Z], [LABELS / 7, None])),
+    "weights of one output in a dict": ({"a": "mse", "b": "mae"}, (NUMBERS, {"a": Z, "b": Z}, {"a": None, "b": Z})),
+    "weights of the only targets": (["mse", None], (NUMBERS, [Z, None], [LABELS / 7, None])),
+    "weights for all": (["mse", None], (NUMBERS, [Z, None], LABELS / 7)),
+}
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+@pytest.mark.parametrize("loss, parts", LACKING.values(), ids=LACKING.keys())
+def test_outputs_without_targets_or_weights_train_as_in_model_fit(loss, parts, on_host, monkeypatch):
+    if on_host:
+        monkeypatch.setattr("babysit.engine.data.source.DEVICE_SHARE", 0)
+    ours, theirs = two_outputs(loss), two_outputs(loss)
+    train(ours, source(*parts, batch_size=8, shuffle=False))
+    x, y, *weights = parts
+    theirs.fit(x, y, 8, 3, 0, shuffle=False, sample_weight=weights[0] if weights else None)
+    assert_same(ours, theirs)
+
+
+def in_batches(parts):
+    for rows in (slice(start, start + 8) for start in range(0, 48, 8)):
+        yield keras.tree.map_structure(lambda part, rows=rows: None if part is None else part[rows], parts)
+
+
+@pytest.mark.filterwarnings("ignore:.*ran out")
+@pytest.mark.parametrize("loss, parts", [LACKING["a tuple"], LACKING["a dict"]], ids=["tuple", "dict"])
+def test_outputs_without_targets_train_from_a_generator(loss, parts):
+    ours, theirs = two_outputs(loss), two_outputs(loss)
+    train(ours, source(in_batches(parts)), epochs=1)
+    theirs.fit(in_batches(parts), steps_per_epoch=6, verbose=0)
+    assert_same(ours, theirs)
+
+
+def test_weights_that_leave_an_output_out_say_what_is_lacking():
+    with pytest.raises(ValueError, match="one array for each output in `y`.*or None for it"):
+        source(NUMBERS, {"a": Z, "b": Z}, {"a": Z})
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_the_batch_size_of_a_shuffled_pydataset_is_not_that_of_its_short_last_batch(seed):
     data = source(Numbers(), seed=seed)
     assert data.batch_size == 8
-    assert sorted(number for batch in walk(data) for number in batch) == list(range(N))
+    assert sorted(number for batch in steps(data) for number in batch) == list(range(N))
 
 
 def test_arrays_on_the_host_train_as_arrays_on_the_device(monkeypatch):
@@ -503,11 +599,10 @@ def test_what_lies_on_disk_is_never_read_as_a_whole(monkeypatch):
     monkeypatch.setattr(HostArrays, "_bytes", 10 * NUMBERS[0].nbytes)
     array = OnDisk(NUMBERS)
     data = source(array, batch_size=2)
+    fit = fit_of(data)
     array.asked.clear()
-    piece = data.piece(2, 100)
-    while not data.finished:
-        data.advance(1, 2)
-        piece = piece if data.finished else data.piece(2, 100)
+    for example in range(0, N, 2):
+        data.window(Position(example // 2, example=example), 2, 100, fit)
     assert sum(array.asked) == N
     assert max(array.asked) <= 10
 
@@ -515,41 +610,21 @@ def test_what_lies_on_disk_is_never_read_as_a_whole(monkeypatch):
 def test_what_is_fetched_at_once_is_bounded(monkeypatch):
     batch_bytes = 8 * (NUMBERS[0].nbytes + LABELS[0].nbytes)
     monkeypatch.setattr(streams, "FETCH_BYTES", 2 * batch_bytes)
-    data = source(dataset())
-    while not data.finished:
-        piece = data.piece(8, 100)
-        assert len(piece.data[0]) <= 16
-        data.advance(piece.count, 8)
-
-
-def test_what_runs_the_users_python_is_not_made_ready_before_it_is_asked_for():
-    made = []
-
-    def batches():
-        for i in range(60):
-            made.append(i)
-            yield Numbers()[i % 6]
-
-    spec = (tf.TensorSpec((None, 3)), tf.TensorSpec((None,), tf.int64))
-    data = source(tf.data.Dataset.from_generator(batches, output_signature=spec))
-    walk(data)
-    data.next_pass()
-    made.clear()
-    data.piece(8, 2)
-    time.sleep(0.1)
-    assert len(made) < 20  # TensorFlow itself makes a few
+    data, position = source(dataset()), Position()
+    while not data.is_over(position):
+        window = data.window(position, 8, 100, fit_of(data))
+        assert len(window.data[0]) <= 16
+        position = position.advanced(window.count, window.examples)
 
 
 def test_iterators_and_threads_do_not_pile_up():
     data = source(Numbers(workers=2))
-    passes = []
-    for _ in range(10):
-        walk(data)
-        data.next_pass()
+    alive = []
+    for number in range(8):
+        steps(data, begin_pass(number))
         gc.collect()
-        passes.append(threading.active_count())
-    assert max(passes[5:]) <= max(passes[:5])
-    assert sum(isinstance(thing, type(data._iterator)) for thing in gc.get_objects()) < 5
+        alive.append(threading.active_count())
+    assert max(alive[4:]) <= max(alive[:4])
 
 
 @pytest.mark.parametrize("asked_for", [None, False, True])
@@ -559,17 +634,17 @@ def test_tensorflow_tunes_a_stream_only_where_that_was_asked_for(asked_for):
     if asked_for is not None:
         options.autotune.enabled = asked_for
     given = dataset().map(lambda *batch: batch, num_parallel_calls=tf.data.AUTOTUNE).with_options(options)
-    opened = feeds.feed(given, None, False, 0)._dataset
+    opened = batch_adapter(given, None, False, 0).dataset
     assert opened.options().autotune.enabled is bool(asked_for)
     assert opened.element_spec == given.element_spec
 
 
 def test_the_order_of_a_pydataset_follows_from_seed_and_pass_alone():
     random.seed(1)
-    one = walk(source(Numbers(), seed=3))
+    one = steps(source(Numbers(), seed=3))
     random.seed(2)
-    assert walk(source(Numbers(), seed=3)) == one != walk(source(Numbers(), seed=4))
-    assert sorted(map(tuple, one)) == sorted(map(tuple, walk(source(Numbers(), shuffle=False))))
+    assert steps(source(Numbers(), seed=3)) == one != steps(source(Numbers(), seed=4))
+    assert sorted(map(tuple, one)) == sorted(map(tuple, steps(source(Numbers(), shuffle=False))))
 
 
 # ------------------------------------------------------------------------------- what is refused
@@ -577,46 +652,21 @@ def test_the_order_of_a_pydataset_follows_from_seed_and_pass_alone():
 
 def test_a_generator_cannot_be_rewound():
     data = source(generator())
-    data.advance(1, data.piece(8, 1).batch_size)
-    data.restore(0, 8)
-    assert steps_of(data.piece(8, 1)) == [list(range(8, 16))]
-    assert not data.rewindable
-    assert "generator" in data.remark
-    with pytest.raises(ValueError, match="what a generator has yielded is gone.*example 0 of pass 1"):
-        data.restore(0, 0)
+    fit = fit_of(data)
+    data.window(Position(), 8, 1, fit)
+    assert steps_of(data.window(Position(1, example=8), 8, 1, fit)) == [list(range(8, 16))]
+    assert not data.repeatable
+    assert "generator" in data.limitation
+    with pytest.raises(ValueError, match="what a generator has yielded is gone.*example 0 of pass 0"):
+        data.window(Position(), 8, 1, fit)
+    assert steps(data, Position(1, example=8))[0] == list(range(8, 16))
 
 
-def test_a_place_beyond_the_data_is_refused():
-    for data in (source(dataset()), source(NUMBERS)):
-        with pytest.raises(ValueError, match="no place behind 51 examples"):
-            data.restore(0, N + 1)
-
-
-@pytest.mark.parametrize("x", [dataset, Numbers, generator], ids=["dataset", "PyDataset", "generator"])
-@pytest.mark.parametrize("done", [0, 12, 24, N])
-def test_a_place_that_is_refused_leaves_the_stream_where_it_is(x, done):
-    data, twin = source(x()), source(x())
-    for one in (data, twin):
-        while one.place[1] < done:
-            size = 8 if done % 8 == 0 or one.place[1] < 8 else 4
-            one.piece(size, 1)
-            one.advance(1, size)
-    with pytest.raises(ValueError, match="no place behind 51|what a generator has yielded is gone"):
-        data.restore(0, N + 1)
-    assert (data.place, data.size, data.steps_left(8)) == (twin.place, twin.size, twin.steps_left(8))
-    assert walk(data) == walk(twin)
-
-
-def test_a_pass_that_was_not_begun_is_still_to_begin_behind_a_refusal():
-    numbers = Reshuffling()
-    data = source(numbers)
-    walk(data)
-    data.next_pass()
-    with pytest.raises(ValueError, match="no place behind 51"):
-        data.restore(0, N + 1)
-    assert numbers.heard == ["end", "begin", "end"]
-    data.piece(8, 1)
-    assert numbers.heard == ["end", "begin", "end", "begin"]
+def test_a_place_beyond_the_data_is_refused_and_the_data_can_be_used_on():
+    for data in (source(dataset()), source(Numbers()), source(NUMBERS)):
+        with pytest.raises(ValueError, match="no place after 51 examples"):
+            data.window(Position(7, example=N + 1), 8, 1, fit_of(data))
+        assert data.window(Position(), data.batch_size, 1, fit_of(data)).count == 1
 
 
 @pytest.mark.parametrize("x", [dataset(), Numbers(), generator()], ids=["dataset", "PyDataset", "generator"])
@@ -644,29 +694,3 @@ def test_a_generator_takes_no_class_weights():
 def test_a_stream_without_batches_is_refused(x, message):
     with pytest.raises(ValueError, match=message):
         source(x)
-
-
-@pytest.mark.parametrize(
-    ("make", "word"),
-    [
-        (lambda: dataset().shuffle(5), "shuffled anew"),
-        (lambda: dataset().map(lambda x, y: (x + tf.random.normal([]), y)), "RandomStandardNormal"),
-        (lambda: uneven(), "PyFunc"),
-        (lambda: Reshuffling(), "changes with each epoch"),
-        (lambda: dataset().shuffle(5, reshuffle_each_iteration=False), ""),
-        (lambda: dataset().map(lambda x, y: (x + 1, y), num_parallel_calls=2).cache(), ""),
-        (lambda: dataset().map(lambda *row: row, num_parallel_calls=2, deterministic=False), "`deterministic=False`"),
-    ],
-    ids=["shuffle", "random", "from_generator", "PyDataset", "shuffled once", "mapped", "mapped in any order"],
-)
-def test_a_stream_that_cannot_come_again_says_why(make, word):
-    data = source(make())
-    assert data.rewindable == (not word)
-    assert word in data.remark
-
-
-def test_what_was_shuffled_once_comes_again():
-    data = source(dataset().shuffle(5, reshuffle_each_iteration=False))
-    once = walk(data)
-    data.restore(0, 0)
-    assert walk(data) == once
