@@ -57,10 +57,10 @@ class Segment:
         first: Number of the first example in that order.
         steps: How many steps; 0 where something was changed after the last one.
         batch_size: Examples a step.
-        changes: What changes before the first step: hyperparameter -> value; `shuffle`: whether the passes from now on
-            are shuffled, or the size of the batches within which they are; `static`: the size of the batches where
-            TensorFlow is to know it, or None; `trainable`: for each layer; `state`: the name of a state that is put in place; `seeds`: how
-            far each generator of random numbers was drawn on.
+        changes: What changes before the first step: hyperparameter -> value; `shuffle`: whether the passes from now
+            on are shuffled, or the size of the batches within which they are; `static`: the size of the batches where
+            TensorFlow is to know it, or None; `trainable`: for each layer; `state`: the name of a state that is put in
+            place; `seeds`: how far each generator of random numbers was drawn on.
         why: The reasons given.
     """
 

@@ -1,6 +1,5 @@
 """The exported program against the run it tells of: the same weights, bit for bit, in another process."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -408,6 +407,37 @@ def a_stream(folder):
     return finish(panda)
 
 
+class Noisy(keras.layers.Layer):
+    """Draws from its generator whenever it is called, in validation too."""
+
+    def __init__(self):
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(3)
+
+    def call(self, inputs):
+        return inputs + 0.1 * keras.random.normal(keras.ops.shape(inputs), seed=self.seeds)
+
+
+def noisy_model():
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), Noisy(), keras.layers.Dense(10, "softmax")]
+    )
+    model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
+    return model
+
+
+def seeds_drawn_on_by_validation(folder):
+    return finish(start(noisy_model(), folder, validation_data=(X[:50], Y[:50])))
+
+
+def a_batch_size_that_rises_with_another_order(folder):
+    panda = start(demos.dense_network(seed=1), folder, epochs=2)
+    panda.set(batch_size=60, over=5)
+    finish(panda)
+    return panda.fit(X, Y, batch_size=24, epochs=1, shuffle="batch").wait()
+
+
 def batches_left_out(folder):
     panda = start(demos.dense_network(seed=1), folder)
     panda.run(8)
@@ -438,19 +468,10 @@ def weights_of_two_bytes(folder):
     return finish(panda)
 
 
-def begun_anew(folder):
-    finish(start(demos.dense_network(seed=1), folder, epochs=1))
-    shutil.rmtree(folder / "checkpoints")
-    panda = babysit.Panda.load(folder, demos.dense_network(seed=2))
-    panda.fit(X, Y, batch_size=40, epochs=2, shuffle=False, paused=True)
-    panda.run(3)
-    panda.set(momentum=0.5)
-    return finish(panda)
-
-
 RUNS = [
+    seeds_drawn_on_by_validation,
+    a_batch_size_that_rises_with_another_order,
     weights_of_two_bytes,
-    # begun_anew,
     batches_left_out,
     an_edit_behind_the_checkpoint_that_was_returned_to,
     sgd_with_momentum,
@@ -479,7 +500,7 @@ RUNS = [
     two_optimizers_without_a_call,
     a_step_that_calls_the_model_in_its_own_way,
     inputs_that_were_adapted_to,
-    # words_that_were_adapted_to,
+    words_that_were_adapted_to,
     scaled_losses,
     a_stream,
 ]
@@ -495,14 +516,15 @@ DATA = {
     words_that_were_adapted_to: 'arrays["words"].astype(object), arrays["y"]',
 }
 MODELS = {
+    seeds_drawn_on_by_validation: "noisy_model",
     scaled_losses: "scaled_model",
     a_model_without_a_call: "autoencoder",
     two_optimizers_without_a_call: "rivals",
     a_step_that_calls_the_model_in_its_own_way: "paired",
 }
-OWN = """    sys.path.append({tests!r})
-    from tests.export.test_script import {model}
-    return {model}()
+OWN = """        sys.path.append({tests!r})
+        from tests.export.test_script import {model}
+        return {model}()
 """
 RUNNER = """
 import runpy, sys, numpy as np
@@ -517,7 +539,7 @@ def fill(path, data='arrays["x"], arrays["y"]', model="own_model"):
     source = path.read_text()
     source = source.replace('    raise NotImplementedError("Fill in `load_data`.")\n', LOADED.format(data=data))
     own = OWN.format(tests=str(Path(__file__).parents[2]), model=model)
-    path.write_text(source.replace('    raise NotImplementedError("Fill in `build_model`.")\n', own))
+    path.write_text(source.replace('        raise NotImplementedError("Fill in `build_model`.")\n', own))
 
 
 @pytest.fixture(scope="module")
