@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import itertools
 import numbers
+import os
 import random
 import re
 import sys
@@ -127,6 +128,7 @@ class Panda:
         self._trainer = KerasTrainer(model, seed)
         self._session = Session(self._trainer, log, self._store)
         self._worker = Worker(self._session, model.name, model)
+        self._worker.diagnostics = self._trainer.diagnostics
         self._worker.owner = self  # so that a run goes on, and can be attached to, when nobody holds its panda
         self._worker.export = self._export
         self._worker.warning = lambda: database.error or self._store.error
@@ -690,6 +692,17 @@ def _attached(directory: Path) -> Panda | Viewer:
             "`panda.directory` names, and `babysit.Panda.load` takes."
         )
     return Viewer(directory)
+
+
+def _forget_runs() -> None:
+    """Leaves the runs to the process that began them: a forked child has none of their threads."""
+    for panda in list(_pandas):
+        panda._close.detach()
+    _pandas.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_runs)
 
 
 @atexit.register

@@ -16,7 +16,6 @@ import tensorflow as tf
 
 import babysit
 from babysit import demos
-from babysit.engine import block as steps
 from tests.patience import until
 
 (X, Y), VALIDATION = demos.digits()
@@ -844,32 +843,6 @@ def linear(x_bad):
     return babysit.Panda(model).fit(x, np.ones(96), epochs=1, shuffle=False)
 
 
-def test_nan_rests_an_unrolled_run_at_that_very_step_too(monkeypatch):
-    x = X.copy()
-    x[19 * 8 + 3] = np.nan  # an example of the twentieth batch
-
-    def rested():
-        panda = babysit.Panda(demos.dense_network(seed=3), seed=0).fit(x, Y, batch_size=8, shuffle=False, paused=True)
-        for count in (1, 4, 4):
-            panda.run(count)
-        panda.resume()
-        with pytest.raises(FloatingPointError):
-            panda.wait(60)
-        assert (panda.step, panda.state, actions(panda)[-1]) == (20, "paused", "nan")
-        digest = panda.digest()
-        panda.run(2)
-        return digest, panda.history["loss"]
-
-    unrolled = []
-    as_ever = rested()
-    monkeypatch.setattr(steps, "PROVEN_S", 0.0)
-    monkeypatch.setattr(steps, "SHORT_STEP_S", 9.0)
-    monkeypatch.setattr(steps.Block, "unroll", lambda block, real=steps.Block.unroll: unrolled.append(1) or real(block))
-    again = rested()
-    assert unrolled and again[0] == as_ever[0]
-    np.testing.assert_array_equal(again[1], as_ever[1])
-
-
 def test_nan_in_the_very_last_step_is_noticed():
     panda = linear(-1)
     with pytest.raises(FloatingPointError, match="step 3 "):
@@ -1145,3 +1118,16 @@ def test_a_note_of_any_kind_leaves_the_journal_and_the_dashboard_readable(restin
     for widget in words:
         words += getattr(widget, "children", ())
     assert any("after it" in str(getattr(widget, "value", "")) for widget in words)
+
+
+def test_a_model_that_overrides_fit_is_refused_with_what_to_do():
+    class Brightened(keras.Sequential):
+        def fit(self, x, y, **how):
+            return super().fit(2 * x, y, **how)
+
+    model = Brightened([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    panda = babysit.Panda(model)
+    with pytest.raises(ValueError, match=r"`Brightened`, which overrides it\. Move .* into `train_step` or a callback"):
+        panda.fit(np.ones((8, 4)), np.ones(8))
+    assert panda.state == "idle"

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from babysit.core.steering import coupled, ramp
 
 import babysit
 from babysit import demos
 from babysit.core.scale import Scale
-from babysit.core.steering import coupled, ramp
 
 (X, Y), _ = demos.digits()
 X, Y = X[:320], Y[:320]
@@ -182,22 +182,6 @@ def test_a_coupled_value_out_of_bounds_refuses_the_whole_change(tmp_path):
     with pytest.raises(ValueError, match="`learning_rate`"):
         panda.set(batch_size=320)
     assert panda.hyperparameters["batch_size"].value == 2
-
-
-def test_momentum_correction_scales_the_velocities(tmp_path):
-    panda = resting(tmp_path)
-    panda.run(3)
-    before = [v.numpy() for v in panda.model.optimizer.momentums]
-    panda.set(learning_rate=0.02)
-    for a, b in zip(panda.model.optimizer.momentums, before, strict=True):
-        np.testing.assert_array_equal(a.numpy(), b)
-    panda.set(momentum_correction=True)
-    panda.set(learning_rate=0.005)
-    for a, b in zip(panda.model.optimizer.momentums, before, strict=True):
-        np.testing.assert_array_equal(a.numpy(), b * np.float32(0.25))
-    panda.set(learning_rate=0.0)
-    panda.set(learning_rate=0.01)  # from 0 there is no ratio: nothing is scaled
-    assert np.isfinite(panda.model.optimizer.momentums[0].numpy()).all()
 
 
 # ------------------------------------------------------------------- accumulated gradients

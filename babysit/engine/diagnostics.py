@@ -46,11 +46,13 @@ class Diagnostics:
         on: Whether steps are measured.
         unable: Why they cannot be, in a sentence; empty if they can.
         every_s: Seconds from one measurement to the next.
+        latest: The last measurement, in plain data, with the step that was measured.
     """
 
     def __init__(self, model: TrainableModel) -> None:
         self._model = model
         self.on, self.unable, self.every_s = False, "", INTERVAL_S
+        self.latest: dict[str, Any] | None = None
         self._next_s = 0.0
         self._probe: tuple[Any, Probe] | None = None
         self._compare = tf.function(_compared, autograph=False, reduce_retracing=True)
@@ -78,9 +80,16 @@ class Diagnostics:
         before: _Before | None = self._attempt(self._measure_before, window, signature)
         return before
 
-    def end(self, before: _Before | None) -> dict[str, Any] | None:
-        """Measures after the step; returns what was measured, in plain data."""
-        return None if before is None else self._attempt(self._measure_after, before)
+    def end(self, before: _Before | None, step: int) -> None:
+        """Measures after the step; `latest` is then what was measured."""
+        if before is not None and (signs := self._attempt(self._measure_after, before)) is not None:
+            self.latest = {"step": step, "signs": signs}
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """Whether and how often steps are measured, and the last measurement, in plain data."""
+        about = {"on": self.on, "unable": self.unable, "every_s": self.every_s, "share": SHARE}
+        return about | {"latest": self.latest}
 
     def _attempt(self, act: Callable[..., Any], *arguments: Any) -> Any:
         """Calls; what goes wrong ends the measuring, and never the training."""
@@ -101,7 +110,7 @@ class Diagnostics:
         weights = [tf.convert_to_tensor(variable.value) for variable in model.trainable_variables]
         squares = None
         if not probe.left_out:
-            squares = probe(batch_at(window.data, window.order, window.cursor, window.batch_size))
+            squares = probe(batch_at(window.data, window.order, window.offset, window.batch_size))
         signs = {
             "memory_bytes": psutil.Process().memory_info().rss,
             "cores": self._busy_processors(),

@@ -40,8 +40,8 @@ class Validation:
         """Validates; calls `between` after each block, and returns the logs."""
         model, source, call = self._model.model, self._source, self._callbacks
         if self._position.example:
-            self._position = self._position.epoch_ended(pass_over=True)
             source.epoch_ended(self._position, True)
+            self._position = self._position.epoch_ended(pass_over=True)
         source.epoch_began(self._position)
         model.stop_evaluating = False
         call("on_test_begin")

@@ -20,6 +20,7 @@ from babysit.core.runlog import Steps
 from babysit.core.scale import Scale
 from babysit.core.state import State
 from babysit.engine.block import BlockSizer
+from babysit.engine.diagnostics import Diagnostics, first_loss_remark
 from babysit.engine.model import TrainableModel
 
 
@@ -38,6 +39,8 @@ class KerasTrainer:
         event: Number of the last event that was applied.
         followed: Learning rate -> number that its schedule gives now.
         interrupted: Whether a step was begun and not ended, so that variables may have changed.
+        diagnostics: Measures a step now and then, if it is switched on.
+        remark: That the loss of the first step is far above what it should be, in a sentence; or nothing.
     """
 
     def __init__(self, model: Any, seed: int) -> None:
@@ -50,6 +53,7 @@ class KerasTrainer:
         self.followed: Mapping[str, float] = {}
         self._follow()
         self.interrupted = False
+        self.diagnostics, self.remark = Diagnostics(self.model), ""
         self._raw: Sequence[np.ndarray] = []  # what a state has of tensors that are not known yet
         self._sizer = BlockSizer()
         self._finite = True
@@ -74,14 +78,17 @@ class KerasTrainer:
             )
         self._write_values()
         size = int(self.controls.at(at.step)["batch_size"])
-        ends = [limit, self.controls.steady_for(at.step), self._stride(size)]
+        wait = self.diagnostics.steps_before
+        ends = [limit, self.controls.steady_for(at.step), self._stride(size), wait or 1]
         if fit.steps_per_epoch:
             ends.append(fit.steps_per_epoch - at.epoch_step)
         window = self.source.window(at, size, max(1, int(min(ends))), fit)
         block = self.model.block(window.static_size, self.source.signature)
+        measured = None if wait else self.diagnostics.begin(window, self.source.signature)
         began, self.interrupted = time.perf_counter(), True
         logs = block.run(window.data, window.order, window.offset, window.batch_size, window.count, self._finite)
         self.interrupted = False
+        self.diagnostics.end(measured, at.step + 1)
         self._sizer.record(logs.count, time.perf_counter() - began)
         examples = window.examples if logs.count == window.count else logs.count * window.batch_size
         self.position = at.advanced(logs.count, examples)
@@ -89,6 +96,8 @@ class KerasTrainer:
         if logs.loss is not None:  # a train_step of the user's own may return none
             columns["loss"] = logs.loss
             self._finite = math.isfinite(logs.loss[-1])
+            if at.step == 0:
+                self.remark = first_loss_remark(self.model.model, self.source.spec, float(logs.loss[0]), size)
         if not columns:
             columns["loss"] = np.full(logs.count, np.nan, np.float32)
         for name, ramp in self.controls.ramps.items():

@@ -1,5 +1,6 @@
 """The arguments of `fit`, as Keras has them, checked in the caller's thread and made into a plan."""
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -40,6 +41,7 @@ def plan_of(
         ValueError: If an argument does not fit.
     """
     _check_model(model.model)
+    _check_steps_per_execution(model.model)
     shuffle = checked_shuffle(given["shuffle"])
     if ranges is not None and not isinstance(ranges, Mapping):
         raise TypeError(f"`ranges` must map names to (low, high). Received: ranges={ranges!r}.")
@@ -70,6 +72,10 @@ def plan_of(
     if recorded is not None and data.fingerprint != recorded.data:
         raise ValueError("`x` and `y` must be the data that the run was trained on. Received: others.")
     every = _checked_freq(given["validation_freq"])
+    steps_per_epoch = counts["steps_per_epoch"]
+    if steps_per_epoch is not None:  # Keras completes the last execution of an epoch
+        execution = int(model.model.steps_per_execution)
+        steps_per_epoch = math.ceil(steps_per_epoch / execution) * execution
     callbacks = Callbacks(given["callbacks"], model.model)
     validation = _validation(validation_data, counts["validation_batch_size"] or asked, counts["validation_steps"])
     if validation is not None:
@@ -80,7 +86,7 @@ def plan_of(
         callbacks=callbacks,
         validation=validation,
         initial_epoch=int(checked("initial_epoch", given["initial_epoch"], any_whole(0))),
-        steps_per_epoch=counts["steps_per_epoch"],
+        steps_per_epoch=steps_per_epoch,
         ranges=ranges,
         verbose=given["verbose"],
         completes=recorded is not None,
@@ -106,6 +112,14 @@ def _check_model(model: Any) -> None:
         raise ValueError(
             f"`model` must train by Keras's own `fit`. Received: `{type(model).__name__}`, which overrides it. Move "
             "what its `fit` does into `train_step` or into a callback."
+        )
+
+
+def _check_steps_per_execution(model: Any) -> None:
+    if not isinstance(model.steps_per_execution, int):
+        raise ValueError(
+            "`steps_per_execution` must be a whole number from 1 on. Received: "
+            f"steps_per_execution={model.steps_per_execution!r}. Compile the model with a number."
         )
 
 

@@ -60,12 +60,14 @@ class LiveTrainer(Trainer, Protocol):
         repeatable: Whether the data give the same examples at the same position again.
         pass_over: Whether the present pass over the data is over.
         interrupted: Whether a step was begun and not ended, so that variables may have changed.
+        remark: What is odd about the first step, in a sentence; or nothing.
         seeds: How far each random generator was drawn on.
         compiled_anew: Whether the model was compiled, or given another optimizer, since it was looked at.
     """
 
     followed: Mapping[str, float]
     interrupted: bool
+    remark: str
 
     @property
     def schedules(self) -> tuple[str, ...]: ...  # noqa: D102  (see the attributes)

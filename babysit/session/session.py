@@ -249,8 +249,9 @@ class Session:
             return
         if steps is not None:
             self._record(steps)
-            last = first + steps.count if callbacks.every_step else self.position.epoch_step
-            callbacks("on_train_batch_end", last - 1, logs=steps.last)
+            # Keras numbers a whole execution, of however few batches.
+            last = first + int(callbacks.stride) - 1 if callbacks.every_step else self.position.epoch_step - 1
+            callbacks("on_train_batch_end", last, logs=steps.last)
         if self.trainer.epoch_over or callbacks.stop_requested:
             self._end_epoch(steps.last if steps else {})
         self.store.save_if_due(self.trainer.capture, self.branch)

@@ -133,7 +133,6 @@ class Worker:
         }
         if self.diagnostics is not None:
             found["diagnostics"] = self.diagnostics.status
-            found["remarks"] = [*found["remarks"], *filter(None, [self.diagnostics.remark])]
         return found
 
     def _refuse_within(self, action: str) -> None:

@@ -47,16 +47,15 @@ class DiagnosticsPanel:
     # ------------------------------------------------------- called by the pump alone
 
     def add(self, table: str, row: Mapping[str, Any]) -> None:
-        """Reads a row of the log: of measurements only the last is kept."""
-        if table == "diagnostics":
-            self._last = row
+        """Does nothing: measurements are in the status."""
 
     def refresh(self, status: Mapping[str, Any]) -> None:
         """Shows the last measurement, and how often there is one."""
-        vitals = status.get("diagnostics")
-        self._on = bool(vitals and vitals["on"])
-        write(self._switch, disabled=vitals is None, description="Stop measuring" if self._on else "Measure")
-        write(self._summary, value=html.escape(_summary(vitals, self._last)))
+        measuring = status.get("diagnostics")
+        self._last = measuring and measuring["latest"]
+        self._on = bool(measuring and measuring["on"])
+        write(self._switch, disabled=measuring is None, description="Stop measuring" if self._on else "Measure")
+        write(self._summary, value=html.escape(_summary(measuring, self._last)))
         if self._last is not None:
             signs = self._last["signs"]
             write(self._figures, value=_figures(signs))
@@ -64,15 +63,15 @@ class DiagnosticsPanel:
             write(self._notes, value=html.escape(_notes(signs)))
 
 
-def _summary(vitals: Mapping[str, Any] | None, last: Mapping[str, Any] | None) -> str:
-    at = f"Measured at step {last['step']:,} of {last['branch']}." if last else "Nothing is measured yet."
-    if vitals is None:
+def _summary(measuring: Mapping[str, Any] | None, last: Mapping[str, Any] | None) -> str:
+    at = f"Measured at step {last['step']:,}." if last else "Nothing is measured yet."
+    if measuring is None:
         return at
-    if vitals["unable"]:
-        return str(vitals["unable"])
-    if not vitals["on"]:
-        return _OFF.format(**vitals) + (f" {at}" if last else "")
-    return f"One step every {vitals['every_s']:,.0f} s, at most {vitals['share']:.0%} of the time. {at}"
+    if measuring["unable"]:
+        return str(measuring["unable"])
+    if not measuring["on"]:
+        return _OFF.format(**measuring) + (f" {at}" if last else "")
+    return f"One step every {measuring['every_s']:,.0f} s, at most {measuring['share']:.0%} of the time. {at}"
 
 
 def _figures(signs: Mapping[str, Any]) -> str:

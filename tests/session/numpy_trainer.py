@@ -74,7 +74,7 @@ class NumpyTrainer:
         self.seed, self.accumulate, self._blocks = seed, accumulate, blocks or np.random.default_rng(0)
         self.position, self.controls, self.event = Position(), Controls(), 0
         self.followed, self.schedules, self.interrupted, self.compiled_anew = {}, (), False, False
-        self.repeatable = True
+        self.repeatable, self.remark = True, ""
         self.source = None
         self.weights, self.velocity, self.gradient = np.zeros(3), np.zeros(3), np.zeros(3)
         self.counts = np.zeros(2, np.int64)  # steps since the last update, numbers drawn

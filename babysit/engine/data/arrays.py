@@ -7,7 +7,6 @@ is made on a thread of its own while this one is trained on.
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import keras
@@ -17,10 +16,10 @@ from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
 
 from babysit.core.order import Shuffle, permutation
 from babysit.core.position import FitSpec, Position
-from babysit.engine.data.window import Window, any_length, arrays_in, described, map_arrays
+from babysit.engine.data.window import Source, Window, any_length, arrays_in, described, map_arrays
 
 
-class Arrays:
+class Arrays(Source):
     """Examples in arrays that lie on the device, in the structure Keras hands to a step.
 
     Args:
@@ -36,7 +35,7 @@ class Arrays:
         ValueError: If the lengths differ, or there are no examples.
     """
 
-    steerable, repeatable, limitation = True, True, ""
+    size: int
 
     def __init__(
         self,
@@ -56,6 +55,10 @@ class Arrays:
         self._orders: dict[_OrderKey, Future[Any]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="babysit-data")
         self._keep(_handed(map_arrays(self._prepared, parts)))
+        batch = map_arrays(tf.type_spec_from_value, self._rows(np.arange(1)))
+        order = tf.TensorSpec([None], tf.int32 if self.size < 2**31 else tf.int64)
+        self.signature = any_length(batch), order
+        self.spec, self.fingerprint = described(self.signature[0]), self._fingerprint()
 
     def _prepared(self, array: Any) -> Any:
         return _tensor(array)
@@ -63,20 +66,7 @@ class Arrays:
     def _keep(self, data: Any) -> None:
         self.tensors = data
 
-    @cached_property
-    def signature(self) -> Any:
-        """TensorFlow's specs of a window's `data` and `order`, of any length: to trace a block for."""
-        spec = map_arrays(tf.type_spec_from_value, self._rows(np.arange(1)))
-        order = tf.TensorSpec([None], tf.int32 if self.size < 2**31 else tf.int64)
-        return any_length(spec), order
-
-    @property
-    def spec(self) -> Any:
-        """The shape and type of a batch in plain data: dicts, lists and `{"shape", "dtype"}`."""
-        return described(self.signature[0])
-
-    @cached_property
-    def fingerprint(self) -> str:
+    def _fingerprint(self) -> str:
         """sha256 of shapes, types and up to 256 examples spread over the data, hexadecimal."""
         sha = hashlib.sha256()
         rows = np.unique(np.linspace(0, self.size - 1, min(self.size, 256)).astype(int))
@@ -122,12 +112,6 @@ class Arrays:
     def steps_left(self, position: Position, batch_size: int) -> int:
         """How many steps the pass still has at a batch size."""
         return -(-(self.size - position.example) // batch_size)
-
-    def epoch_began(self, position: Position) -> None:
-        """Does nothing: arrays have no hooks."""
-
-    def epoch_ended(self, position: Position, pass_over: bool) -> None:
-        """Does nothing: arrays have no hooks."""
 
     def close(self) -> None:
         """Ends the thread."""

@@ -9,92 +9,23 @@ import math
 import numbers
 import os
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from babysit.core.order import Shuffle
-from babysit.core.position import FitSpec, Position
 from babysit.engine.data.adapters import SparseAdapter, batch_adapter, is_stream
 from babysit.engine.data.arrays import Arrays, common_length, is_on_disk, is_sparse, packed
 from babysit.engine.data.host import HostArrays
 from babysit.engine.data.stream import Stream
-from babysit.engine.data.window import Window, arrays_in, symbolic
+from babysit.engine.data.window import Source, Window, arrays_in, symbolic
 
 __all__ = ["Arrays", "HostArrays", "Source", "Stream", "Window", "checked_shuffle", "source", "split", "symbolic"]
 
 # Arrays up to this share of the device's memory lie on the device.
 DEVICE_SHARE = 0.25
-
-
-class Source(Protocol):
-    """The data of a fit, which has no position of its own: each call says where in the data it is."""
-
-    @property
-    def size(self) -> int | None:
-        """Examples a pass; None where that is not known, or not yet."""
-
-    @property
-    def batch_size(self) -> int:
-        """Examples a step as given, at most `size`."""
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 by which the data are told from others, hexadecimal."""
-
-    @property
-    def signature(self) -> Any:
-        """TensorFlow's specs of a window's `data` and `order`, of any length: to trace a block for."""
-
-    @property
-    def spec(self) -> Any:
-        """The shape and type of a batch in plain data."""
-
-    @property
-    def steerable(self) -> bool:
-        """Whether the batch size can change."""
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether the data can be begun again."""
-
-    @property
-    def limitation(self) -> str:
-        """What cannot be had of it and why, in a sentence; empty if all can."""
-
-    @property
-    def shuffle(self) -> Shuffle:
-        """As the user gave it; False where it makes no difference."""
-
-    def window(self, position: Position, batch_size: int, steps: int, fit: FitSpec) -> Window:
-        """The examples of the next steps.
-
-        Args:
-            position: Where they begin.
-            batch_size: Examples a step.
-            steps: How many at most, 1 or more.
-            fit: The fit they belong to, which determines the order.
-
-        Raises:
-            ValueError: If there is no such place, it cannot be returned to, or the batch size cannot change.
-        """
-
-    def is_over(self, position: Position) -> bool:
-        """Whether the pass is over at a position."""
-
-    def steps_left(self, position: Position, batch_size: int) -> int | None:
-        """How many steps the pass still has at a batch size, or None where that cannot be known."""
-
-    def epoch_began(self, position: Position) -> None:
-        """Calls `on_epoch_begin` of a PyDataset, as `Model.fit` does before the first step of an epoch."""
-
-    def epoch_ended(self, position: Position, pass_over: bool) -> None:
-        """Calls `on_epoch_end` of a PyDataset, as `Model.fit` does after the last step of an epoch."""
-
-    def close(self) -> None:
-        """Ends what runs beside the training."""
 
 
 def source(

@@ -9,7 +9,6 @@ lost, none comes twice, and the order stays.
 import hashlib
 import math
 from bisect import bisect_left
-from functools import cached_property
 from typing import Any
 
 import tensorflow as tf
@@ -17,7 +16,7 @@ import tensorflow as tf
 from babysit.core.position import FitSpec, Position
 from babysit.engine.data.adapters import BatchAdapter
 from babysit.engine.data.arrays import hashable
-from babysit.engine.data.window import Window, any_length, described, is_nothing
+from babysit.engine.data.window import Source, Window, any_length, described, is_nothing
 
 # What is fetched at once for the next steps needs about this much memory.
 FETCH_BYTES = 64 * 2**20
@@ -29,7 +28,7 @@ UNSTEERABLE = (
 )
 
 
-class Stream:
+class Stream(Source):
     """Examples that come in batches, in the structure Keras hands to a step.
 
     A batch without examples is left out. Examples of different shapes never share a batch: where
@@ -45,7 +44,10 @@ class Stream:
     def __init__(self, adapter: BatchAdapter) -> None:
         self._adapter, self._spec = adapter, adapter.dataset.element_spec
         self._specs = _checked_specs(self._spec)
+        self.signature = any_length(self._spec), None
+        self.spec = described(self.signature[0])
         self.shuffle, self.repeatable = adapter.shuffle, adapter.repeatable
+        self.fingerprint = self._fingerprint()
         self._static_size: int | None = self._specs[0].shape[0]
         self._sparse = any(isinstance(spec, tf.SparseTensorSpec) for spec in self._specs)
         self._dense = all(type(spec) is tf.TensorSpec and spec.shape.rank is not None for spec in self._specs)
@@ -53,9 +55,9 @@ class Stream:
             isinstance(spec, tf.RaggedTensorSpec) or spec.shape[1:].is_fully_defined() for spec in self._specs
         )
         self._fetch_many: Any = self._compiled() if self._dense else None
-        self._pass_size, self._pass_batches = adapter.size, adapter.batches
+        self.size, self._pass_batches = adapter.size, adapter.batches
         if self._static_size is not None and adapter.batches is not None:
-            self._pass_size = adapter.batches * self._static_size
+            self.size = adapter.batches * self._static_size
         self._fetch_limit = 1
         self._pass: tuple[Any, ...] | None = None
         self._iterator: Any = None
@@ -64,7 +66,15 @@ class Stream:
         self._ordered = size is not None
         self.batch_size = self._first_size() if size is None else size
         self.steerable = not self._sparse and (self._alike or (not self._ordered and self._first_two_fit()))
+        self.limitation = " ".join(filter(None, ["" if self.steerable else UNSTEERABLE, adapter.limitation]))
         self._fit = FitSpec(self.fingerprint, self.size, self.batch_size, self.shuffle)  # until the first window
+
+    def _fingerprint(self) -> str:
+        """sha256 of shapes, types and the number of batches, and of examples where arrays hold them."""
+        sha = hashlib.sha256(f"{self.spec}{self._adapter.batches}".encode())
+        for tensor in self._adapter.identity:
+            sha.update(hashable(tensor))
+        return sha.hexdigest()
 
     def _first_size(self) -> int:
         """The size of the first batch, which is not lost: the first pass begins with this iterator."""
@@ -77,36 +87,6 @@ class Stream:
         """Whether the first two batches have examples of one shape, where TensorFlow does not know it."""
         self._fetch(1, 0)
         return self._ahead is None or self._fits()
-
-    # ------------------------------------------------------------------- what it is
-
-    @property
-    def size(self) -> int | None:
-        """Examples a pass; None before they can be known."""
-        return self._pass_size
-
-    @property
-    def spec(self) -> Any:
-        """The shape and type of a batch in plain data."""
-        return described(self.signature[0])
-
-    @cached_property
-    def signature(self) -> Any:
-        """TensorFlow's specs of a window's `data`, of any length, and no order: to trace a block for."""
-        return any_length(self._spec), None
-
-    @property
-    def limitation(self) -> str:
-        """What cannot be had of this stream and why; empty if all can."""
-        return " ".join(filter(None, ["" if self.steerable else UNSTEERABLE, self._adapter.limitation]))
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """sha256 of shapes, types and the number of batches, and of examples where arrays hold them, hexadecimal."""
-        sha = hashlib.sha256(f"{self.spec}{self._adapter.batches}".encode())
-        for tensor in self._adapter.identity:
-            sha.update(hashable(tensor))
-        return sha.hexdigest()
 
     # ------------------------------------------------------------------- the pass
 
@@ -264,7 +244,7 @@ class Stream:
             self._bounds.append(self._bounds[-1] + size)
         self._look_ahead(ahead)
         if self._ahead is None:
-            self._pass_size, self._pass_batches = self._bounds[-1], self._first_batch + len(self._bounds) - 1
+            self.size, self._pass_batches = self._bounds[-1], self._first_batch + len(self._bounds) - 1
             self._end()
         return True
 

@@ -1,10 +1,13 @@
-"""The examples of the next steps, as a compiled block gets them, and what batches look like in plain data."""
+"""What a source of data is, the examples it gives for the next steps, and what batches look like in plain data."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import tensorflow as tf
+
+from babysit.core.order import Shuffle
+from babysit.core.position import FitSpec, Position
 
 
 class Window(NamedTuple):
@@ -29,6 +32,62 @@ class Window(NamedTuple):
     count: int  # type: ignore[assignment]  # a tuple's own `count` is of no use here
     examples: int
     static_size: int | None
+
+
+class Source(Protocol):
+    """The data of a fit, which has no position of its own: each call says where in the data it is.
+
+    Attributes:
+        size: Examples a pass; None where that is not known, or not yet.
+        batch_size: Examples a step as given, at most `size`.
+        fingerprint: sha256 by which the data are told from others, hexadecimal.
+        signature: TensorFlow's specs of a window's `data` and `order`, of any length: to trace a block for.
+        spec: The shape and type of a batch in plain data: dicts, lists and `{"shape", "dtype"}`.
+        steerable: Whether the batch size can change.
+        repeatable: Whether the data can be begun again.
+        limitation: What cannot be had of it and why, in a sentence; empty if all can.
+        shuffle: As the user gave it; False where it makes no difference.
+    """
+
+    size: int | None
+    batch_size: int
+    fingerprint: str
+    signature: tuple[Any, Any]
+    spec: Any
+    steerable: bool = True
+    repeatable: bool = True
+    limitation: str = ""
+    shuffle: Shuffle
+
+    def window(self, position: Position, batch_size: int, steps: int, fit: FitSpec) -> Window:
+        """The examples of the next steps.
+
+        Args:
+            position: Where they begin.
+            batch_size: Examples a step.
+            steps: How many at most, 1 or more.
+            fit: The fit they belong to, which determines the order.
+
+        Raises:
+            ValueError: If there is no such place, it cannot be returned to, or the batch size cannot change.
+        """
+
+    def is_over(self, position: Position) -> bool:
+        """Whether the pass is over at a position."""
+
+    def steps_left(self, position: Position, batch_size: int) -> int | None:
+        """How many steps the pass still has at a batch size, or None where that cannot be known."""
+
+    def epoch_began(self, position: Position) -> None:
+        """Calls `on_epoch_begin` of a PyDataset, as `Model.fit` does before the first step of an epoch."""
+        return
+
+    def epoch_ended(self, position: Position, pass_over: bool) -> None:
+        """Calls `on_epoch_end` of a PyDataset, as `Model.fit` does after the last step of an epoch."""
+        return
+
+    def close(self) -> None:
+        """Ends what runs beside the training."""
 
 
 def described(spec: Any) -> Any:
