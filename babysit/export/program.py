@@ -121,7 +121,7 @@ def train():
         if "trainable" in changes:
             set_trainable(model, changes["trainable"])
         if "state" in changes:
-            restore(model, changes["state"])  # weights that were put in place by hand, or by a callback
+            restore(model, changes["state"])  # weights that the user or a callback put in place
         if "seeds" in changes:
             set_seeds(model, changes["seeds"])  # validation and callbacks drew on them
         shuffle, static = changes.get("shuffle", shuffle), changes.get("static", static)

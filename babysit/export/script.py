@@ -9,7 +9,7 @@ import itertools
 import os
 import platform
 import pprint
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,15 @@ def write(run: Run, path: Path) -> None:
         ValueError: If a plain program cannot train the run again; the message says why.
     """
     specs = _specs(run)
-    fold = Fold(run, {name for name, spec in specs.items() if _has_velocities(spec)})
+    momentums = {name for name, spec in specs.items() if _has_velocities(spec)}
+    fold = Fold(run, momentums)
     if len(fold.states["start"].tensors["model"]) != len(run.model.variables):
         raise ValueError(
             "The run cannot be exported: only its first step could build the model, so that the weights that it began "
             "with are not known. `panda.schedules()` and `export_logbook` still can."
         )
     arrays = path.with_suffix(".npz")
-    states = _arrays(run, fold)
+    states = _arrays(run, fold, sorted(momentums))
     untraced = [name for name, schedule in run.schedules.items() if schedule is None]
     places = {
         "environment": _environment(),
@@ -77,23 +78,23 @@ def digest(model: Any) -> str:
 # -------------------------------------------------------------------------------- the arrays
 
 
-def _arrays(run: Run, fold: Fold) -> dict[str, np.ndarray]:
+def _arrays(run: Run, fold: Fold, momentums: Sequence[str]) -> dict[str, np.ndarray]:
     """Name of the state and number of the variable -> its value."""
     found: dict[str, np.ndarray] = {}
     for name, state in fold.states.items():
-        tensors = [*state.tensors["model"], *_of_optimizers(run, fold, state)]
+        tensors = [*state.tensors["model"], *_of_optimizers(run, fold, momentums, state)]
         found |= {f"{name}.{i}": tensor for i, tensor in enumerate(tensors)}
     return found
 
 
-def _of_optimizers(run: Run, fold: Fold, state: State) -> list[np.ndarray]:
+def _of_optimizers(run: Run, fold: Fold, momentums: Sequence[str], state: State) -> list[np.ndarray]:
     """A state's optimizer variables, and zeros for those that come later: the program makes all of them at once."""
-    tensors, names = state.tensors["optimizer"], sorted(fold.velocities)
-    for present in itertools.product((True, False), repeat=len(names)):
-        layout = _layout(run, dict(zip(names, present, strict=True)), state.built_for)
+    tensors = state.tensors["optimizer"]
+    for present in itertools.product((True, False), repeat=len(momentums)):
+        layout = _layout(run, set(itertools.compress(momentums, present)), state.built_for)
         if [array.shape for array in layout.values()] == [tensor.shape for tensor in tensors]:
             known = dict(zip(layout, tensors, strict=True))
-            wanted = _layout(run, dict.fromkeys(names, True), fold.built_for)
+            wanted = _layout(run, fold.velocities, fold.built_for)
             return [known.get(key, zeros) for key, zeros in wanted.items()]
     raise ValueError(
         f"The run cannot be exported: the optimizer at step {state.position.step:,} had other variables than the "
@@ -101,12 +102,12 @@ def _of_optimizers(run: Run, fold: Fold, state: State) -> list[np.ndarray]:
     )
 
 
-def _layout(run: Run, velocities: Mapping[str, bool], built_for: Iterable[Iterable[int]]) -> dict[Any, np.ndarray]:
+def _layout(run: Run, velocities: Collection[str], built_for: Iterable[Iterable[int]]) -> dict[Any, np.ndarray]:
     """What optimizers would hold, were they built for some of the model's variables: key -> value at first, in order.
 
     Args:
         run: The run.
-        velocities: Momentum -> whether there are velocities.
+        velocities: The momentums that have velocities.
         built_for: For each optimizer, the positions of the variables.
     """
     found: dict[Any, np.ndarray] = {}
@@ -114,7 +115,7 @@ def _layout(run: Run, velocities: Mapping[str, bool], built_for: Iterable[Iterab
         twin = type(optimizer).from_config(optimizer.get_config())
         for inner_prefix, inner in catalog.optimizers_in({prefix: twin}).items():
             if catalog.slots_name(inner):
-                inner.momentum = 0.5 if velocities.get(f"{inner_prefix}.momentum".lstrip(".")) else 0.0
+                inner.momentum = 0.5 if f"{inner_prefix}.momentum".lstrip(".") in velocities else 0.0
         twin.build([run.model.variables[i] for i in positions])
         found |= {(prefix, key): variable.numpy() for key, variable in by_occurrence(twin).items()}
     return found

@@ -81,17 +81,6 @@ def a_schedule_taken_over_and_given_back(folder):
     return finish(panda)
 
 
-def branches(folder):
-    panda = start(demos.convolutional_network(seed=1), folder)
-    panda.run(6)
-    panda.save("here")
-    panda.set(learning_rate=0.9)
-    panda.run(9)
-    panda.rewind("here")
-    panda.set(momentum=0.5)
-    return finish(panda)
-
-
 def any_step_with_batches_left_out(folder):
     panda = start(demos.convolutional_network(seed=1), folder)
     panda.run(4)
@@ -117,23 +106,16 @@ class Restless(keras.callbacks.Callback):
 
 def weights_put_in_place(folder):
     panda = start(demos.dense_network(seed=1), folder, callbacks=[Restless()])
+    panda.set(momentum=0.0)
     panda.run(13)
     panda.model.layers[-1].bias.assign(np.ones(10))
-    panda.set(learning_rate=0.02)
+    panda.set(learning_rate=0.02, momentum=0.9, batch_size=50)
     return finish(panda)
 
 
-def weights_put_in_place_by_a_callback(folder):
-    return finish(start(demos.dense_network(seed=1), folder, callbacks=[Restless()]))
-
-
 def stopping_early():
-    """Ends the training behind the second epoch, with the weights of the first."""
+    """Ends the training after the second epoch, with the weights of the first."""
     return keras.callbacks.EarlyStopping("loss", patience=1, min_delta=9, restore_best_weights=True)
-
-
-def the_best_weights_at_the_end(folder):
-    return finish(start(demos.dense_network(seed=1), folder, callbacks=[stopping_early()]))
 
 
 def the_best_weights_over_moving_averages(folder):
@@ -158,7 +140,7 @@ def moving_averages_over_weights_put_in_place(folder):
     return finish(start(demos.dense_network(optimizer, seed=1), folder, callbacks=[AtTheEnd()]))
 
 
-def weights_put_in_place_behind_the_end(folder):
+def weights_put_in_place_after_the_end(folder):
     panda = finish(start(demos.dense_network(seed=1), folder, epochs=1))
     panda.model.layers[-1].bias.assign(np.ones(10))
     return panda
@@ -438,15 +420,7 @@ def a_batch_size_that_rises_with_another_order(folder):
     return panda.fit(X, Y, batch_size=24, epochs=1, shuffle="batch").wait()
 
 
-def batches_left_out(folder):
-    panda = start(demos.dense_network(seed=1), folder)
-    panda.run(8)
-    panda.rewind(5, skip=2)
-    panda.set(batch_size=30)
-    return finish(panda)
-
-
-def an_edit_behind_the_checkpoint_that_was_returned_to(folder):
+def an_edit_after_the_checkpoint_that_was_returned_to(folder):
     panda = start(demos.dense_network(seed=1), folder)
     panda.run(4)
     panda.save("here")
@@ -472,20 +446,15 @@ RUNS = [
     seeds_drawn_on_by_validation,
     a_batch_size_that_rises_with_another_order,
     weights_of_two_bytes,
-    batches_left_out,
-    an_edit_behind_the_checkpoint_that_was_returned_to,
+    an_edit_after_the_checkpoint_that_was_returned_to,
     sgd_with_momentum,
     sgd_whose_momentum_leaves_0,
     adam,
     rmsprop_whose_momentum_leaves_0,
     a_schedule_taken_over_and_given_back,
-    branches,
     any_step_with_batches_left_out,
     weights_put_in_place,
-    weights_put_in_place_by_a_callback,
-    weights_put_in_place_behind_the_end,
-    the_best_weights_at_the_end,
-    the_best_weights_over_moving_averages,
+    weights_put_in_place_after_the_end,
     the_best_weights_trained_on,
     moving_averages_over_weights_put_in_place,
     layers_that_rest,
