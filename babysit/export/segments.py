@@ -57,10 +57,10 @@ class Segment:
         first: Number of the first example in that order.
         steps: How many steps; 0 where something was changed after the last one.
         batch_size: Examples a step.
-        changes: What changes before the first step: hyperparameter -> value; `shuffle`: whether the passes from now on
-            are shuffled, or the size of the batches within which they are; `static`: whether TensorFlow knows the size
-            of the batches; `trainable`: for each layer; `state`: the name of a state that is put in place; `seeds`: how
-            far each generator of random numbers was drawn on.
+        changes: What changes before the first step: hyperparameter -> value; `shuffle`: whether the passes from now
+            on are shuffled, or the size of the batches within which they are; `static`: the size of the batches where
+            TensorFlow is to know it, or None; `trainable`: for each layer; `state`: the name of a state that is put in
+            place; `seeds`: how far each generator of random numbers was drawn on.
         why: The reasons given.
     """
 
@@ -90,7 +90,7 @@ class Fold:
         states: Name -> state that a program must load: `start`, and those that were edited.
         fit: What the first fit was given.
         is_stream: Whether its data came batch after batch.
-        velocities: Those of `momentums` that are not 0 at some time.
+        velocities: Those of `momentums` that are not 0 at some time, so that there are velocities.
 
     Raises:
         ValueError: If a plain program cannot train the run again; the message says why.
@@ -98,10 +98,10 @@ class Fold:
 
     def __init__(self, run: Run, momentums: set[str]) -> None:
         lineage, self._momentums = run.log.lineage(run.branch), momentums
+        self.velocities: set[str] = set()
         self._kept = [one for one in run.kept if lies_on(one, lineage)]
         self.segments: list[Segment] = []
         self.states = {"start": self._start()}
-        self.velocities: set[str] = set()
         self.fit, self.is_stream = FitSpec("", None, 1), False
         self._static_size: int | None = None
         self._shuffle: bool | int = False
@@ -159,6 +159,7 @@ class Fold:
             case Finished() | Stopped() | Failed():  # a stock optimizer has no velocities where momentum is 0
                 ended = {name for name in self._open if controls.at(event.step)[name] == 0}
                 self._open, self._closed = self._open - ended, self._closed | ended
+        self._open_momentums(controls.at(event.step), event.step)
         entry = entry_of(event)
         if entry.action in CHANGES and entry.why:
             self._reasons.append(f"{entry.why}{by(entry)}")
@@ -175,7 +176,8 @@ class Fold:
         state = self.states[name] = self._state_after(event)
         self._changes = {"state": name}  # which holds whatever was done before, seeds among them
         self._trainable = list(state.trainable)
-        self._present = {"trainable": self._present["trainable"]}  # it brings hyperparameters of its own
+        own = ("shuffle", "static", "trainable")  # of the program; all else comes with the state
+        self._present = {key: self._present[key] for key in own if key in self._present}
 
     def _state_after(self, event: Event) -> State:
         for one in self._kept:
@@ -197,28 +199,24 @@ class Fold:
         if fit.size is not None:
             examples = min(examples, fit.size - position.example)
         alike = position.example % batch_size == (fit.size or 0) % batch_size == 0
-        static = alike and batch_size == self._static_size
-        wanted = {"shuffle": self._shuffle, "static": static, "trainable": self._trainable}
-        wanted |= {name: self._momentum(name, value, position.step) for name, value in values.items()}
+        static = batch_size if alike and batch_size == self._static_size else None
+        wanted: dict[str, Any] = {"shuffle": self._shuffle, "static": static, "trainable": self._trainable}
+        self._open_momentums(values, position.step)
+        wanted |= {name: TINY if value == 0 and name in self._open else value for name, value in values.items()}
         self._changes |= {name: value for name, value in wanted.items() if value != self._present.get(name)}
         self._present = wanted
         self._append(Segment(position.data_pass, position.example, steps, batch_size, {}))
         return position.advanced(steps, examples)
 
-    def _momentum(self, name: str, value: Any, step: int) -> Any:
-        """A hyperparameter as a program sets it: a momentum of 0 that keeps velocities is `TINY`."""
-        if name not in self._momentums:
-            return value
-        if value == 0:
-            return TINY if name in self._open else value
-        if name in self._closed:
+    def _open_momentums(self, values: Mapping[str, Any], step: int) -> None:
+        """Notes which momentums have velocities from now on."""
+        begun = {name for name in self._momentums if values.get(name)}
+        if again := begun & self._closed:
             raise ValueError(
-                f"The run cannot be exported: after step {step:,} `{name}` left 0 once more, after a fit that ended at "
-                "0. A plain optimizer would go on with the velocities of then."
+                f"The run cannot be exported: after step {step:,} `{min(again)}` left 0 once more, after a fit that "
+                "ended at 0. A plain optimizer would go on with the velocities of then."
             )
-        self._open.add(name)
-        self.velocities.add(name)
-        return value
+        self._open, self.velocities = self._open | begun, self.velocities | begun
 
     def _append(self, segment: Segment) -> None:
         segment.changes, self._changes = self._changes, {}

@@ -124,7 +124,7 @@ def test_a_reason_given_later_stands_with_the_change_as_does_the_loss_up_to_the_
     panda = resting(tmp_path)
     panda.run(4)
     panda.set(learning_rate=0.02, why="try")
-    panda.note("on learning rate 0.01 → 0.02 at step 4: it crawled")
+    panda.send({"action": "note", "why": "it crawled", "on_last_change": True})
     panda.note("on the way at step 4: lunch")
     panda.run(3)
     panda.set(learning_rate=0.01)
@@ -148,7 +148,7 @@ def test_what_a_callback_changes_at_each_step_is_a_line_until_a_reason_is_given_
     panda = resting(tmp_path, keras.optimizers.SGD(0.001), batch_size=16, callbacks=[WarmUp()])
     panda.run(6)
     weights = panda.model.get_weights()
-    panda.note("on learning rate 0.006 → 0.007 at step 5: far enough")
+    panda.send({"action": "note", "why": "far enough", "on_last_change": True})
     panda.run(3)
     panda.export_logbook(tmp_path / "logbook.md")
     rows = [line for line in (tmp_path / "logbook.md").read_text().splitlines() if "| WarmUp |" in line]
@@ -219,38 +219,58 @@ def test_the_journal_in_csv_has_a_row_for_each_hyperparameter_changed(steered, t
 
 def constants(path):
     tree = ast.parse(path.read_text())
-    told = [node for node in tree.body if isinstance(node, ast.Assign) and not isinstance(node.value, ast.Call)]
-    return {node.targets[0].id: ast.literal_eval(node.value) for node in told}
+    simple = [node for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)]
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in simple if node.targets[0].id != "MODEL"}
 
 
-def test_the_program_is_a_table_of_stretches_with_the_reasons_as_data(steered, tmp_path):
+def test_the_program_is_a_table_of_segments_with_the_reasons_as_data(steered, tmp_path):
     steered.export_script(tmp_path / "again.py")
-    table = constants(tmp_path / "again.py")["STRETCHES"]
-    start, changed, rewound = table
-    assert start == (3, 32, {"learning_rate": 0.01, "momentum": 0.9}, "")
-    assert changed == (4, 20, {"learning_rate": 0.1}, WICKED)
-    assert rewound[:3] == (6, 20, {"momentum": 0.5})
+    start, changed, rewound = constants(tmp_path / "again.py")["SEGMENTS"]
+    assert start == (0, 0, 3, 32, {"shuffle": True, "static": 32, "learning_rate": 0.01, "momentum": 0.9}, "")
+    assert changed == (0, 96, 4, 20, {"static": None, "learning_rate": 0.1}, WICKED)
+    assert rewound[:5] == (1, 0, 6, 20, {"momentum": 0.5})
     assert "babysit" not in (tmp_path / "again.py").read_text()
 
 
-def test_what_it_cannot_repeat_it_says(tmp_path):
+def test_other_data_in_a_later_fit_cannot_be_exported(tmp_path):
     panda = resting(tmp_path, epochs=1)
     panda.resume()
     panda.wait().fit(X[:96], Y[:96]).wait()
+    with pytest.raises(ValueError, match="after step 5 it went on with other data"):
+        panda.export_script(tmp_path / "again.py")
+    assert not (tmp_path / "again.py").exists()
+
+
+def test_a_model_compiled_anew_cannot_be_exported(tmp_path):
+    panda = resting(tmp_path)
+    panda.run(3)
+    panda.call(lambda model: model.compile("adam", "sparse_categorical_crossentropy"))
+    panda.run(3)
+    with pytest.raises(ValueError, match="after step 3 the model was compiled anew"):
+        panda.export_script(tmp_path / "again.py")
+
+
+def test_momentum_that_leaves_0_in_two_fits_cannot_be_exported(tmp_path):
+    panda = resting(tmp_path, keras.optimizers.SGD(0.05), epochs=1)
+    panda.set(momentum=0.9)
+    panda.run(3)
+    panda.set(momentum=0.0)
+    panda.resume()
+    panda.wait().fit(X, Y, epochs=1, paused=True)
+    panda.run(1)
     panda.export_script(tmp_path / "again.py")
-    (sentence,) = constants(tmp_path / "again.py")["REMARKS"]
-    assert sentence.startswith("Behind step 5 training went on with other examples")
+    panda.set(momentum=0.5)
+    panda.run(2)
+    with pytest.raises(ValueError, match="`momentum` left 0 once more"):
+        panda.export_script(tmp_path / "again.py")
 
 
-@pytest.mark.parametrize("kind", ["sparse", "ragged"])
-def test_of_data_that_are_not_dense_no_program_is_written(tmp_path, kind):
-    rows = X[:32].reshape(32, 8, 8)
-    x = tf.sparse.from_dense(rows) if kind == "sparse" else tf.RaggedTensor.from_tensor(rows, ragged_rank=1)
-    layers = [keras.Input((8, 8) if kind == "sparse" else (None, 8), **{kind: True}), keras.layers.Dense(4)]
-    model = keras.Sequential([*layers, keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)])
+def test_a_run_on_sparse_data_cannot_be_exported(tmp_path):
+    x, y = tf.sparse.from_dense(X[:32].reshape(32, 64)), Y[:32].astype("float32")
+    model = keras.Sequential([keras.Input((64,), sparse=True), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    panda = babysit.Panda(model, tmp_path / "run").fit(x, Y[:32].astype("float32"), batch_size=8, paused=True)
-    with pytest.raises(ValueError, match="needs dense data"):
+    panda = babysit.Panda(model, tmp_path / "run").fit(x, y, batch_size=8, paused=True)
+    with pytest.raises(ValueError, match="sparse or ragged"):
         panda.export_script(tmp_path / "again.py")
     assert not (tmp_path / "again.py").exists()
 
@@ -277,7 +297,7 @@ def test_of_weights_that_nobody_saw_at_the_start_no_program_is_written(tmp_path)
     model.compile("sgd", run_eagerly=True)
     x = np.ones((8, 3), "float32")
     panda = babysit.Panda(model, tmp_path / "run").fit(x, x[:, :1], epochs=1).wait(60)
-    with pytest.raises(ValueError, match="weights that the run began with"):
+    with pytest.raises(ValueError, match="the weights that it began with"):
         panda.export_script(tmp_path / "again.py")
     assert not (tmp_path / "again.py").exists()
 
@@ -295,7 +315,7 @@ def test_run_by_itself_it_says_whether_it_came_to_the_same_weights(steered, tmp_
     source = path.read_text().replace('    raise NotImplementedError("Fill in `load_data`.")\n', load)
     path.write_text(source)
     other = tmp_path / "other.py"
-    other.write_text(source.replace("{'learning_rate': 0.1}", "{'learning_rate': 0.11}"))
+    other.write_text(source.replace("'learning_rate': 0.1}", "'learning_rate': 0.11}"))
     done = [subprocess.Popen([sys.executable, str(one)], stdout=subprocess.PIPE, text=True) for one in (path, other)]
     told = [process.communicate()[0] for process in done]
     assert [process.returncode for process in done] == [0, 1]

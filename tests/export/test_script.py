@@ -1,9 +1,6 @@
-"""The exported program against the run it tells of: the same weights, bit for bit, in another process."""
+"""The exported program against its run: the same weights, bit for bit."""
 
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+import runpy
 
 import keras
 import numpy as np
@@ -82,17 +79,6 @@ def a_schedule_taken_over_and_given_back(folder):
     return finish(panda)
 
 
-def branches(folder):
-    panda = start(demos.convolutional_network(seed=1), folder)
-    panda.run(6)
-    panda.save("here")
-    panda.set(learning_rate=0.9)
-    panda.run(9)
-    panda.rewind("here")
-    panda.set(momentum=0.5)
-    return finish(panda)
-
-
 def any_step_with_batches_left_out(folder):
     panda = start(demos.convolutional_network(seed=1), folder)
     panda.run(4)
@@ -118,23 +104,16 @@ class Restless(keras.callbacks.Callback):
 
 def weights_put_in_place(folder):
     panda = start(demos.dense_network(seed=1), folder, callbacks=[Restless()])
+    panda.set(momentum=0.0)
     panda.run(13)
     panda.model.layers[-1].bias.assign(np.ones(10))
-    panda.set(learning_rate=0.02)
+    panda.set(learning_rate=0.02, momentum=0.9, batch_size=50)
     return finish(panda)
 
 
-def weights_put_in_place_by_a_callback(folder):
-    return finish(start(demos.dense_network(seed=1), folder, callbacks=[Restless()]))
-
-
 def stopping_early():
-    """Ends the training behind the second epoch, with the weights of the first."""
+    """Ends the training after the second epoch, with the weights of the first."""
     return keras.callbacks.EarlyStopping("loss", patience=1, min_delta=9, restore_best_weights=True)
-
-
-def the_best_weights_at_the_end(folder):
-    return finish(start(demos.dense_network(seed=1), folder, callbacks=[stopping_early()]))
 
 
 def the_best_weights_over_moving_averages(folder):
@@ -159,7 +138,7 @@ def moving_averages_over_weights_put_in_place(folder):
     return finish(start(demos.dense_network(optimizer, seed=1), folder, callbacks=[AtTheEnd()]))
 
 
-def weights_put_in_place_behind_the_end(folder):
+def weights_put_in_place_after_the_end(folder):
     panda = finish(start(demos.dense_network(seed=1), folder, epochs=1))
     panda.model.layers[-1].bias.assign(np.ones(10))
     return panda
@@ -408,15 +387,38 @@ def a_stream(folder):
     return finish(panda)
 
 
-def batches_left_out(folder):
-    panda = start(demos.dense_network(seed=1), folder)
-    panda.run(8)
-    panda.rewind(5, skip=2)
-    panda.set(batch_size=30)
-    return finish(panda)
+class Noisy(keras.layers.Layer):
+    """Draws from its generator whenever it is called, in validation too."""
+
+    def __init__(self):
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(3)
+
+    def call(self, inputs):
+        return inputs + 0.1 * keras.random.normal(keras.ops.shape(inputs), seed=self.seeds)
 
 
-def an_edit_behind_the_checkpoint_that_was_returned_to(folder):
+def noisy_model():
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), Noisy(), keras.layers.Dense(10, "softmax")]
+    )
+    model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
+    return model
+
+
+def seeds_drawn_on_by_validation(folder):
+    return finish(start(noisy_model(), folder, validation_data=(X[:50], Y[:50])))
+
+
+def a_batch_size_that_rises_with_another_order(folder):
+    panda = start(demos.dense_network(seed=1), folder, epochs=2)
+    panda.set(batch_size=60, over=5)
+    finish(panda)
+    return panda.fit(X, Y, batch_size=24, epochs=1, shuffle="batch").wait()
+
+
+def an_edit_after_the_checkpoint_that_was_returned_to(folder):
     panda = start(demos.dense_network(seed=1), folder)
     panda.run(4)
     panda.save("here")
@@ -438,33 +440,19 @@ def weights_of_two_bytes(folder):
     return finish(panda)
 
 
-def begun_anew(folder):
-    finish(start(demos.dense_network(seed=1), folder, epochs=1))
-    shutil.rmtree(folder / "checkpoints")
-    panda = babysit.Panda.load(folder, demos.dense_network(seed=2))
-    panda.fit(X, Y, batch_size=40, epochs=2, shuffle=False, paused=True)
-    panda.run(3)
-    panda.set(momentum=0.5)
-    return finish(panda)
-
-
 RUNS = [
+    seeds_drawn_on_by_validation,
+    a_batch_size_that_rises_with_another_order,
     weights_of_two_bytes,
-    begun_anew,
-    batches_left_out,
-    an_edit_behind_the_checkpoint_that_was_returned_to,
+    an_edit_after_the_checkpoint_that_was_returned_to,
     sgd_with_momentum,
     sgd_whose_momentum_leaves_0,
     adam,
     rmsprop_whose_momentum_leaves_0,
     a_schedule_taken_over_and_given_back,
-    branches,
     any_step_with_batches_left_out,
     weights_put_in_place,
-    weights_put_in_place_by_a_callback,
-    weights_put_in_place_behind_the_end,
-    the_best_weights_at_the_end,
-    the_best_weights_over_moving_averages,
+    weights_put_in_place_after_the_end,
     the_best_weights_trained_on,
     moving_averages_over_weights_put_in_place,
     layers_that_rest,
@@ -484,7 +472,7 @@ RUNS = [
     a_stream,
 ]
 
-# What a reader fills in, and what runs all programs in one process: each import of TensorFlow takes seconds.
+# What a reader fills in.
 LOADED = """    arrays = np.load(Path(__file__).with_name("data.npz"))
     return {data}
 """
@@ -495,20 +483,14 @@ DATA = {
     words_that_were_adapted_to: 'arrays["words"].astype(object), arrays["y"]',
 }
 MODELS = {
+    seeds_drawn_on_by_validation: "noisy_model",
     scaled_losses: "scaled_model",
     a_model_without_a_call: "autoencoder",
     two_optimizers_without_a_call: "rivals",
     a_step_that_calls_the_model_in_its_own_way: "paired",
 }
-OWN = """    sys.path.append({tests!r})
-    from tests.export.test_script import {model}
-    return {model}()
-"""
-RUNNER = """
-import runpy, sys, numpy as np
-for path in sys.argv[1:]:
-    program = runpy.run_path(path)
-    np.savez(path + ".weights.npz", *program["train"]().variables)
+OWN = """        from tests.export.test_script import {model}
+        return {model}()
 """
 
 
@@ -516,39 +498,20 @@ def fill(path, data='arrays["x"], arrays["y"]', model="own_model"):
     """Fills in the places that the program leaves."""
     source = path.read_text()
     source = source.replace('    raise NotImplementedError("Fill in `load_data`.")\n', LOADED.format(data=data))
-    own = OWN.format(tests=str(Path(__file__).parents[2]), model=model)
-    path.write_text(source.replace('    raise NotImplementedError("Fill in `build_model`.")\n', own))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scripts")
-    np.savez(folder / "data.npz", x=X, y=Y, one_hot=ONE_HOT, words=WORDS)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def weights(folder):
-    """Name of the run -> weights of the panda, weights of the program."""
-    expected = {}
-    for run in RUNS:
-        keras.utils.set_random_seed(0)
-        panda = run(folder / run.__name__ / "run")
-        path = folder / f"{run.__name__}.py"
-        panda.export_script(path)
-        expected[run.__name__] = [variable.numpy() for variable in panda.model.variables]
-        panda.stop()
-        fill(path, DATA.get(run, 'arrays["x"], arrays["y"]'), MODELS.get(run, "own_model"))
-    paths = [str(folder / f"{run.__name__}.py") for run in RUNS]
-    done = subprocess.run([sys.executable, "-c", RUNNER, *paths], capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = {path: np.load(f"{path}.weights.npz") for path in paths}
-    return {name: (expected[name], list(found[path].values())) for name, path in zip(expected, paths, strict=True)}
+    own = OWN.format(model=model)
+    path.write_text(source.replace('        raise NotImplementedError("Fill in `build_model`.")\n', own))
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_the_program_comes_to_the_weights_of_the_run(weights, run):
-    expected, found = weights[run.__name__]
+def test_the_program_comes_to_the_weights_of_the_run(run, tmp_path):
+    np.savez(tmp_path / "data.npz", x=X, y=Y, one_hot=ONE_HOT, words=WORDS)
+    panda = run(tmp_path / "run")
+    path = tmp_path / "again.py"
+    panda.export_script(path)
+    expected = [variable.numpy() for variable in panda.model.variables]
+    panda.stop()
+    fill(path, DATA.get(run, 'arrays["x"], arrays["y"]'), MODELS.get(run, "own_model"))
+    found = runpy.run_path(str(path))["train"]().variables
     assert len(expected) == len(found)
     for ours, theirs in zip(expected, found, strict=True):
-        np.testing.assert_array_equal(ours, theirs.view(ours.dtype))  # NumPy's files know no bfloat16
+        np.testing.assert_array_equal(ours, theirs.numpy())
