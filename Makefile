@@ -6,7 +6,7 @@ READY := .venv/.ready
 EVERYWHERE := (sys_platform == 'darwin' or sys_platform == 'linux')
 
 .DEFAULT_GOAL := help
-.PHONY: help lab app test test-matrix faults bench check lock clean chromium
+.PHONY: help lab app test test-matrix faults bench check size lock clean chromium
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ check: $(READY) ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+size: $(READY) ## count the lines of code, by folder
+	@$(BIN)/python tests/size.py
 
 # What the lock already pins stays where it may; `make lock RENEW=--upgrade` renews everything.
 lock: $(READY) ## pin what pyproject.toml asks for in requirements.lock

@@ -14,6 +14,8 @@ The folders, from the ground up; imports run downward only:
 - `session`: how a run is driven: the loop, going back, the thread and its commands.
 - `export`: what leaves a run: a plain Keras program, schedules, the logbook.
 - `ui`: what a person sees: the dashboard.
+
+`docs/architecture.md` says how they work together.
 """
 
 from babysit.core.history import History

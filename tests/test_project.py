@@ -73,12 +73,12 @@ def same_project(one, other):
 
 
 def test_make_lab_serves_this_machine_alone_with_its_token_on():
-    told = subprocess.run(["make", "--dry-run", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(["make", "--dry-run", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for flag in ("--ip=127.0.0.1", "notebooks/01_panda.ipynb", "buffer_offline_messages=False"):
-        assert flag in told
-    assert "token" not in told and "password" not in told
+        assert flag in shown
+    assert "token" not in shown and "password" not in shown
 
 
-def test_ci_runs_the_same_targets_as_a_hand():
+def test_ci_runs_the_same_targets_as_a_person():
     script = (ROOT / ".ci" / "run").read_text()
     assert "make check" in script and "make test" in script
