@@ -54,7 +54,8 @@ class ModelGuard:
 
 def keras_settings() -> dict[str, Any]:
     """Keras's settings of the caller's thread, such as the dtype policy: the training thread takes them over."""
-    return dict(vars(global_state.GLOBAL_STATE_TRACKER))
+    settings = vars(global_state.GLOBAL_STATE_TRACKER)
+    return {name: value for name, value in settings.items() if name != "uninitialized_variables"}
 
 
 def use_keras_settings(settings: dict[str, Any]) -> None:

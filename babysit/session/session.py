@@ -145,7 +145,7 @@ class Session:
             self.recover()
         event = self.emit(self._fit_payload(plan, values, scales), **about)
         if compiled_anew and self.position.step:
-            self.emit(Edit(what="compiled anew"))
+            self.emit(Edit(values, scales, {}, what="compiled anew"))
         self._begun = 0 if plan.completes else event.seq
         return event
 

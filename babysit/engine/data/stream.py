@@ -48,7 +48,7 @@ class Stream(Source):
         self.spec = described(self.signature[0])
         self.shuffle, self.repeatable = adapter.shuffle, adapter.repeatable
         self.fingerprint = self._fingerprint()
-        self._static_size: int | None = self._specs[0].shape[0]
+        self.static_size: int | None = self._specs[0].shape[0]
         self._sparse = any(isinstance(spec, tf.SparseTensorSpec) for spec in self._specs)
         self._dense = all(type(spec) is tf.TensorSpec and spec.shape.rank is not None for spec in self._specs)
         self._alike = all(
@@ -56,8 +56,8 @@ class Stream(Source):
         )
         self._fetch_many: Any = self._compiled() if self._dense else None
         self.size, self._pass_batches = adapter.size, adapter.batches
-        if self._static_size is not None and adapter.batches is not None:
-            self.size = adapter.batches * self._static_size
+        if self.static_size is not None and adapter.batches is not None:
+            self.size = adapter.batches * self.static_size
         self._fetch_limit = 1
         self._pass: tuple[Any, ...] | None = None
         self._iterator: Any = None
@@ -148,7 +148,7 @@ class Stream(Source):
             if stop - at != (count + 1) * size:
                 break
             count += 1
-        return self._window(at, size, count, self._static_size)
+        return self._window(at, size, count, self.static_size)
 
     def _sliced(self, at: int, batch_size: int, steps: int) -> Window:
         if self._bounds[-1] - at < batch_size:
