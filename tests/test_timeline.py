@@ -219,7 +219,7 @@ def test_a_long_run_of_edits_keeps_to_its_room_and_what_is_gone_is_told(tmp_path
 
     panda = babysit.Panda(network(), tmp_path / "run", seed=7)
     panda.fit(X[:32], Y[:32], batch_size=16, epochs=40, callbacks=[Halving()], paused=True)
-    room = panda._store._disk_bytes = 12 * _bytes(panda)
+    room = panda._store._disk_bytes = 20 * _bytes(panda)
     digests = [panda.digest()]
     for step in range(1, 60):
         panda.run(1)

@@ -112,7 +112,11 @@ class Session:
         return self._was_finite(self.position.step)
 
     def _was_finite(self, step: int) -> bool:
-        return step <= self._finite_until or math.isfinite(self.log.loss(self.branch, step)) or not self.log.has_loss(self.branch)
+        return (
+            step <= self._finite_until
+            or math.isfinite(self.log.loss(self.branch, step))
+            or not self.log.has_loss(self.branch)
+        )
 
     # ------------------------------------------------------------------------- the one way in
 
