@@ -135,6 +135,7 @@ class Panda:
         self._worker.on_rest = database.write_status
         self._history = History(log, lambda: self._session.branch)
         self._journal = Journal(log)
+        self._session.on_compiled = lambda: database.set_meta({"architecture": architecture.describe(model)})
         self._guard = ModelGuard(model, self._worker)
         self._loaded: FitSpec | None = None
         self._progress = Progress(self.history)
@@ -154,7 +155,7 @@ class Panda:
             return
         self._trainer.build(fits[-1].facts["spec"])
         session.load()
-        self._loaded = session.controls.fit
+        self._loaded = session.controls.fit  # none where the run begins anew
 
     # ----------------------------------------------------------------- training
 

@@ -502,22 +502,6 @@ def test_who_asked_for_steps_is_told_though_somebody_resumes(tmp_path):
     panda.stop()
 
 
-def test_what_makes_a_rewind_inexact_is_named_once_it_is_seen(tmp_path):
-    class Restless(keras.layers.Layer):
-        def call(self, inputs):
-            return inputs + 0.0 * tf.random.normal(tf.shape(inputs))
-
-    keras.utils.set_random_seed(3)
-    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), Restless(), keras.layers.Dense(10, "softmax")]
-    model = keras.Sequential(layers)
-    model.compile("sgd", "sparse_categorical_crossentropy")
-    panda, calm = resting(tmp_path, model), resting(tmp_path, name="calm")
-    for one in (panda, calm):
-        one.run(1)
-    assert "RandomStandardNormal" in " ".join(panda.status()["remarks"])
-    assert calm.status()["remarks"] == []
-
-
 def test_a_refused_fit_on_other_data_does_not_make_the_next_begin_its_epoch_anew(tmp_path):
     panda = resting(tmp_path)
     panda.run(2)

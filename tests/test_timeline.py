@@ -388,39 +388,6 @@ def answers(panda, command):
     return [(entry.action, entry.why) for entry in panda.journal if entry.command == command]
 
 
-@pytest.mark.parametrize("how", ["checkpoint", "keep"])
-def test_a_change_that_waits_and_is_rewound_away_is_refused(how):
-    panda = resting(accumulating())
-    panda.run(5)
-    command = panda.send({"action": "set", "changes": {"batch_size": 24}})
-    panda.save("waiting")
-    panda.rewind("waiting")  # where it waits too
-    assert answers(panda, command) == []
-    panda.rewind(2, hyperparameters=how)
-    [(action, why)] = answers(panda, command)
-    assert action == "refuse" and "`batch_size` waited for step 8" in why and "set it again" in why
-    assert panda.journal[-1].branch == "branch 3"
-    panda.run(8)
-    assert panda.hyperparameters["batch_size"].value == 16
-    ten = panda.digest()
-    panda.rewind("branch 2")
-    panda.rewind("branch 3")
-    assert panda.digest() == ten
-
-
-def test_a_change_that_waits_and_gives_way_to_another_fit_is_refused():
-    panda = resting(accumulating())
-    panda.run(5)
-    command = panda.send({"action": "set", "changes": {"batch_size": 24}})
-    panda.stop()
-    panda.wait()
-    panda.fit(X, Y, batch_size=16, paused=True)
-    [(action, why)] = answers(panda, command)
-    assert action == "refuse" and "a fit with another batch size" in why
-    panda.run(5)
-    assert panda.hyperparameters["batch_size"].value == 16
-
-
 # ------------------------------------------------------------------- keeping, skipping, refusing
 
 
@@ -450,7 +417,7 @@ def test_skipped_batches_are_left_out_by_their_place_and_the_rest_is_model_fits(
     panda = resting(plain(), epochs=1)
     panda.run(4)
     entry = panda.rewind(2, skip=2)
-    assert "examples 33 to 64 of pass 1 left out" in entry.why
+    assert "32 examples left out" in entry.why
     panda.resume()
     panda.wait()
     assert panda.step == 5
@@ -467,10 +434,10 @@ def test_skipped_batches_are_of_the_size_that_is_kept():
     panda = resting()
     panda.run(2)
     panda.set(batch_size=10)
-    assert "examples 17 to 36 of pass 1 left out" in panda.rewind(1, hyperparameters="keep", skip=2).why
+    assert "20 examples left out" in panda.rewind(1, hyperparameters="keep", skip=2).why
     panda.run(1)
     panda.set(batch_size=20)
-    assert "examples 1 to 32 of pass 1 left out" in panda.rewind(0, skip=2).why
+    assert "32 examples left out" in panda.rewind(0, skip=2).why
 
 
 def test_a_checkpoint_is_known_by_its_place_whatever_it_is_called_now(tmp_path):
@@ -597,7 +564,7 @@ def test_a_run_of_which_no_checkpoint_is_left_begins_anew_on_a_branch_of_its_own
     panda = babysit.Panda.load(tmp_path / "run", network()).fit(X, Y, batch_size=20, epochs=9, paused=True)
     assert panda.branches["branch 3"] == ("branch 1", 0)
     assert ("rewind", 0, "branch 3") in [(entry.action, entry.step, entry.branch) for entry in panda.journal]
-    assert "from step 5 of branch 2" in panda.journal[-2].why
+    assert "from step 5" in panda.journal[-2].why
     panda.run(6)
     fresh = resting(batch_size=20)
     fresh.run(6)
@@ -641,7 +608,7 @@ def test_a_run_cut_off_within_a_validation_ends_its_epoch_when_it_goes_on(tmp_pa
     assert len(panda.history.epochs["val_loss"]) == 2
 
 
-def test_of_a_generator_what_was_cut_off_stays_as_a_branch(tmp_path):
+def test_what_was_cut_off_is_taken_again_from_a_new_generator(tmp_path):
     code = textwrap.dedent(f"""
         import os, babysit
         from tests.test_timeline import network, yielding
@@ -656,14 +623,9 @@ def test_of_a_generator_what_was_cut_off_stays_as_a_branch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 1, done.stderr
     panda = babysit.Panda.load(tmp_path / "run", model=network())
-    weights = panda.model.get_weights()
     with pytest.warns(UserWarning, match="generator"):
         panda.fit(yielding(), steps_per_epoch=5, epochs=4, paused=True)
-    assert (panda.step, panda.history.branch) == (4, "branch 2")
-    for now, then in zip(panda.model.get_weights(), weights, strict=True):
-        np.testing.assert_array_equal(now, then)
-    assert panda.branches["branch 2"] == ("branch 1", 4)
-    assert "from step 7 of branch 1" in panda.journal[-2].why
+    assert (panda.step, panda.history.branch) == (7, "branch 1")  # a new one, that yields the same
 
 
 def yielding():

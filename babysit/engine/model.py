@@ -214,6 +214,8 @@ class TrainableModel:
 
     def epoch_logs(self, last: Mapping[str, Any]) -> dict[str, Any]:
         """What Keras reports of an epoch: the metrics' results, or the last step's logs where they differ in name."""
+        if not last:  # a run that was cut off after the last step of an epoch
+            return dict(self.model.get_metrics_result())
         return dict(self.model._get_metrics_result_or_logs(dict(last)) if self.is_custom else last)
 
     # -------------------------------------------------------------------------- changed

@@ -13,6 +13,7 @@ from typing import Any
 
 from babysit.core.controls import Controls, planned
 from babysit.core.events import (
+    ROOT,
     Branch,
     Changes,
     Edit,
@@ -60,6 +61,7 @@ class Session:
         early: Whether a callback ended the fit before that.
         examples: Examples seen in this process.
         between: Called between two blocks of a validation.
+        on_compiled: Called where a fit begins and where the model was compiled anew.
     """
 
     def __init__(self, trainer: LiveTrainer, log: RunLog, store: Any) -> None:
@@ -69,8 +71,10 @@ class Session:
         self.epochs, self.early, self.examples = 0, False, 0
         self.between: Callable[[], None] = lambda: None
         self._first_epoch = 0  # Keras's number of the run's epoch 0
+        self.on_compiled: Callable[[], None] = lambda: None
         self._begun = 0  # number of the event with which the fit began
         self._memory: Any = []  # what its callbacks remembered then
+        self._finite_until = 0  # the step up to which the loss needs no look: that of a fit or a rewind
         self._observed: Any = None
         self._best: State | None = None
         self._snapshot_time = self._snapshot_cost = 0.0
@@ -108,7 +112,7 @@ class Session:
         return self._was_finite(self.position.step)
 
     def _was_finite(self, step: int) -> bool:
-        return step == 0 or math.isfinite(self.log.loss(self.branch, step)) or not self.log.has_loss(self.branch)
+        return step <= self._finite_until or math.isfinite(self.log.loss(self.branch, step)) or not self.log.has_loss(self.branch)
 
     # ------------------------------------------------------------------------- the one way in
 
@@ -137,16 +141,20 @@ class Session:
         first, previous = not self.begun, self.plan
         compiled_anew = self.trainer.compiled_anew and not first
         keeps = plan.completes or (plan.keeps_batch_size and previous is not None)
-        batch_size = int(self.controls.values["batch_size"]) if keeps else plan.batch_size
+        batch_size = int(self.controls.at(self.position.step)["batch_size"]) if keeps else plan.batch_size
         spec, begins = self._spec(plan), self._begins(plan)
         values, scales = self.trainer.prepare(plan.source, plan.ranges, batch_size, spec, begins)
+        changes = self._changes_to(values)
         self.plan, self.early = plan, False
+        self.on_compiled()
         if plan.completes:
             self.recover()
-        event = self.emit(self._fit_payload(plan, values, scales), **about)
+        event = self.emit(self._fit_payload(plan, values, scales, {} if plan.completes else changes), **about)
+        if plan.completes and changes:  # set on the model since it was loaded
+            self.set({name: new for name, (_, new) in changes.items() if name in scales})
         if compiled_anew and self.position.step:
             self.emit(Edit(values, scales, {}, what="compiled anew"))
-        self._begun = 0 if plan.completes else event.seq
+        self._begun, self._finite_until = 0 if plan.completes else event.seq, self.position.step
         return event
 
     def _spec(self, plan: FitPlan) -> FitSpec:
@@ -161,9 +169,10 @@ class Session:
         can_go_on = plan.source.repeatable or at.example == 0
         return at if old is None or (old.same_examples(self._spec(plan)) and can_go_on) else at.data_changed()
 
-    def _fit_payload(self, plan: FitPlan, values: Mapping[str, Any], scales: Mapping[str, Scale]) -> Fit:
-        spec, fresh = self._spec(plan), self._begins(plan) != self.position
-        changes = {} if plan.completes else self._changes_to(values)
+    def _fit_payload(
+        self, plan: FitPlan, values: Mapping[str, Any], scales: Mapping[str, Scale], changes: Changes
+    ) -> Fit:
+        spec, fresh = self._spec(plan), not plan.completes and self._begins(plan) != self.position
         return Fit(values, scales, changes, spec, fresh, plan.facts, plan.remarks)
 
     def _changes_to(self, values: Mapping[str, Any]) -> Changes:
@@ -360,10 +369,16 @@ class Session:
     def load(self) -> None:
         """Restores the newest checkpoint of the present branch that can be used; a fit takes the steps after it.
 
+        Where no checkpoint is left, the run begins anew on a branch of its own.
+
         Raises:
             ValueError: If there is none.
         """
         lineage = self.log.lineage(self.branch)
+        if not self.store.candidates():
+            tip = self.log.tip(self.branch)
+            self._leave(Branch(ROOT, 0, tip, reason="no checkpoint is left"))
+            return
         for candidate in reversed(self.store.candidates()):
             if lies_on(candidate, lineage):
                 try:
@@ -471,6 +486,7 @@ class Session:
 
     def _leave(self, payload: Branch, **about: Any) -> Event:
         """Begins a new branch where the training stands."""
+        self._finite_until = self.position.step
         self.branch, self.early = f"branch {len(self.log.branches) + 1}", False
         self._observed = None
         return self.emit(payload, **about)
@@ -606,6 +622,7 @@ class Session:
         if self.trainer.compiled_anew and self.plan is not None and self.begun:
             plan, size = self.plan, int(self.controls.values["batch_size"])
             values, scales = self.trainer.prepare(plan.source, plan.ranges, size, self._spec(plan), self.position)
+            self.on_compiled()
             edit = Edit(values, scales, self._changes_to(values), what="compiled anew")
             self.emit(edit, author=author)
             self._observed = self.trainer.observe()
