@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from babysit.store.files import complete, load
 
 import babysit
 from babysit import demos
-from babysit.store.files import complete, load
 from tests.faults import ALL
 from tests.faults.steered import X, Y, network
 
