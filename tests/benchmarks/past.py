@@ -5,8 +5,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from babysit.engine.block import BLOCK_S
 from babysit.store.checkpoints import SHARE
+
+from babysit.engine.block import BLOCK_S
 from tests.benchmarks import ways
 from tests.benchmarks.models import dense, slow
 from tests.benchmarks.ways import print_row, ratio
