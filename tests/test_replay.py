@@ -1,5 +1,6 @@
 """A whole run once more: identical, or the first step that is not."""
 
+import contextlib
 import hashlib
 import json
 import sqlite3
@@ -29,12 +30,13 @@ def ended(panda):
 
 
 def altered(directory, change, which="min"):
-    """Changes the first or last change in the record behind everybody's back."""
-    with sqlite3.connect(directory / "run.sqlite") as database:
-        found = f"SELECT {which}(seq), changes FROM entries WHERE action = 'set'"
-        seq, changes = database.execute(found).fetchone()
-        database.execute("UPDATE entries SET changes = ? WHERE seq = ?", (json.dumps(change(json.loads(changes))), seq))
-    database.close()
+    """Changes the first or last change in the log behind everybody's back."""
+    with contextlib.closing(sqlite3.connect(directory / "run.sqlite")) as database, database:
+        found = f"SELECT {which}(seq), data FROM events WHERE kind = 'set'"
+        seq, data = database.execute(found).fetchone()
+        data = json.loads(data)
+        data["changes"] = change(data["changes"])
+        database.execute("UPDATE events SET data = ? WHERE seq = ?", (json.dumps(data), seq))
 
 
 def contents(directory):
@@ -142,7 +144,7 @@ def test_any_run_replays_and_with_one_entry_altered_does_not(name, tmp_path_fact
     panda = babysit.Panda(make(), folder, seed=3).fit(**fit, paused=True)
     rate = panda.hyperparameters["learning_rate"].value
     for act, value in [("run", 2), *acts, ("run", 3)]:
-        known = {branch: panda.history.tip(branch) for branch in panda.branches}
+        known = {branch: panda.history.along(branch).steps for branch in panda.branches}
         if act == "run":
             panda.run(value)
         elif act == "dial":

@@ -1,16 +1,12 @@
-"""What a hand may ask for beyond a number: ramps, schedules, couplings; and what it does to the model itself."""
-
-import math
+"""What a user may ask for beyond a number: ramps, schedules, couplings; and what they do to the model itself."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from babysit.core.steering import coupled, ramp
 
 import babysit
 from babysit import demos
-from babysit.core.scale import Scale
 
 (X, Y), _ = demos.digits()
 X, Y = X[:320], Y[:320]
@@ -26,18 +22,6 @@ def actions(panda):
 
 
 # ------------------------------------------------------------------------------------ ramps
-
-
-def test_a_ramp_is_even_on_its_own_scale():
-    log = Scale(1e-6, 1.0, "log")
-    values = [ramp(10, 4, 0.1, 1e-5, log).value(step) for step in range(10, 16)]
-    np.testing.assert_allclose(values, [1e-2, 1e-3, 1e-4, 1e-5, 1e-5, 1e-5], rtol=1e-12)
-    whole = ramp(0, 3, 8, 64, Scale(1, 1000, "log", whole=True))
-    assert [whole.value(step) for step in range(3)] == [16, 32, 64]
-    beta = ramp(0, 2, 0.9, 0.999, Scale(0.0, 0.9999, "log of 1−β"))
-    np.testing.assert_allclose([beta.value(0), beta.value(1)], [0.99, 0.999], rtol=1e-12)
-    from_zero = ramp(0, 2, 0.0, 0.01, Scale(1e-6, 1.0, "log", zero=True))
-    assert [from_zero.value(0), from_zero.value(1)] == [0.005, 0.01]
 
 
 def test_a_ramp_takes_as_many_steps_as_asked_and_is_one_entry(tmp_path):
@@ -85,14 +69,6 @@ def test_a_change_in_the_middle_of_a_ramp_ends_it(tmp_path):
     assert panda.history["learning_rate"][2:].tolist() == [0.05] * 3
 
 
-@pytest.mark.parametrize("over", [0, -1, 2.5, math.nan])
-def test_a_ramp_over_no_number_of_steps_is_refused(tmp_path, over):
-    panda = resting(tmp_path)
-    with pytest.raises(ValueError, match="`over`"):
-        panda.set(learning_rate=1e-4, over=over)
-    assert panda.hyperparameters["learning_rate"].value == 0.01
-
-
 # -------------------------------------------------------------------------------- schedules
 
 
@@ -131,33 +107,7 @@ def test_taken_over_it_trains_as_if_compiled_with_that_rate(tmp_path):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
-def test_only_what_was_compiled_with_a_schedule_goes_back_to_one(tmp_path):
-    panda = resting(tmp_path)
-    with pytest.raises(ValueError, match="compiled with no schedule"):
-        panda.set(learning_rate="schedule")
-    with pytest.raises(TypeError, match="`momentum` must be a number"):
-        panda.set(momentum="fast")
-
-
 # -------------------------------------------------------------------------------- couplings
-
-
-def test_linear_scaling_follows_goyal_et_al():
-    values = {"learning_rate": 0.1, "batch_size": 32, "momentum": 0.9}
-    found = coupled({"batch_size": 128}, values, "linear")
-    assert found == {"batch_size": 128, "learning_rate": 0.4}
-    assert coupled({"batch_size": 128, "learning_rate": 0.2}, values, "linear")["learning_rate"] == 0.2
-    assert coupled({"momentum": 0.5}, values, "linear") == {"momentum": 0.5}
-    assert coupled({"batch_size": 128}, values, "off") == {"batch_size": 128}
-
-
-def test_square_root_scaling_follows_malladi_et_al():
-    values = {"learning_rate": 1e-3, "batch_size": 32, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
-    found = coupled({"batch_size": 128}, values, "square root")
-    expected = {"learning_rate": 2e-3, "batch_size": 128, "beta_1": 0.6, "beta_2": 0.996, "epsilon": 5e-8}
-    assert {name: pytest.approx(value, rel=1e-12) for name, value in expected.items()} == found
-    with pytest.raises(ValueError, match="too large a step"):
-        coupled({"batch_size": 32 * 11}, values, "square root")
 
 
 def test_couplings_are_switched_and_journaled_while_it_runs(tmp_path):
@@ -172,16 +122,6 @@ def test_couplings_are_switched_and_journaled_while_it_runs(tmp_path):
     panda.set(scaling="off")
     panda.rewind("coupled")
     assert panda.set(batch_size=32).changes["learning_rate"] == (0.02, 0.01)
-    with pytest.raises(ValueError, match="`scaling` must be one of 'off', 'linear', 'square root'"):
-        panda.set(scaling="cubic")
-
-
-def test_a_coupled_value_out_of_bounds_refuses_the_whole_change(tmp_path):
-    panda = resting(tmp_path, batch_size=2, ranges={"learning_rate": (1e-3, 0.1)})
-    panda.set(scaling="linear")
-    with pytest.raises(ValueError, match="`learning_rate`"):
-        panda.set(batch_size=320)
-    assert panda.hyperparameters["batch_size"].value == 2
 
 
 # ------------------------------------------------------------------- accumulated gradients
@@ -193,7 +133,6 @@ def test_a_batch_size_waits_until_accumulated_gradients_are_applied(tmp_path):
     panda.run(5)
     entry = panda.set(batch_size=32)
     assert (entry.step, panda.hyperparameters["batch_size"].value) == (8, 16)
-    assert entry not in panda.journal
     panda.run(5)
     assert panda.history["batch_size"].tolist() == [16] * 8 + [32] * 2
     assert entry in panda.journal

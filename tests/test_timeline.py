@@ -240,7 +240,7 @@ def test_a_long_run_of_edits_keeps_to_its_room_and_what_is_gone_is_told(tmp_path
     lost = [step for step in range(60) if step // 2 * 2 not in kept and step not in kept][::3]
     assert lost
     for step in lost:
-        with pytest.raises(ValueError, match=f"Step {step} lies behind what was edited by Halving") as refused:
+        with pytest.raises(ValueError, match=f"Step {step} comes after what was edited by Halving") as refused:
             panda.rewind(step)
         kept = _steps_on_branch_2(panda)  # fewer, with each new branch
         nearest = [int(found) for found in re.findall(r"step (\d+)", str(refused.value).split("returned to:")[1])]

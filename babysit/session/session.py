@@ -618,7 +618,7 @@ class Session:
             return
         self._adopt(author)
         if what := self.trainer.difference(self._observed):
-            self.emit(Edit(what=what + (" by hand" if author == "script" else "")), author=author)
+            self.emit(Edit(what=what), author=author)
         self._observed = None
 
     def _adopt(self, author: str) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from babysit.store.files import complete, load
 
 import babysit
 from babysit import demos
+from babysit.store.checkpoint_file import complete, read
 from tests.faults import ALL
 from tests.faults.steered import X, Y, network
 
@@ -42,7 +42,7 @@ def assert_taken_up(folder, goes_on):
     panda = babysit.Panda.load(folder)
     listed = panda.checkpoints
     for checkpoint in listed:
-        assert load(checkpoint.path)[0].digest() == checkpoint.digest
+        assert read(checkpoint.path)[0].digest() == checkpoint.digest
     if listed:
         assert panda.digest() in [checkpoint.digest for checkpoint in listed]
     assert [entry.action for entry in panda.journal][:1] in ([], ["fit"])
@@ -85,8 +85,8 @@ SECOND = """
     except ValueError as error:
         print(error)
     from pathlib import Path
-    from babysit.store.files import complete, load
-    print([load(folder)[0].step for folder in complete(Path(sys.argv[1]) / "checkpoints")])
+    from babysit.store.checkpoint_file import complete, read
+    print([read(folder)[0].position.step for folder in complete(Path(sys.argv[1]) / "checkpoints")])
 """
 
 
@@ -150,7 +150,7 @@ def test_a_disk_that_takes_no_checkpoint_harms_no_training(tmp_path, monkeypatch
         assert [checkpoint.step for checkpoint in panda.checkpoints] == [0]
     assert panda.digest() == twin(tmp_path, 6)
     saved = panda.save("empty again")
-    assert load(saved.path)[0].digest() == panda.digest()
+    assert read(saved.path)[0].digest() == panda.digest()
 
 
 def test_checkpoints_removed_while_it_trains_are_gone_from_the_list_and_that_is_all(tmp_path):
@@ -174,5 +174,5 @@ def test_a_whole_run_removed_while_it_trains_stops_no_step(tmp_path):
         panda.save("nowhere")
     shutil.move(tmp_path / "aside", panda.directory)
     saved = panda.save("back")
-    assert load(saved.path)[0].digest() == panda.digest()
+    assert read(saved.path)[0].digest() == panda.digest()
     assert np.isfinite(panda.history["loss"]).all()

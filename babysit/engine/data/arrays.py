@@ -50,7 +50,7 @@ class Arrays(Source):
         parts = packed(x, y, sample_weight)
         self.size, self.shuffle = common_length(parts), shuffle
         self.batch_size = min(batch_size, self.size)
-        self._divides = batch_size <= self.size
+        self.static_size = self.batch_size if batch_size <= self.size else None
         self._seed = seed
         self._orders: dict[_OrderKey, Future[Any]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="babysit-data")
@@ -149,7 +149,7 @@ class Arrays(Source):
 
     def _static_size(self, position: Position, batch_size: int, fit: FitSpec) -> int | None:
         # `Model.fit` makes the size of its batches known to the graph where they are all alike.
-        unchanged = batch_size == fit.batch_size and self._divides
+        unchanged = batch_size == fit.batch_size and self.static_size is not None
         return batch_size if unchanged and self.size % batch_size == position.example % batch_size == 0 else None
 
 

@@ -40,6 +40,7 @@ class Source(Protocol):
     Attributes:
         size: Examples a pass; None where that is not known, or not yet.
         batch_size: Examples a step as given, at most `size`.
+        static_size: The one that `Model.fit` makes known to the graph where all batches have it, or None.
         fingerprint: sha256 by which the data are told from others, hexadecimal.
         signature: TensorFlow's specs of a window's `data` and `order`, of any length: to trace a block for.
         spec: The shape and type of a batch in plain data: dicts, lists and `{"shape", "dtype"}`.
@@ -51,6 +52,7 @@ class Source(Protocol):
 
     size: int | None
     batch_size: int
+    static_size: int | None
     fingerprint: str
     signature: tuple[Any, Any]
     spec: Any
