@@ -51,10 +51,11 @@ faults: $(READY) ## run all crashes and bad disks, of which the tests run a samp
 bench: $(READY) ## measure the speed beside Model.fit
 	$(BIN)/python -m tests.benchmarks
 
-check: $(READY) ## check format, lint and types
+check: $(READY) ## check format, lint, types and imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 size: $(READY) ## count the lines of code, by folder
 	@$(BIN)/python tests/size.py

@@ -1,6 +1,7 @@
 """The arguments of `fit`, as Keras has them, checked in the caller's thread and made into a plan."""
 
 import math
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -49,7 +50,7 @@ def plan_of(
     if x is None:
         raise ValueError("`x` must hold the examples to train on. Received: x=None.")
     counted = ("epochs", "steps_per_epoch", "validation_steps", "validation_batch_size", "batch_size")
-    counts = {name: _count(name, given[name]) for name in counted}
+    counts = _limited({name: _count(name, given[name]) for name in counted})
     validation_data, asked = given["validation_data"], counts["batch_size"]
     if given["validation_split"] != 0 and validation_data is None:
         checked("validation_split", given["validation_split"], Scale(0, 1))
@@ -113,6 +114,16 @@ def _check_model(model: Any) -> None:
             f"`model` must train by Keras's own `fit`. Received: `{type(model).__name__}`, which overrides it. Move "
             "what its `fit` does into `train_step` or into a callback."
         )
+
+
+def _limited(counts: dict[str, Any]) -> dict[str, Any]:
+    """The counts, within the limits of `keras.config.set_max_epochs` and `set_max_steps_per_epoch`."""
+    limits = {"epochs": keras.config.max_epochs(), "steps_per_epoch": keras.config.max_steps_per_epoch()}
+    for name, limit in limits.items():
+        if limit and (counts[name] is None or limit < counts[name]):
+            warnings.warn(f"Keras limits `{name}` to {limit}.", stacklevel=4)
+            counts[name] = limit
+    return counts
 
 
 def _check_steps_per_execution(model: Any) -> None:
