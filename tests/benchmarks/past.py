@@ -5,7 +5,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from babysit.store.checkpoints import SHARE
+from babysit.store.checkpoint_store import SHARE
 
 from babysit.engine.block import BLOCK_S
 from tests.benchmarks import ways
@@ -27,16 +27,16 @@ def main():
 
 def measure(name, make, batch_size, epochs, folder):
     panda, train = ways.with_panda(make(), batch_size, epochs, folder)
-    trainer, shelf = panda._trainer, panda._trainer.shelf
-    size = sum(array.nbytes for arrays in trainer.state().tensors.values() for array in arrays)
-    stalls = [stall(trainer) for _ in range(ROUNDS)]
+    store = panda._store
+    size = panda._trainer.capture().size_bytes
+    stalls = [stall(panda) for _ in range(ROUNDS)]
     taken = {"with": [], "without": []}
-    is_due = shelf.is_due
+    save_if_due = store.save_if_due
     for _ in range(TURNS):
-        for way, due in (("with", is_due), ("without", lambda: False)):
-            shelf.is_due = due
+        for way, save in (("with", save_if_due), ("without", lambda *about: None)):
+            store.save_if_due = save
             taken[way].append(ways.seconds(train))
-    shelf.is_due = is_due
+    store.save_if_due = save_if_due
     back, steps = way_back(panda)
     share = ways.times(taken["with"], taken["without"])
     cells = [
@@ -52,11 +52,11 @@ def measure(name, make, batch_size, epochs, folder):
     panda.wait()
 
 
-def stall(trainer):
+def stall(panda):
     """How long the training thread waits for one: it copies the state, and another thread writes it."""
-    trainer.shelf.settle()
+    panda._store.settle()
     began = time.perf_counter()
-    trainer.keeper.keep()
+    panda._session._keep("fit")
     return time.perf_counter() - began
 
 
