@@ -1057,7 +1057,7 @@ def test_shuffle_may_be_any_truth(tmp_path, shuffle):
 @pytest.mark.parametrize("freq", [(1, 2), np.array([1, 2])], ids=str)
 def test_validation_freq_may_be_any_collection_of_epochs(model, freq):
     panda = babysit.Panda(model).fit(X, Y, epochs=3, validation_data=VALIDATION, validation_freq=freq).wait()
-    assert ["val_loss" in row["logs"] for row in panda.history.epoch_ends()] == [True, True, False]
+    assert ["val_loss" in end.logs for end in panda.history.epoch_ends()] == [True, True, False]
 
 
 def test_a_range_of_numpy_s_numbers_bounds_the_dial(model):

@@ -101,8 +101,8 @@ class KerasTrainer:
         if not columns:
             columns["loss"] = np.full(logs.count, np.nan, np.float32)
         for name, ramp in self.controls.ramps.items():
-            if ramp.begun <= at.step < ramp.begun + ramp.steps:  # a block of one step
-                columns[name] = np.array([ramp.at(at.step)])
+            if ramp.steps > 1 and ramp.begun <= at.step < ramp.begun + ramp.steps:  # all steps but the last are alone
+                columns[name] = np.full(logs.count, ramp.at(at.step))
         self._follow()
         return Steps(0, "", at.step + 1, columns, last=logs.last, examples=examples)
 

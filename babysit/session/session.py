@@ -74,6 +74,7 @@ class Session:
         self.on_compiled: Callable[[], None] = lambda: None
         self._begun = 0  # number of the event with which the fit began
         self._memory: Any = []  # what its callbacks remembered then
+        self._finite_until = 0  # the step up to which the loss needs no look: that of a fit or a rewind
         self._observed: Any = None
         self._best: State | None = None
         self._snapshot_time = self._snapshot_cost = 0.0
@@ -111,7 +112,11 @@ class Session:
         return self._was_finite(self.position.step)
 
     def _was_finite(self, step: int) -> bool:
-        return step == 0 or math.isfinite(self.log.loss(self.branch, step)) or not self.log.has_loss(self.branch)
+        return (
+            step <= self._finite_until
+            or math.isfinite(self.log.loss(self.branch, step))
+            or not self.log.has_loss(self.branch)
+        )
 
     # ------------------------------------------------------------------------- the one way in
 
@@ -140,7 +145,7 @@ class Session:
         first, previous = not self.begun, self.plan
         compiled_anew = self.trainer.compiled_anew and not first
         keeps = plan.completes or (plan.keeps_batch_size and previous is not None)
-        batch_size = int(self.controls.values["batch_size"]) if keeps else plan.batch_size
+        batch_size = int(self.controls.at(self.position.step)["batch_size"]) if keeps else plan.batch_size
         spec, begins = self._spec(plan), self._begins(plan)
         values, scales = self.trainer.prepare(plan.source, plan.ranges, batch_size, spec, begins)
         changes = self._changes_to(values)
@@ -153,7 +158,7 @@ class Session:
             self.set({name: new for name, (_, new) in changes.items() if name in scales})
         if compiled_anew and self.position.step:
             self.emit(Edit(values, scales, {}, what="compiled anew"))
-        self._begun = 0 if plan.completes else event.seq
+        self._begun, self._finite_until = 0 if plan.completes else event.seq, self.position.step
         return event
 
     def _spec(self, plan: FitPlan) -> FitSpec:
@@ -485,6 +490,7 @@ class Session:
 
     def _leave(self, payload: Branch, **about: Any) -> Event:
         """Begins a new branch where the training stands."""
+        self._finite_until = self.position.step
         self.branch, self.early = f"branch {len(self.log.branches) + 1}", False
         self._observed = None
         return self.emit(payload, **about)

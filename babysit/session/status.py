@@ -97,9 +97,7 @@ def rows_since(log: RunLog, cursor: int, most: int = 1000) -> tuple[dict[str, li
     so that a reader who starts late reads a long run in pieces.
     """
     end = min(log.seq, cursor + most)
-    tables: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("entries", "blocks", "epochs", "branches", "diagnostics")
-    }
+    tables: dict[str, list[dict[str, Any]]] = {name: [] for name in ("entries", "blocks", "epochs", "branches")}
     for steps in log.blocks(cursor, most):
         if steps.seq <= end:
             tables["blocks"].append(_block(log, steps))

@@ -422,7 +422,8 @@ class CheckpointStore:
             return Retention.WITH_ROOM if saved.kept else Retention.BY_AGE
 
         items = [
-            RetentionItem(one.checkpoint.branch, one.number, sum(one.sizes.values()), retention(one)) for one in listed
+            RetentionItem(one.checkpoint.branch, one.number, _size_bytes(one.checkpoint.path), retention(one))
+            for one in listed
         ]
         self._remove(to_delete(items, self._disk_bytes))
 
@@ -432,6 +433,10 @@ class CheckpointStore:
             self._saved = [saved for saved in self._saved if saved.number not in numbers]
         for saved in gone:
             remove(saved.checkpoint.path)
+
+
+def _size_bytes(folder: Path) -> int:
+    return sum(file.lstat().st_size for file in folder.iterdir())
 
 
 def checkpoints_in(folder: Path, names: Mapping[str, str] | None = None) -> list[Checkpoint]:

@@ -84,7 +84,8 @@ class RunSeries:
         """Adds new rows of the log, by table."""
         rows = [(row["seq"], table, row) for table, found in tables.items() for row in found if table in self._add]
         blocks: list[Mapping[str, Any]] = []
-        for _, table, row in sorted(rows, key=lambda item: item[0]):
+        # The start of a branch has the number of its entry, which needs the branch.
+        for _, table, row in sorted(rows, key=lambda item: (item[0], item[1] != "branches")):
             if table == "blocks" and (not blocks or _continues(row, blocks[-1])):
                 blocks.append(row)
                 continue

@@ -21,7 +21,7 @@ from babysit.ui.slider import HyperparameterSlider
 from babysit.ui.view import View
 from tests.patience import until
 
-TABLES = ("entries", "blocks", "epochs", "branches", "checkpoints", "vitals")
+TABLES = ("entries", "blocks", "epochs", "branches")
 
 
 class FakeRun:
@@ -33,8 +33,8 @@ class FakeRun:
         self.since_step = dict.fromkeys(self.values, 0)
         self.couplings = {"scaling": "off"}
         self.error = self.not_finite = None
-        self.gone, self.taken, self.line = set(), 0, "branch 1"
-        self.vitals = {"on": False, "unable": "", "every_s": 3.0, "share": 0.03, "latest": None}
+        self.checkpoints, self.taken, self.line = {}, 0, "branch 1"
+        self.diagnostics = {"on": False, "unable": "", "every_s": 3.0, "share": 0.03, "latest": None}
 
     def send(self, command):
         self.threads.append(threading.current_thread())
@@ -68,11 +68,9 @@ class FakeRun:
             "error": self.error,
             "warning": None,
             "remarks": [],
-            "checkpoints": [
-                row["folder"] for table, row in self.rows if table == "checkpoints" if row["folder"] not in self.gone
-            ],
+            "checkpoints": list(self.checkpoints.values()),
             "couplings": dict(self.couplings),
-            "vitals": self.vitals,
+            "diagnostics": self.diagnostics,
         }
 
     def since(self, cursor):
@@ -89,9 +87,9 @@ class FakeRun:
         self.line, self.taken = name, step
         self.rows.append(("branches", {"name": name, "parent": parent, "step": step, "hyperparameters": values}))
 
-    def checkpoint(self, step, folder, name=None):
-        row = {"step": step, "name": name, "folder": folder, "branch": self.line, "digest": "", "time": 0.0}
-        self.rows.append(("checkpoints", row))
+    def checkpoint(self, step, folder, name="", kept="automatic"):
+        row = {"folder": folder, "step": step, "name": name, "branch": self.line, "kept": "named" if name else kept}
+        self.checkpoints = self.checkpoints | {folder: row}
 
     def train(self, losses):
         block = {"names": ["loss"], "dtype": "float64", "columns": np.asarray(losses).tobytes(), "steps": len(losses)}
@@ -442,12 +440,16 @@ def test_each_button_sends_its_command(run, dashboard, label, state, action):
 def test_rewind_goes_to_the_checkpoint_chosen_in_the_menu(run, dashboard):
     button = find(dashboard.widget, description="Rewind")
     assert button.disabled
-    for step, name in ((0, None), (70, "before the drop")):
-        row = {"step": step, "name": name, "folder": f"{step:06}", "branch": "branch 1", "digest": "", "time": 0}
-        run.rows.append(("checkpoints", row))
+    run.checkpoint(0, "000000")
+    run.checkpoint(70, "000070", "before the drop")
+    run.checkpoint(90, "000090")
     menu = find(dashboard.widget, _model_name="DropdownModel")
     until(lambda: menu.value == "000070")
-    assert [label for label, _ in menu.options] == ["before the drop · 70", "automatic · step 0"]
+    assert [label for label, _ in menu.options] == [
+        "automatic · step 90",
+        "before the drop · 70",
+        "automatic · step 0",
+    ]
     menu.value = "000000"
     button.click()
     assert run.commands[-1].items() >= {"action": "rewind", "folder": "000000"}.items()
@@ -461,13 +463,12 @@ def test_diagnostics_are_switched_on_shown_and_described(run, dashboard):
     button = find(dashboard.widget, description="Measure")
     assert not button.disabled and "changes no bit" in words(dashboard.widget)
     button.click()
-    assert run.commands[-1].items() >= {"action": "vitals", "on": True}.items()
+    assert run.commands[-1].items() >= {"action": "diagnostics", "on": True}.items()
     layers = [layer("<dense>", 0.00123, 0.5), layer("slow", 2e-5), layer("fast", 0.3), layer("still", 0.0)]
     signs = {"gradient_norm": 2.292, "memory_bytes": 766e6, "cores": 1.04}
     signs |= {"layers": layers, "left_out": ["The gradient norm is left out: <why>."]}
-    run.vitals = run.vitals | {"on": True}
-    run.rows.append(("vitals", {"branch": "branch 1", "step": 4200, "time": 0.0, "signs": signs}))
-    until(lambda: "Measured at step 4,200 of branch 1" in words(dashboard.widget))
+    run.diagnostics = run.diagnostics | {"on": True, "latest": {"step": 4200, "signs": signs}}
+    until(lambda: "Measured at step 4,200." in words(dashboard.widget))
     until(lambda: button.description == "Stop measuring")
     text = words(dashboard.widget)
     for part in (
@@ -486,7 +487,7 @@ def test_diagnostics_are_switched_on_shown_and_described(run, dashboard):
     assert [text.count(f"<em>{verdict}</em>") for verdict in ("", "low", "high")] == [1, 2, 1]
     button.click()
     assert run.commands[-1]["on"] is False
-    run.vitals = run.vitals | {"unable": "It <cannot> be."}
+    run.diagnostics = run.diagnostics | {"unable": "It <cannot> be."}
     until(lambda: "It &lt;cannot&gt; be." in words(dashboard.widget))
 
 
@@ -697,7 +698,7 @@ def test_a_place_of_the_timeline_is_chosen_read_named_deleted_and_rewound_to(run
     until(lambda: delete.description == "Delete it for good")
     delete.click()
     assert run.commands[-1].items() >= {"action": "delete", "folder": "000001"}.items()
-    run.gone.add("000001")
+    run.checkpoints = {}
     until(lambda: len(tree.options) == 2 and tree.label == "branch 1")
     assert len(run.commands) == 4
     until(lambda: delete.description == "Delete" and delete.disabled)
@@ -942,8 +943,7 @@ def test_what_could_not_be_written_is_written_the_next_time(run, dashboard, monk
         return real(entry)
 
     monkeypatch.setattr(LogEntry, "losses", property(losses))
-    checkpoint = {"step": 7, "name": "good", "folder": "000001", "branch": "branch 1", "digest": "", "time": 0.0}
-    run.rows.append(("checkpoints", checkpoint))
+    run.checkpoint(7, "000001", name="good")
     run.enter("note", why="hello")
     until(lambda: "hello" in words(dashboard.widget))
     assert failed

@@ -1,14 +1,14 @@
 import io
 import tracemalloc
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from babysit.store.reader import Reader
-from babysit.store.record import Record
 from PIL import Image
 
+from babysit.core.runlog import RunLog, Steps
+from babysit.session.viewer import open_log
+from babysit.store.database import Database
 from babysit.ui import theme
 from babysit.ui.alt_text import alt_text
 from babysit.ui.entries import entry_of
@@ -21,12 +21,8 @@ from babysit.ui.view import View
 START = {"learning_rate": 0.1, "batch_size": 32}
 
 
-def open_run(directory):
-    return Reader(Path(directory) / "run.sqlite")
-
-
 class Rows:
-    """Rows of a record, as `since` gives them."""
+    """Rows of a log, as `since` gives them."""
 
     def __init__(self):
         self.seq = 0
@@ -42,7 +38,7 @@ class Rows:
         return self.row(branch=branch, epoch=epoch, first=first, steps=len(losses), time=time, **packed)
 
     def branch(self, name, parent, step, **hyperparameters):
-        return self.row(name=name, parent=parent, step=step, mark=self.seq, hyperparameters=hyperparameters, turn={})
+        return self.row(name=name, parent=parent, step=step, mark=self.seq, hyperparameters=hyperparameters)
 
     def entry(self, branch, step, action="set", author="script", why="", time=0.0, over=1, **changes):
         about = {"time": time, "author": author, "why": why, "over": over, "command": None}
@@ -53,7 +49,7 @@ class Rows:
 
 
 def begun(**hyperparameters):
-    rows, chart = Rows(), ChartFigure(open_run=open_run)
+    rows, chart = Rows(), ChartFigure(open_run=open_log)
     chart.series.add({"branches": [rows.branch("branch 1", None, 0, **(hyperparameters or START))]})
     return rows, chart
 
@@ -442,10 +438,11 @@ def test_another_run_is_laid_over_from_its_directory(tmp_path):
     rows, chart = begun()
     chart.series.add({"blocks": [rows.block("branch 1", 1, np.full(100, 1.0))]})
     assert share(picture(chart), theme.OTHER) == 0
-    record = Record(tmp_path / "run.sqlite")
-    for row in (rows.block("branch 1", 1, np.full(50, 2.0)), rows.block("branch 1", 51, np.full(50, 0.5))):
-        record.append("blocks", **{name: value for name, value in row.items() if name != "seq"})
-    record.close()
+    database, log = Database(tmp_path / "run.sqlite"), RunLog()
+    log.on_append = database.append
+    for first, loss in ((1, 2.0), (51, 0.5)):
+        log.add_steps("branch 1", Steps(0, "branch 1", first, {"loss": np.full(50, loss, "float32")}))
+    database.close()
     written = (tmp_path / "run.sqlite").read_bytes()
     chart.view = View(other=str(tmp_path))
     assert share(picture(chart), theme.OTHER) > 0.0003
