@@ -18,7 +18,7 @@ from babysit.core.runlog import RunLog
 from babysit.core.words import utc
 from babysit.engine import architecture
 from babysit.replay import replay as replay_run
-from babysit.store.checkpoint_file import check_model, complete, read
+from babysit.store.checkpoint_file import check_model, numbered, read
 from babysit.store.checkpoint_store import checkpoints_in
 from babysit.store.database import RECORD, DatabaseReader
 
@@ -143,7 +143,7 @@ def verify(directory: Path) -> int:
 
 
 def _faults(directory: Path) -> Iterator[str]:
-    folders = complete(directory / "checkpoints")
+    folders = numbered(directory / "checkpoints")
     try:
         with DatabaseReader(directory / RECORD) as reader:
             yield from (f"{RECORD}: {fault}" for fault in reader.faults())
@@ -155,17 +155,18 @@ def _faults(directory: Path) -> Iterator[str]:
             read(folder)
             check_model(folder)
         except ValueError as error:
-            yield f"checkpoints/{folder.name}: {error}"
+            if folder.is_dir():  # a run that goes on may just have thinned it out
+                yield f"checkpoints/{folder.name}: {error}"
 
 
-def _lost(log: RunLog, whole: set[str]) -> Iterator[str]:
+def _lost(log: RunLog, there: set[str]) -> Iterator[str]:
     """Named checkpoints that the log knows and that are not there; automatic ones may have been thinned out."""
     deleted = {event.payload.deleted for event in log.events if isinstance(event.payload, Note)}
     saved = [(event.step, event.payload) for event in log.events if isinstance(event.payload, Saved)]
     for folder, (step, last) in {one.folder: (step, one) for step, one in saved}.items():
-        if folder not in whole | deleted:
+        if folder not in there | deleted:
             step = step if last.renamed is None else last.renamed
-            yield f"checkpoints/{folder}: “{last.name}”, of step {step:,}, is missing or incomplete."
+            yield f"checkpoints/{folder}: “{last.name}”, of step {step:,}, is missing."
 
 
 # -------------------------------------------------------------------------------- replay

@@ -186,19 +186,19 @@ def test_another_environment_is_named(tmp_path, monkeypatch):
     assert replay.remarks == ["The run was trained elsewhere: TF_DETERMINISTIC_OPS not set then, 1 now."]
 
 
-def test_what_cannot_be_rewound_is_named_so_that_nothing_is_claimed(tmp_path):
+def test_what_cannot_be_taken_again_differs_and_nothing_is_claimed(tmp_path):
     restless = keras.layers.Lambda(lambda x: x + 0.01 * tf.random.normal(tf.shape(x)))
     panda = resting(tmp_path, network(restless))
     panda.run(12)
-    panda.rewind(5)
+    with pytest.warns(UserWarning, match=r"The steps taken again differ from step \d on"):
+        panda.rewind(5)
     panda.run(5)
     ended(panda)
     replay = babysit.replay(panda.directory, network(restless), X, Y)
     assert (replay.identical, replay.branch) == (False, "branch 2")
-    assert "RandomStandardNormal" in str(replay)
 
 
-def test_what_a_fit_brought_is_neither_coupled_nor_corrected_for(tmp_path):
+def test_what_a_fit_brought_is_not_coupled(tmp_path):
     panda = resting(tmp_path)
     panda.set(scaling="linear")
     panda.run(3)

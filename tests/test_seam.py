@@ -108,9 +108,11 @@ def test_a_checkpoint_is_named_for_good_and_then_deleted(panda):
 
     panda.run(1)
     other = panda.save("other")
-    assert other.path.name in panda.status()["checkpoints"]
+    listed = {row["folder"]: row for row in panda.status()["checkpoints"]}[other.path.name]
+    assert (listed["step"], listed["name"], listed["branch"]) == (6, "other", "branch 2")
     assert obeyed(panda, "delete", folder=other.path.name).why == "the checkpoint of step 6 is deleted"
-    assert not other.path.exists() and other.path.name not in panda.status()["checkpoints"]
+    assert not other.path.exists()
+    assert other.path.name not in [row["folder"] for row in panda.status()["checkpoints"]]
 
 
 def test_names_given_later_and_what_was_deleted_outlive_the_session(panda, capsys):

@@ -104,7 +104,7 @@ def facts_of(data: Any) -> dict[str, Any]:
         "spec": data.spec,
         "is_stream": data.signature[1] is None,
         "is_dense": all(isinstance(spec, tf.TensorSpec) for spec in specs if spec is not None),
-        "static_size": data.static_size if data.signature[1] is None else data.batch_size,
+        "static_size": data.static_size,
     }
 
 

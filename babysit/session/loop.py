@@ -148,22 +148,15 @@ def train(trainer: Trainer, script: Script, until: float) -> Iterator[Steps]:
 
 
 class Live:
-    """The script of a live session: its commands act between two blocks.
-
-    Args:
-        stride: Steps of a block at most.
-    """
-
-    def __init__(self, stride: float = math.inf) -> None:
-        self._stride = stride
+    """The script of a live session: its commands act between two blocks."""
 
     def due(self, trainer: Trainer) -> Iterable[Event]:
         """None: events of a live session are applied as they are emitted."""
         return ()
 
     def horizon(self, position: Position) -> float:
-        """As far as the stride allows."""
-        return position.step + self._stride
+        """As far as one likes: a session says with each block where it ends."""
+        return math.inf
 
 
 class Recorded:

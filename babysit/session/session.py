@@ -260,13 +260,15 @@ class Session:
             self._end_epoch({})
             return
         callbacks("on_train_batch_begin", first)
+        steps, end = None, min(until, self.position.step + callbacks.stride)
         try:
-            steps = next(train(self.trainer, Live(callbacks.stride), until), None)
+            for steps in train(self.trainer, Live(), end):
+                if self._record(steps) or not callbacks.every_step:  # those hear of a whole execution
+                    break
         except Exception as error:
             self._return_to_boundary(error)
             return
         if steps is not None:
-            self._record(steps)
             # Keras numbers a whole execution, of however few batches.
             last = first + int(callbacks.stride) - 1 if callbacks.every_step else self.position.epoch_step - 1
             callbacks("on_train_batch_end", last, logs=steps.last)
@@ -274,12 +276,14 @@ class Session:
             self._end_epoch(steps.last if steps else {})
         self.store.save_if_due(self.trainer.capture, self.branch)
 
-    def _record(self, steps: Steps) -> None:
+    def _record(self, steps: Steps) -> bool:
+        """Enters steps into the log; returns whether the loss turned NaN or infinite in them."""
         finite = self._was_finite(steps.first - 1)
         self.log.add_steps(self.branch, steps)
         self.examples += steps.examples
-        if finite and not self.loss_is_finite:
+        if turned := finite and not self.loss_is_finite:
             self.emit(NotFinite(str(self.loss)))
+        return turned
 
     def _end_epoch(self, last: Mapping[str, Any]) -> None:
         assert self.plan is not None and self.controls.fit is not None

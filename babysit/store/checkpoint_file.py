@@ -228,9 +228,15 @@ def complete(directory: Path) -> list[Path]:
 
 def manifests(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The complete checkpoints of a run and their manifests, oldest first."""
-    for folder in _numbered(directory):
+    for folder in numbered(directory):
         with contextlib.suppress(ValueError):
             yield folder, described(folder)
+
+
+def numbered(directory: Path) -> list[Path]:
+    """The folders of a run's checkpoints, damaged ones among them, oldest first."""
+    folders = (folder for folder in directory.glob("[0-9]*") if re.fullmatch(r"[0-9]{6,18}", folder.name))
+    return sorted(folders, key=lambda folder: int(folder.name))
 
 
 def is_complete(folder: Path, sizes: Mapping[str, int]) -> bool:
@@ -243,7 +249,7 @@ def is_complete(folder: Path, sizes: Mapping[str, int]) -> bool:
 
 def next_number(directory: Path) -> int:
     """The number of the next folder."""
-    return max((int(folder.name) for folder in _numbered(directory)), default=0) + 1
+    return max((int(folder.name) for folder in numbered(directory)), default=0) + 1
 
 
 def environments(directory: Path) -> list[dict[str, str]]:
@@ -305,11 +311,6 @@ def _state(manifest: Mapping[str, Any], tensors: Mapping[str, Sequence[np.ndarra
         built_for=tuple(map(tuple, manifest["built_for"])),
         event=manifest["event"],
     )
-
-
-def _numbered(directory: Path) -> list[Path]:
-    folders = (folder for folder in directory.glob("[0-9]*") if re.fullmatch(r"[0-9]{6,18}", folder.name))
-    return sorted(folders, key=lambda folder: int(folder.name))
 
 
 def _flat(groups: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
