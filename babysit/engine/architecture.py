@@ -5,12 +5,10 @@ Keras's own deserialisation in safe mode, of Keras's own classes, without code, 
 addresses hidden in it.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import keras
-from keras.src.backend.common import global_state
 
 # Stock classes that run code or read files named in their configuration.
 _REFUSED = {"__lambda__", "Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
@@ -50,26 +48,18 @@ def is_whole(plain: Any) -> bool:
     return isinstance(plain, dict)
 
 
-def build(plain: Any, parameters: int | None = None) -> Any:
+def build(plain: Any) -> Any:
     """The compiled model that `describe` described, with weights of its own.
 
     Args:
         plain: What `describe` gave.
-        parameters: How many numbers its variables hold, where that is known; checked before any
-            memory is asked for them.
 
     Raises:
-        ValueError: If it needs the user's own code, or anything that is not plainly Keras's, or
-            does not have so many parameters.
+        ValueError: If it needs the user's own code, or anything that is not plainly Keras's.
     """
     if plain is None or isinstance(plain, str):
         raise ValueError(_CANNOT.format(plain or "it has parts of your own"))
     _check(plain)
-    if parameters is not None and (counted := count(plain)) not in (None, parameters):
-        raise ValueError(
-            f"The model cannot be built from the record: that one has {counted:,} parameters, and the newest "
-            f"checkpoint {parameters:,}. Pass `model=`, compiled."
-        )
     try:
         model = keras.saving.deserialize_keras_object(plain, safe_mode=True)
     except Exception as error:  # Keras raises whatever a configuration that is none leads to
@@ -77,27 +67,6 @@ def build(plain: Any, parameters: int | None = None) -> Any:
     if not isinstance(model, keras.Model):
         raise ValueError("The record describes no model. Pass `model=`, compiled.")
     return model
-
-
-def count(plain: Any) -> int | None:
-    """How many numbers the variables of a described model hold, without making them; None if that shows only later."""
-    scope = keras.StatelessScope(initialize_variables=False)
-    try:
-        with scope:  # in which Keras notes shapes, and makes no variables
-            model = keras.saving.deserialize_keras_object(_uncompiled(plain), safe_mode=True)
-        built = isinstance(model, keras.Model) and model.built
-        return sum(math.prod(variable.shape) for variable in model.variables) if built else None
-    except Exception:  # a layer that needs its variables at once
-        return None
-    finally:
-        global_state.set_global_attribute("uninitialized_variables", [])  # else the next scope would make them
-
-
-def _uncompiled(plain: Any) -> Any:
-    """A description without optimizers and losses, which make variables at once."""
-    if isinstance(plain, dict):
-        return {key: _uncompiled(value) for key, value in plain.items() if key != "compile_config"}
-    return [_uncompiled(item) for item in plain] if isinstance(plain, list | tuple) else plain
 
 
 class _LostVocabulary(ValueError):

@@ -84,7 +84,7 @@ class KerasTrainer:
             ends.append(fit.steps_per_epoch - at.epoch_step)
         window = self.source.window(at, size, max(1, int(min(ends))), fit)
         block = self.model.block(window.static_size, self.source.signature)
-        measured = None if wait else self.diagnostics.begin(window, self.source.signature)
+        measured = None if wait else self.diagnostics.begin(window, self.source.signature[0])
         began, self.interrupted = time.perf_counter(), True
         logs = block.run(window.data, window.order, window.offset, window.batch_size, window.count, self._finite)
         self.interrupted = False

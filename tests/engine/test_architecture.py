@@ -3,7 +3,6 @@ import copy
 import importlib
 import json
 import marshal
-import math
 import os
 
 import keras
@@ -15,7 +14,7 @@ from keras.src.saving.serialization_lib import SafeModeScope
 import babysit
 from babysit import demos
 from babysit.engine import architecture
-from babysit.engine.architecture import MOST_CHARACTERS, build, count, describe, is_whole
+from babysit.engine.architecture import MOST_CHARACTERS, build, describe, is_whole
 
 DEMOS = {"dense": demos.dense_network, "convolutional": demos.convolutional_network}
 every_demo = pytest.mark.parametrize("make", DEMOS.values(), ids=DEMOS.keys())
@@ -444,68 +443,3 @@ def watched(monkeypatch):
         monkeypatch.setattr(module, name, lambda *args, name=name: found.append(name))
     monkeypatch.setattr(importlib, "import_module", watch)
     return found
-
-
-# ------------------------------------------------------------------------ counted before it is built
-
-
-def numbers(model):
-    return sum(math.prod(variable.shape) for variable in model.variables)
-
-
-@pytest.mark.parametrize("make", [demos.dense_network, demos.convolutional_network])
-def test_parameters_are_counted_without_making_them(make):
-    model = make()
-    plain = describe(model)
-    before = copy.deepcopy(plain)
-    assert count(plain) == numbers(model)
-    assert plain == before
-    assert numbers(build(plain, numbers(model))) == numbers(model)
-
-
-@pytest.mark.parametrize(
-    "layers",
-    [
-        lambda: [keras.layers.Embedding(20, 4), keras.layers.LSTM(6), keras.layers.Dense(2)],
-        lambda: [keras.layers.Reshape((5, 1)), keras.layers.GRU(3, dropout=0.5), keras.layers.LayerNormalization()],
-        lambda: [keras.layers.Dense(3), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)],
-        lambda: [keras.Sequential([keras.layers.Dense(3), keras.layers.GaussianNoise(0.1)])],
-    ],
-)
-def test_parameters_of_all_kinds_of_layers_are_counted(layers):
-    model = keras.Sequential([keras.Input((5,)), *layers()])
-    model.compile("adam", "mse")
-    assert count(describe(model)) == numbers(model)
-
-
-def test_a_huge_model_is_refused_before_anything_is_allocated():
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    model.compile("adam", "mse")
-    plain = json.loads(json.dumps(describe(model)).replace('"units": 3', '"units": 30000000000'))
-    assert count(plain) == 150_000_000_000
-    with pytest.raises(ValueError, match="150,000,000,000 parameters, and the newest checkpoint 15"):
-        build(plain, 15)
-    with keras.StatelessScope():
-        pass  # which makes what is left to be made
-    assert numbers(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])) == 15
-
-
-def test_a_model_that_is_not_built_yet_is_counted_later():
-    model = keras.Sequential([keras.layers.Dense(3)])
-    model.compile("sgd", "mse")
-    assert count(describe(model)) is None
-    assert not build(describe(model), 15).built
-
-
-def test_a_run_whose_record_tells_of_a_larger_model_is_not_built(tmp_path):
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    model.compile("sgd", "mse")
-    panda = babysit.Panda(model, tmp_path / "run").fit(np.zeros((8, 4)), np.zeros((8, 3)), paused=True)
-    panda.stop()
-    panda.wait(60)
-    panda._record.set_meta(
-        {"architecture": json.loads(json.dumps(describe(model)).replace('"units": 3', '"units": 4'))}
-    )
-    with pytest.raises(ValueError, match="20 parameters, and the newest checkpoint 15"):
-        babysit.Panda.load(tmp_path / "run")
-    assert babysit.Panda.load(tmp_path / "run", model=model).step == 0

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from babysit.store.reader import Reader
 
 import babysit
 from babysit import demos
 from babysit.engine import diagnostics
+from babysit.engine.diagnostics import Diagnostics
 from babysit.engine.probe import Probe
 
 (X, Y), VALIDATION = demos.digits()
@@ -23,10 +23,18 @@ def at_every_step(monkeypatch):
     monkeypatch.setattr(diagnostics, "SHARE", math.inf)
 
 
-def signs(panda):
-    """What was measured, oldest first, by the number of the step."""
-    rows = panda.since(0)[0]["vitals"]
-    return {row["step"]: row["signs"] for row in rows}
+@pytest.fixture
+def signs(monkeypatch):
+    """All that is measured, oldest first, by the number of the step; only the last is kept otherwise."""
+    found, end = {}, Diagnostics.end
+
+    def keep(self, before, step):
+        end(self, before, step)
+        if self.latest:
+            found[self.latest["step"]] = self.latest["signs"]
+
+    monkeypatch.setattr(Diagnostics, "end", keep)
+    return found
 
 
 def by_layer(found, sign):
@@ -36,19 +44,19 @@ def by_layer(found, sign):
 # ------------------------------------------------------------------------------------ right
 
 
-def test_a_linear_model_has_the_signs_that_numpy_finds_by_hand():
+def test_a_linear_model_has_the_signs_that_numpy_finds_by_hand(signs):
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=(48, 3)).astype("float32"), rng.normal(size=(48, 1)).astype("float32")
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
     model.compile(keras.optimizers.SGD(0.1, momentum=0.5), "mse")
     panda = babysit.Panda(model).fit(x, y, batch_size=16, epochs=2, shuffle=False, paused=True)
     panda.run(1)
-    panda.vitals()
+    panda.diagnostics()
     before = model.get_weights()[0]
     panda.run(1)
     after = model.get_weights()[0]
 
-    [(step, found)] = signs(panda).items()
+    [(step, found)] = signs.items()
     gradient = 2 / 16 * x[16:32].T @ (x[16:32] @ before - y[16:32])
     assert step == 2
     assert found["gradient_norm"] == pytest.approx(np.linalg.norm(gradient), rel=1e-3)
@@ -78,7 +86,7 @@ def test_the_gradient_is_the_one_that_plain_sgd_applies():
     model = penalised()
     panda = babysit.Panda(model, seed=1).fit(X, Y, epochs=2, paused=True)
     panda.run(3)
-    panda.vitals(True)
+    panda.diagnostics(True)
     for _ in range(2):
         panda.set(learning_rate=0.5)
         layers = [layer for layer in model.layers if layer.trainable_weights]
@@ -86,7 +94,7 @@ def test_the_gradient_is_the_one_that_plain_sgd_applies():
         panda.run(1)
         after = [np.concatenate([w.numpy().ravel() for w in layer.trainable_weights]) for layer in layers]
         applied = [np.linalg.norm(a - b) / 0.5 for a, b in zip(after, before, strict=True)]
-        found = panda.status()["vitals"]["latest"]["signs"]
+        found = panda.status()["diagnostics"]["latest"]["signs"]
         gradients = by_layer(found, "gradient")
         assert list(gradients) == ["dense", "batch_normalization", "dense_1"]
         np.testing.assert_allclose(list(gradients.values()), applied, rtol=2e-3)
@@ -102,11 +110,11 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_measured_at_every_step_it_is_model_fit_bit_for_bit(tmp_path, network):
+def test_measured_at_every_step_it_is_model_fit_bit_for_bit(tmp_path, network, signs):
     ours, theirs = NETWORKS[network](), NETWORKS[network]()
     how = {"batch_size": 50, "epochs": 3, "validation_data": (X[:60], Y[:60]), "shuffle": False}
     panda = babysit.Panda(ours, tmp_path / "on", seed=7)
-    panda.vitals()
+    panda.diagnostics()
     panda.fit(X, Y, **how).wait()
     fit = theirs.fit(X, Y, verbose=0, **how)
     for a, b in zip(
@@ -115,15 +123,15 @@ def test_measured_at_every_step_it_is_model_fit_bit_for_bit(tmp_path, network):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
     assert panda.history.history == fit.history
     expected = range(1, 16) if network == "sgd" else range(3, 16, 3)  # those that apply gradients
-    assert list(signs(panda)) == list(expected)
+    assert list(signs) == list(expected)
     assert "signs" not in panda.history.columns
 
 
-def test_switched_while_it_runs_it_stays_what_it_was_and_replays(tmp_path):
+def test_switched_while_it_runs_it_stays_what_it_was_and_replays(tmp_path, signs):
     def steered(name, switches):
         panda = babysit.Panda(penalised(), tmp_path / name, seed=7).fit(X, Y, epochs=30, paused=True)
         for i, steps in enumerate((4, 13, 5)):
-            panda.vitals(switches[i])
+            panda.diagnostics(switches[i])
             panda.run(steps)
             panda.set(momentum=0.5 + i / 10, batch_size=20 + i)
         panda.rewind(9)
@@ -131,11 +139,13 @@ def test_switched_while_it_runs_it_stays_what_it_was_and_replays(tmp_path):
         panda.stop()
         return panda.wait()
 
-    off, on = steered("off", [False] * 3), steered("on", [True, False, True])
+    off = steered("off", [False] * 3)
+    assert not signs
+    on = steered("on", [True, False, True])
     assert on.digest() == off.digest()
     np.testing.assert_array_equal(on.history["loss"], off.history["loss"])
     assert len(on.journal) == len(off.journal)  # it changes no state, and so leaves no entry
-    assert {2, 4, 18, 22} <= set(signs(on)) and signs(off) == {}
+    assert {2, 4, 18, 22} <= set(signs)
     assert babysit.replay(on.directory, penalised(), X, Y).identical
 
 
@@ -162,9 +172,9 @@ def test_a_look_leaves_no_trace_in_a_layer_that_writes(hidden):
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), counting, keras.layers.Dense(10)])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     panda = babysit.Panda(model).fit(X, Y, epochs=9, paused=True)
-    panda.vitals()
+    panda.diagnostics()
     panda.run(12)
-    found = panda.status()["vitals"]["latest"]["signs"]
+    found = panda.status()["diagnostics"]["latest"]["signs"]
     assert float(counting.seen) == 12
     assert by_layer(found, "ratio")["dense"] > 0
     if hidden:  # what cannot be kept from writing is not run
@@ -189,9 +199,9 @@ def test_what_makes_no_sense_is_left_out_with_a_word():
         model = kind(inputs, outputs)
         model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=kind is keras.Model)
         panda = babysit.Panda(model).fit(X, Y, paused=True)
-        panda.vitals()
+        panda.diagnostics()
         panda.run(2)
-        found = panda.status()["vitals"]["latest"]["signs"]
+        found = panda.status()["diagnostics"]["latest"]["signs"]
         assert found["gradient_norm"] is None
         assert words in found["left_out"][0]
         assert by_layer(found, "ratio")["dense"] > 0
@@ -205,13 +215,13 @@ def test_a_look_that_fails_ends_the_measuring_and_not_the_training(monkeypatch):
 
     monkeypatch.setattr(Probe, "__call__", broken)
     panda = babysit.Panda(demos.dense_network(seed=1), seed=1)
-    panda.vitals()
+    panda.diagnostics()
     panda.fit(X, Y, epochs=2).wait()
-    told = panda.status()["vitals"]
+    told = panda.status()["diagnostics"]
     assert panda.state == "finished"
     assert not told["on"] and "no room" in told["unable"]
     with pytest.raises(TypeError, match=r"`on`.*Received: on='yes'"):
-        panda.vitals("yes")
+        panda.diagnostics("yes")
 
 
 @pytest.mark.filterwarnings("ignore:The run cannot be rewound")
@@ -222,26 +232,19 @@ def test_an_error_of_the_data_stays_the_trainings_own():
         raise OSError("the disk is gone")
 
     panda = babysit.Panda(penalised())
-    panda.vitals()
+    panda.diagnostics()
     with pytest.raises(Exception, match="the disk is gone"):
         panda.fit(failing(), steps_per_epoch=9).wait()
-    assert panda.state == "failed" and panda.status()["vitals"]["on"]
+    assert panda.state == "failed" and panda.status()["diagnostics"]["on"]
 
 
-def test_a_record_from_before_there_were_vital_signs_is_read(record):
-    record._database.execute("DROP TABLE vitals")
-    record._database.commit()
-    with Reader(record.path) as reader:
-        assert reader.rows("vitals") == []
-
-
-def test_it_is_measured_no_more_often_than_its_share_allows(monkeypatch):
+def test_it_is_measured_no_more_often_than_its_share_allows(monkeypatch, signs):
     monkeypatch.setattr(diagnostics, "SHARE", 1e-9)
     panda = babysit.Panda(demos.dense_network(seed=1), seed=1)
-    panda.vitals()
+    panda.diagnostics()
     panda.fit(X, Y, epochs=5).wait()
-    assert list(signs(panda)) == [1, 2]  # the first look traces, and its cost counts for nothing
-    assert panda.status()["vitals"]["every_s"] > 1e3
+    assert list(signs) == [1, 2]  # the first look traces, and its cost counts for nothing
+    assert panda.status()["diagnostics"]["every_s"] > 1e3
 
 
 # --------------------------------------------------------------------------- the first loss
