@@ -36,7 +36,7 @@ from babysit.session.fit import plan_of
 from babysit.session.guard import ModelGuard, keras_settings
 from babysit.session.session import BEST, Session
 from babysit.session.status import rows_since
-from babysit.session.viewer import Viewer, open_log
+from babysit.session.viewer import Viewer
 from babysit.session.worker import Worker
 from babysit.store.checkpoint_store import Checkpoint, CheckpointStore
 from babysit.store.database import RECORD, Database
@@ -539,7 +539,7 @@ class Panda:
         from babysit.ui.dashboard import Dashboard
 
         if self._dashboard is None:
-            self._dashboard = Dashboard(self, open_log)
+            self._dashboard = Dashboard(self, Viewer)
         return self._dashboard.widget
 
     def picture(

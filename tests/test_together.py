@@ -112,8 +112,7 @@ def test_its_chart_draws_each_run_s_losses_and_a_checkpoint_of_the_first_takes_a
     pandas[0].save("here")
     for panda in pandas:
         panda.run(4)
-    rows, _ = both.since(0)
-    folder = next(row["folder"] for row in rows["checkpoints"] if row["name"] == "here")
+    folder = next(row["folder"] for row in both.status()["checkpoints"] if row["name"] == "here")
     command = both.send({"action": "rewind", "folder": folder})
     assert [row["action"] for row in answers(both, command)] == ["rewind"]
     assert [panda.step for panda in pandas] == [5, 5]

@@ -125,7 +125,7 @@ def _add(log: RunLog, tables: dict[str, list[dict[str, Any]]], event: Event) -> 
         parent, last = (payload.parent, payload.last) if isinstance(payload, Branch) else (None, 0)
         values = log.controls_at(event).at(event.step)
         numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
-        row = {"name": event.branch, "parent": parent, "step": event.step, "mark": last, "hyperparameters": numbers}
+        row = {"name": event.branch, "parent": parent, "step": event.step, "last": last, "hyperparameters": numbers}
         tables["branches"].append({"seq": event.seq, **row})
     if is_entry(event):
         tables["entries"].append(vars(entry_of(event)))

@@ -1,10 +1,9 @@
 """The viewer: a run of another process, or one that has ended, looked at through its record alone."""
 
-import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -116,7 +115,7 @@ class Viewer:
         from babysit.ui.dashboard import Dashboard
 
         if self._dashboard is None:
-            self._dashboard = Dashboard(self, open_log)
+            self._dashboard = Dashboard(self, Viewer)
         return self._dashboard.widget
 
     def __repr__(self) -> str:
@@ -188,13 +187,3 @@ class Viewer:
                 self._holder = holder(self.directory)
             elif self._holder is not None and now - self._news_s > SILENCE_S:
                 self._holder, self._news_s = holder(self.directory), now - SILENCE_S / 2
-
-
-@contextlib.contextmanager
-def open_log(directory: str) -> Iterator[Viewer]:
-    """The log of another run, to lay it over a chart."""
-    viewer = Viewer(directory)
-    try:
-        yield viewer
-    finally:
-        viewer._reader.close()

@@ -300,7 +300,7 @@ class CheckpointStore:
         """Those on disk, as far as is known without looking at it, in plain data, oldest first."""
         with self._changed:
             saved = _with_names_once(self._saved)
-        found = [(one.checkpoint, one.kept) for one in saved]
+        found = [(one.checkpoint, "named" if one.named_by_user else one.kept) for one in saved]
         return [
             {"folder": one.path.name, "step": one.step, "name": one.name, "branch": one.branch, "kept": kept}
             for one, kept in found

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +17,7 @@ class Rows(Protocol):
         """What was logged after a cursor, by table, and the next cursor."""
 
 
-OpenRun = Callable[[str], AbstractContextManager[Rows]]
+OpenRun = Callable[[str], Rows]
 
 
 class ComparedRun:
@@ -32,6 +31,7 @@ class ComparedRun:
     def __init__(self, smoothing: float, open_run: OpenRun | None) -> None:
         self.series, self.problem, self.version = RunSeries(smoothing), "", 0
         self._directory: str | None = None
+        self._run: Rows | None = None
         self._smoothing, self._open_run = smoothing, open_run
         self._cursor, self._next_s = 0, 0.0
 
@@ -44,13 +44,14 @@ class ComparedRun:
         """Switches to the run in a directory, or to none, and reads new rows."""
         if directory != self._directory:
             self.series = RunSeries(self._smoothing)
-            self._directory, self.problem, self._cursor, self._next_s = directory, "", 0, 0.0
+            self._directory, self._run, self.problem, self._cursor, self._next_s = directory, None, "", 0, 0.0
             self.version += 1
         if directory is not None and time.monotonic() >= self._next_s:
             before, self.problem = (self._cursor, self.problem), ""
             try:
                 self._read(directory)
             except Exception as error:  # of whatever lies in a directory that the user typed
+                self._run = None
                 self.problem = f"`{directory}` holds no run that could be read: {error}."
                 self._next_s = time.monotonic() + _PAUSE_S
             self.version += before != (self._cursor, self.problem)
@@ -63,13 +64,13 @@ class ComparedRun:
     def _read(self, directory: str) -> None:
         if self._open_run is None:
             raise ValueError("this dashboard opens no other runs")
+        self._run = self._run or self._open_run(directory)
         end = time.monotonic() + _READ_S
-        with self._open_run(directory) as run:
-            while time.monotonic() < end:
-                tables: Mapping[str, list[dict[str, Any]]]
-                tables, cursor = run.since(self._cursor)
-                if cursor == self._cursor:
-                    self._next_s = time.monotonic() + _PAUSE_S
-                    return
-                self.series.add(tables)
-                self._cursor = cursor
+        while time.monotonic() < end:
+            tables: Mapping[str, list[dict[str, Any]]]
+            tables, cursor = self._run.since(self._cursor)
+            if cursor == self._cursor:
+                self._next_s = time.monotonic() + _PAUSE_S
+                return
+            self.series.add(tables)
+            self._cursor = cursor

@@ -150,8 +150,7 @@ class RunSeries:
 
     def _add_branch(self, row: Mapping[str, Any]) -> None:
         if row["parent"] is not None:
-            last_seq = math.inf if row.get("mark") is None else row["mark"]
-            self.branches[row["name"]] = Branch(row["parent"], row["step"], last_seq)
+            self.branches[row["name"]] = Branch(row["parent"], row["step"], row["last"])
             self._pending = []
         self.branch = row["name"]
         self._turns.clear()

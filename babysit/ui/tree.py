@@ -13,6 +13,7 @@ _REASONS = {
     "start": "start",
     "fit": "before fit",
     "branch": "start of the branch",
+    "tip": "end of the branch",
     "edit": "edited by hand",
     "end": "end",
 }

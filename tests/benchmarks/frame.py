@@ -40,7 +40,7 @@ def measured(steps):
 
 def fed(steps):
     curves, piece = ChartFigure(), steps // 100
-    start = {"name": "branch 1", "parent": None, "step": 0, "mark": 0, "hyperparameters": {}, "turn": {}, "seq": 0}
+    start = {"name": "branch 1", "parent": None, "step": 0, "last": 0, "hyperparameters": {}, "seq": 0}
     curves.series.add({"branches": [start]})
     losses = np.random.default_rng(0).random(piece)
     for first in range(1, steps, piece):

@@ -346,6 +346,8 @@ def test_a_renamed_one_has_its_name_and_is_kept_for_ever(opened):
     automatic = store.save(at(1), BRANCH, kept="fit")
     renamed = store.rename(automatic.path.name, "mine")
     assert (renamed.name, store.names) == ("mine", ["mine"])
+    row = {"folder": "000001", "step": 1, "name": "mine", "branch": BRANCH, "kept": "named"}
+    assert store.rows == [row]
     store.save(at(2), BRANCH, "other", "named")
     with pytest.raises(ValueError, match="never overwritten"):
         store.rename(automatic.path.name, "other")

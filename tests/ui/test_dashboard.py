@@ -85,9 +85,10 @@ class FakeRun:
 
     def branch(self, name, parent, step, **values):
         self.line, self.taken = name, step
-        self.rows.append(("branches", {"name": name, "parent": parent, "step": step, "hyperparameters": values}))
+        row = {"name": name, "parent": parent, "step": step, "last": len(self.rows), "hyperparameters": values}
+        self.rows.append(("branches", row))
 
-    def checkpoint(self, step, folder, name="", kept="automatic"):
+    def checkpoint(self, step, folder, name=None, kept=""):
         row = {"folder": folder, "step": step, "name": name, "branch": self.line, "kept": "named" if name else kept}
         self.checkpoints = self.checkpoints | {folder: row}
 

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from babysit.core.runlog import RunLog, Steps
-from babysit.session.viewer import open_log
+from babysit.session.viewer import Viewer
 from babysit.store.database import Database
 from babysit.ui import theme
 from babysit.ui.alt_text import alt_text
+from babysit.ui.compared_run import ComparedRun
 from babysit.ui.entries import entry_of
 from babysit.ui.figure import ChartFigure
 from babysit.ui.labels import clusters, label_lines
@@ -38,7 +39,7 @@ class Rows:
         return self.row(branch=branch, epoch=epoch, first=first, steps=len(losses), time=time, **packed)
 
     def branch(self, name, parent, step, **hyperparameters):
-        return self.row(name=name, parent=parent, step=step, mark=self.seq, hyperparameters=hyperparameters)
+        return self.row(name=name, parent=parent, step=step, last=self.seq, hyperparameters=hyperparameters)
 
     def entry(self, branch, step, action="set", author="script", why="", time=0.0, over=1, **changes):
         about = {"time": time, "author": author, "why": why, "over": over, "command": None}
@@ -49,7 +50,7 @@ class Rows:
 
 
 def begun(**hyperparameters):
-    rows, chart = Rows(), ChartFigure(open_run=open_log)
+    rows, chart = Rows(), ChartFigure(open_run=Viewer)
     chart.series.add({"branches": [rows.branch("branch 1", None, 0, **(hyperparameters or START))]})
     return rows, chart
 
@@ -364,10 +365,9 @@ def rewound():
     chart.series.add({"entries": [rows.entry("branch 1", 50, learning_rate=[0.1, 0.7])]})
     before = rows.seq - 1  # the checkpoint was saved before the change
     chart.series.add({"blocks": [rows.block("branch 1", 51, np.full(50, 3.0))]})
-    branch = rows.branch("branch 2", "branch 1", 50, learning_rate=0.1) | {"mark": before}
-    chart.series.add(
-        {"branches": [branch], "entries": [rows.entry("branch 2", 50, "rewind", learning_rate=[0.7, 0.1])]}
-    )
+    branch = rows.branch("branch 2", "branch 1", 50, learning_rate=0.1) | {"last": before}
+    entry = rows.entry("branch 2", 50, "rewind", learning_rate=[0.7, 0.1]) | {"seq": branch["seq"]}  # one event
+    chart.series.add({"entries": [entry], "branches": [branch]})
     chart.series.add({"blocks": [rows.block("branch 2", 51, np.full(50, 1.0))]})
     return rows, chart
 
@@ -387,6 +387,7 @@ def test_the_line_goes_over_branches_and_what_was_abandoned_stays_as_a_ghost():
 def test_what_was_done_on_an_abandoned_branch_has_no_annotation():
     _, chart = rewound()
     assert [entry.action for entry in entries(chart)] == ["rewind"]
+    assert entries(chart)[0].losses == "loss 2.00 → 1.00"
     assert chart.series.along("hyperparameters", "learning_rate")[MEAN, -1] == 0.1
 
 
@@ -451,6 +452,27 @@ def test_another_run_is_laid_over_from_its_directory(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run.sqlite"]
     chart.view = View()
     assert share(picture(chart), theme.OTHER) == 0
+
+
+def test_another_run_is_opened_once_and_read_on(monkeypatch):
+    monkeypatch.setattr("babysit.ui.compared_run._PAUSE_S", 0.0)
+    rows, opened = Rows(), []
+    blocks = [rows.block("branch 1", 1, np.ones(5)), rows.block("branch 1", 6, np.ones(5))]
+
+    class Other:
+        def __init__(self, directory):
+            opened.append(directory)
+
+        def since(self, cursor):
+            return {"blocks": blocks[cursor : cursor + 1]}, min(cursor + 1, len(blocks))
+
+    compared = ComparedRun(0.9, Other)
+    compared.show("there")
+    blocks.append(rows.block("branch 1", 11, np.ones(5)))
+    compared.show("there")
+    assert (compared.series.steps(), compared.name, opened) == (15, "there", ["there"])
+    compared.show("elsewhere")
+    assert opened == ["there", "elsewhere"]
 
 
 def test_a_run_that_is_not_there_is_reported_and_the_chart_goes_on(tmp_path):

@@ -18,15 +18,16 @@ class Run:
         self.series.add({table: [{"seq": self.seq, **row}]})
 
     def branch(self, name, parent=None, step=0):
-        self.add("branches", name=name, parent=parent, step=step, hyperparameters={})
+        self.add("branches", name=name, parent=parent, step=step, last=self.seq, hyperparameters={})
 
     def block(self, branch, first, losses):
         columns = np.asarray(losses, float)
         row = {"branch": branch, "first": first, "steps": len(losses), "names": ["loss"], "epoch": 1, "time": 0.0}
         self.add("blocks", **row, dtype="float64", columns=columns.tobytes())
 
-    def checkpoint(self, branch, step, folder, name=None):
-        self.checkpoints[folder] = {"branch": branch, "step": step, "folder": folder, "name": name}
+    def checkpoint(self, branch, step, folder, name=None, kept=""):
+        about = {"branch": branch, "step": step, "folder": folder, "name": name}
+        self.checkpoints[folder] = about | {"kept": "named" if name else kept}
 
     def nodes(self):
         return [(node.words.strip(), node.folder) for node in tree_nodes(self.series, self.checkpoints)]
@@ -44,11 +45,13 @@ def test_a_branch_is_listed_below_the_one_it_left(run):
     run.branch("branch 3", "branch 2", 40)
     run.branch("branch 4", "branch 1", 10)
     run.checkpoint("branch 2", 35, "000002", "good")
+    run.checkpoint("branch 2", 40, "000003", kept="tip")
     assert run.nodes() == [
         ("branch 1", None),
         ("• step 0 · automatic", "000001"),
         ("└ branch 2, left branch 1 at step 30", None),
         ("• step 35 · good", "000002"),
+        ("• step 40 · end of the branch", "000003"),
         ("└ branch 3, left branch 2 at step 40", None),
         ("└ branch 4 (present), left branch 1 at step 10", None),
     ]
