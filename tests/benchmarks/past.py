@@ -5,9 +5,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from babysit.store.checkpoint_store import SHARE
-
 from babysit.engine.block import BLOCK_S
+from babysit.store.checkpoint_store import SHARE
 from tests.benchmarks import ways
 from tests.benchmarks.models import dense, slow
 from tests.benchmarks.ways import print_row, ratio
