@@ -83,7 +83,7 @@ def complaints(folder, happened, before):
     if happened in ("another error", "something else"):
         yield happened
     store = opened(folder)
-    found = [store.found(path)[1].position.step for path in store.folders]
+    found = [store.found(path)[1].position.step for path in [row["folder"] for row in store.rows]]
     if found not in ([5], [5, 6]) or (happened == "saved" and found != [5, 6]):
         yield f"{happened}, and the list holds steps {found}"
     save(store, NEXT)
@@ -122,7 +122,7 @@ def full_disk(folder, sizes):
             except OSError:
                 happened = "refused"
             store = opened(folder)
-            found = [store.found(path)[1].digest() for path in store.folders]
+            found = [store.found(path)[1].digest() for path in [row["folder"] for row in store.rows]]
             if found != [OLD.digest()] * (happened == "saved") or list(folder.glob(".*")):
                 wrong.append(f"{size}: {happened}, and {sorted(folder.rglob('*'))} are there")
         finally:
