@@ -112,7 +112,7 @@ def _check_model(model: Any) -> None:
     if type(model).fit is not keras.Model.fit:
         raise ValueError(
             f"`model` must train by Keras's own `fit`. Received: `{type(model).__name__}`, which overrides it. Move "
-            "what its `fit` does into `train_step` or into a callback."
+            "what its `fit` does into `train_step` or a callback."
         )
 
 
