@@ -64,7 +64,7 @@ def named(store):
 def test_what_is_saved_is_listed_and_comes_back(store):
     saved = store.save(at(3, event=17), BRANCH, "mine", "named")
     assert (saved.step, saved.name, saved.branch, saved.digest) == (3, "mine", BRANCH, at(3).digest())
-    assert (store.all, store.folders) == ([saved], [saved.path.name])
+    assert (store.all, [row["folder"] for row in store.rows]) == ([saved], [saved.path.name])
     found, state = store.found(saved.path.name)
     assert found == saved
     assert_equal(state, at(3, event=17))
@@ -322,7 +322,7 @@ def test_on_disk_the_newest_the_start_named_ones_and_starts_of_branches_stay(ope
     store.save(at(8), "branch 2", kept="edit")
     store.save(at(9), "branch 2")
     assert steps(store) == [0, 1, 2, 2, 9]
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == store.folders
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [row["folder"] for row in store.rows]
 
 
 def test_a_checkpoint_is_deleted_unless_a_branch_starts_there(opened):
