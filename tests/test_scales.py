@@ -3,7 +3,7 @@ import math
 import numpy as np
 import optuna
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from babysit import Scale
@@ -92,11 +92,13 @@ def test_ends_are_reached_exactly(scale):
 
 
 @pytest.mark.parametrize("scale", [LINEAR, LEARNING_RATE, BETA], ids=lambda scale: scale.kind)
+@settings(max_examples=25)
 @given(position=st.floats(0, 1))
 def test_position_undoes_at(scale, position):
     assert scale.position(scale.at(position)) == pytest.approx(position, abs=1e-9)
 
 
+@settings(max_examples=25)
 @given(
     low=st.floats(1e-9, 1e3),
     ratio=st.floats(1.01, 1e6),
@@ -109,11 +111,13 @@ def test_at_undoes_position(low, ratio, fraction, kind):
     assert scale.at(scale.position(value)) == pytest.approx(value, rel=1e-6)
 
 
+@settings(max_examples=25)
 @given(gap=st.floats(1e-4, 0.1))
 def test_at_undoes_position_of_a_beta(gap):
     assert 1 - BETA.at(BETA.position(1 - gap)) == pytest.approx(gap, rel=1e-6)
 
 
+@settings(max_examples=25)
 @given(value=st.integers(50, 100))
 def test_a_whole_number_comes_back_as_itself(value):
     again = UNITS.at(UNITS.position(value))
@@ -122,6 +126,7 @@ def test_a_whole_number_comes_back_as_itself(value):
 
 
 @every_scale
+@settings(max_examples=25)
 @given(position=st.floats(-10, 10))
 def test_no_position_leads_out_of_bounds(scale, position):
     assert scale.low <= scale.at(position) <= scale.high
@@ -170,6 +175,7 @@ def test_zoom_narrows_around_the_middle():
 
 
 @pytest.mark.parametrize("scale", [LINEAR, LEARNING_RATE, BETA], ids=lambda scale: scale.kind)
+@settings(max_examples=25)
 @given(position=st.floats(0, 1), factor=st.floats(1.1, 50))
 def test_zoom_holds_what_it_is_around_and_leaves_no_bound(scale, position, factor):
     around = scale.at(position)

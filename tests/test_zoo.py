@@ -83,7 +83,23 @@ class Trained:
         return state(model)
 
 
-@pytest.fixture(scope="module", params=ZOO)
+# One for each way in which a change reaches the step; the others only train.
+STEERED = [
+    "sequential dense",
+    "several inputs and outputs",
+    "lstm over masked words",
+    "train_step from scratch",
+    "gan with two optimizers",
+    "mixed_float16",
+    "gradient accumulation",
+    "averaged weights written back every 5 steps",
+    "adamw under a cosine with warmup",
+]
+every_member = pytest.mark.parametrize("trained", ZOO, indirect=True)
+steered_member = pytest.mark.parametrize("trained", STEERED, indirect=True)
+
+
+@pytest.fixture(scope="module")
 def trained(request, tmp_path_factory):
     make, arguments = ZOO[request.param]()
     reference = make()
@@ -94,14 +110,13 @@ def trained(request, tmp_path_factory):
     return Trained(request.param, make, arguments, panda, reference, state(panda.model), theirs, history)
 
 
-def test_untouched_its_weights_and_optimizers_are_model_fits(trained):
+@every_member
+def test_untouched_it_is_model_fit(trained):
     assert_equal(trained.ours, trained.theirs)
-
-
-def test_untouched_its_losses_and_metrics_are_model_fits(trained):
     assert_same_history(trained.panda.history.history, trained.history)
 
 
+@steered_member
 def test_a_change_equals_a_restart_with_that_value(trained):
     name, value = dial(trained.name)
     panda = trained.at_step(trained.steps_an_epoch + 3)  # in the last epoch, whose end may average the weights
@@ -113,6 +128,7 @@ def test_a_change_equals_a_restart_with_that_value(trained):
     assert_equal(state(panda.model), theirs)
 
 
+@steered_member
 def test_another_batch_size_equals_a_restart_with_it(trained):
     # 4 steps are a whole accumulation. 24 divides the rest of no member: where a size divides the
     # data, `Model.fit` fixes it in the graph, which then rounds differently (see `steps.Block`).
@@ -124,6 +140,7 @@ def test_another_batch_size_equals_a_restart_with_it(trained):
     assert_equal(state(panda.model), theirs)
 
 
+@steered_member
 def test_a_step_a_block_or_many_and_a_return_to_a_checkpoint_give_the_same_bits(trained):
     name, value = dial(trained.name)
     panda = trained.at_step(3)
@@ -139,7 +156,7 @@ def test_a_step_a_block_or_many_and_a_return_to_a_checkpoint_give_the_same_bits(
     assert digests == digests[:1] * 3
 
 
-@pytest.mark.parametrize("name", ["sequential dense", "several inputs and outputs", "gan with two optimizers"])
+@pytest.mark.parametrize("name", ["several inputs and outputs", "gan with two optimizers"])
 def test_shuffled_it_is_model_fit_fed_with_the_same_order(tmp_path, name):
     make, arguments = ZOO[name]()
     ours, theirs = make(), make()
@@ -205,31 +222,23 @@ def endless(*arrays: np.ndarray, size: int = 16):
 # What `fit` is given, made anew for each of the two who are to be given it.
 TRAINING: dict[str, Callable[[], dict[str, Any]]] = {
     "arrays": lambda: {"x": X, "y": Y},
-    "float64 arrays": lambda: {"x": X.astype("float64"), "y": Y.astype("float64")},
-    "tensors": lambda: {"x": tf.constant(X), "y": tf.constant(Y)},
     "pandas": lambda: {"x": pandas.DataFrame(X), "y": pandas.Series(Y[:, 0])},
     "a batch size that divides the data": lambda: {"x": X, "y": Y, "batch_size": 24},
     "fewer examples than a batch": lambda: {"x": X[:20], "y": Y[:20], "batch_size": 32},
     "sample weights": lambda: {"x": X, "y": Y, "sample_weight": WEIGHT},
     "tf.data with a remainder": lambda: {"x": dataset(X, Y).batch(16)},
-    "tf.data without a remainder": lambda: {"x": dataset(X, Y).batch(16, drop_remainder=True)},
-    "tf.data that divides": lambda: {"x": dataset(X, Y).batch(24)},
     "tf.data with weights": lambda: {"x": dataset(X, Y, WEIGHT.astype("float32")).batch(16)},
-    "tf.data mapped and prefetched": lambda: {"x": dataset(X, Y).map(lambda x, y: (2 * x, y)).batch(16).prefetch(2)},
     "tf.data shuffled under a seed": lambda: {"x": dataset(X, Y).shuffle(120, seed=3).batch(16)},
     "tf.data repeated": lambda: {"x": dataset(X, Y).repeat().batch(16), "steps_per_epoch": 5},
-    "tf.data repeated behind its batches": lambda: {"x": dataset(X, Y).batch(16).repeat(), "steps_per_epoch": 5},
+    "tf.data repeated after its batches": lambda: {"x": dataset(X, Y).batch(16).repeat(), "steps_per_epoch": 5},
     "tf.data in parts of steps_per_epoch": lambda: {"x": dataset(X, Y).batch(8), "steps_per_epoch": 5},
     "PyDataset": lambda: {"x": Batches(X, Y)},
-    "PyDataset with weights": lambda: {"x": Batches(X, Y, WEIGHT)},
     "PyDataset with steps_per_epoch": lambda: {"x": Batches(X, Y), "steps_per_epoch": 4},
-    "generator": lambda: {"x": endless(X, Y), "steps_per_epoch": 8},
     "generator with weights": lambda: {"x": endless(X, Y, WEIGHT), "steps_per_epoch": 5},
     "arrays and steps_per_epoch": lambda: {"x": X, "y": Y, "steps_per_epoch": 3},
     "initial_epoch": lambda: {"x": X, "y": Y, "initial_epoch": 1, "epochs": 3},
 }
 VALIDATING: dict[str, Callable[[], dict[str, Any]]] = {
-    "arrays": lambda: {"validation_data": VALIDATION},
     "arrays with weights": lambda: {"validation_data": (*VALIDATION, WEIGHT[:40])},
     "a list": lambda: {"validation_data": list(VALIDATION)},
     "tf.data": lambda: {"validation_data": dataset(*VALIDATION).batch(16)},
@@ -237,9 +246,7 @@ VALIDATING: dict[str, Callable[[], dict[str, Any]]] = {
     # Once: `Model.fit` draws ahead of a generator, so what a second validation gets is left to chance.
     "generator": lambda: {"validation_data": endless(*VALIDATION), "validation_steps": 3, "validation_freq": 2},
     "a part of the data": lambda: {"validation_split": 0.25},
-    "every other epoch": lambda: {"validation_data": VALIDATION, "validation_freq": 2},
     "some epochs": lambda: {"validation_data": VALIDATION, "validation_freq": [1, 3]},
-    "some steps": lambda: {"validation_data": VALIDATION, "validation_steps": 2},
     "some steps of endless tf.data": lambda: {
         "validation_data": dataset(*VALIDATION).repeat().batch(16),
         "validation_steps": 4,
@@ -292,30 +299,16 @@ NESTED: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("form", NESTED)
-@pytest.mark.parametrize("source", ["arrays", "tf.data"])
+@pytest.mark.parametrize(("form", "source"), [("list", "arrays"), ("dict", "arrays"), ("tuple", "tf.data")])
 def test_given_several_inputs_it_is_model_fit(tmp_path, form, source):
     x = NESTED[form](X[:, :4], X[:, 4:])
 
     def given() -> dict[str, Any]:
         if source == "arrays":
             return {"x": x, "y": Y}
-        # tf.data stacks what a list holds: there a tuple stands for it.
-        return {"x": dataset(tuple(x) if isinstance(x, list) else x, Y).batch(16)}
+        return {"x": dataset(x, Y).batch(16)}
 
     assert_trains_as_model_fit(tmp_path, two_inputs(NESTED[form]), given)
-
-
-@pytest.mark.parametrize("form", ["arrays", "tf.data", "PyDataset"])
-def test_class_weights_weigh_data_in_any_form(tmp_path, form):
-    make, arguments = ZOO["class weights"]()
-    x, y = arguments["x"], arguments["y"]
-    data = {
-        "arrays": lambda: {"x": x, "y": y},
-        "tf.data": lambda: {"x": dataset(x, y).batch(16)},
-        "PyDataset": lambda: {"x": Batches(x, y)},
-    }[form]
-    assert_trains_as_model_fit(tmp_path, make, lambda: data() | {"class_weight": arguments["class_weight"]})
 
 
 def test_class_weights_of_a_generator_are_refused_as_by_keras(tmp_path):

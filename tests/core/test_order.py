@@ -2,12 +2,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from babysit.core.order import permutation
 
 
+@settings(max_examples=25)
 @given(size=st.integers(1, 300), seed=st.integers(0, 2**53), data_pass=st.integers(0, 1000), shuffle=st.booleans())
 def test_every_example_is_visited_exactly_once(size, seed, data_pass, shuffle):
     np.testing.assert_array_equal(np.sort(permutation(size, seed, data_pass, shuffle)), np.arange(size))
@@ -35,6 +36,7 @@ def test_without_shuffle_the_order_is_that_of_the_data_in_every_pass():
         np.testing.assert_array_equal(permutation(10, 5, number, shuffle=False), np.arange(10))
 
 
+@settings(max_examples=25)
 @given(size=st.integers(1, 100), batch_size=st.integers(1, 40), seed=st.integers(0, 1000))
 def test_shuffled_by_batch_each_batch_keeps_its_place_and_its_examples(size, batch_size, seed):
     order = permutation(size, seed, 0, "batch", batch_size)

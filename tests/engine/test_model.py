@@ -102,8 +102,7 @@ def static(kind, **how):
     return model
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-@pytest.mark.parametrize("kind", ["loss", "step", "call"])
+@pytest.mark.parametrize(("kind", "jit_compile"), [("loss", False), ("step", False), ("call", False), ("loss", True)])
 def test_what_uses_the_static_batch_size_trains_as_in_model_fit_and_at_other_sizes(kind, jit_compile):
     ours, theirs = (static(kind, jit_compile=jit_compile) for _ in range(2))
     training = Training(ours)
@@ -215,8 +214,14 @@ BESIDE = {
 }
 
 
-@pytest.mark.parametrize("how", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=["graph", "xla", "eager"])
-@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *((name, {}) for name in BESIDE),
+        ("a variable that a step writes", {"jit_compile": True}),
+        ("the seeds that all share", {"run_eagerly": True}),
+    ],
+)
 def test_what_a_step_captures_beside_keras_belongs_to_the_state_from_the_start(name, how):
     make, data, shapes = BESIDE[name]
     model = make()

@@ -50,15 +50,6 @@ def sgd_whose_momentum_leaves_0(folder):
     return finish(panda)
 
 
-def adam(folder):
-    panda = start(demos.convolutional_network(keras.optimizers.Adam(0.003), seed=1), folder)
-    panda.run(5)
-    panda.set(beta_1=0.5, learning_rate=0.01, epsilon=1e-5)
-    panda.run(9)
-    panda.set(batch_size=100, beta_2=0.99, **{"dropout.rate": 0.05})
-    return finish(panda)
-
-
 def rmsprop_whose_momentum_leaves_0(folder):
     panda = start(demos.dense_network(keras.optimizers.RMSprop(0.001, centered=True), seed=1), folder, shuffle="batch")
     panda.run(7)
@@ -156,15 +147,6 @@ def layers_that_rest(folder):
     return finish(panda)
 
 
-def moving_averages(folder):
-    optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
-    panda = finish(start(demos.dense_network(optimizer, seed=1), folder, epochs=1))
-    panda.fit(X, Y, batch_size=24, epochs=1, paused=True)
-    panda.run(3)
-    panda.set(ema_momentum=0.5)
-    return finish(panda)
-
-
 def epochs_of_so_many_steps(folder):
     panda = finish(start(demos.dense_network(seed=1), folder, steps_per_epoch=5))
     return panda.fit(X, Y, batch_size=30, epochs=2, steps_per_epoch=4).wait()
@@ -180,16 +162,6 @@ class Enough(keras.callbacks.Callback):
 def an_epoch_cut_short(folder):
     panda = finish(start(demos.dense_network(seed=1), folder, callbacks=[Enough()]))
     return panda.fit(X, Y, batch_size=40, epochs=1).wait()
-
-
-def couplings(folder):
-    panda = start(demos.dense_network(seed=1), folder)
-    panda.set(scaling="linear")
-    panda.run(3)
-    panda.set(batch_size=48)
-    panda.run(3)
-    panda.set(learning_rate=0.1, over=3)
-    return finish(panda)
 
 
 def accumulated_gradients(folder):
@@ -339,16 +311,6 @@ def a_step_that_calls_the_model_in_its_own_way(folder):
     return finish(start(paired(), folder))
 
 
-def inputs_that_were_adapted_to(folder):
-    keras.utils.set_random_seed(1)
-    normalization = keras.layers.Normalization(axis=None)
-    normalization.adapt(X)
-    layers = [keras.Input((8, 8, 1)), normalization, keras.layers.Flatten(), keras.layers.Dense(10, "softmax")]
-    model = keras.Sequential(layers)
-    model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
-    return finish(start(model, folder))
-
-
 WORDS = np.array([f"{'even' if y % 2 == 0 else 'odd'} {'small' if y < 5 else 'large'} it's {y}" for y in Y])
 
 
@@ -447,7 +409,6 @@ RUNS = [
     an_edit_after_the_checkpoint_that_was_returned_to,
     sgd_with_momentum,
     sgd_whose_momentum_leaves_0,
-    adam,
     rmsprop_whose_momentum_leaves_0,
     a_schedule_taken_over_and_given_back,
     any_step_with_batches_left_out,
@@ -456,17 +417,14 @@ RUNS = [
     the_best_weights_trained_on,
     moving_averages_over_weights_put_in_place,
     layers_that_rest,
-    moving_averages,
     epochs_of_so_many_steps,
     an_epoch_cut_short,
-    couplings,
     accumulated_gradients,
     penalties_and_smoothing,
     a_model_of_ones_own,
     a_model_without_a_call,
     two_optimizers_without_a_call,
     a_step_that_calls_the_model_in_its_own_way,
-    inputs_that_were_adapted_to,
     words_that_were_adapted_to,
     scaled_losses,
     a_stream,

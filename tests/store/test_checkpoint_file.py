@@ -5,7 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -58,6 +58,7 @@ def test_the_least_state_comes_back(tmp_path):
     assert_equal(read(saved(tmp_path, least))[0], least)
 
 
+@settings(max_examples=25)
 @given(
     model=st.lists(
         arrays.arrays(dtype=st.sampled_from(DTYPES), shape=arrays.array_shapes(min_dims=0, min_side=0)), max_size=4
