@@ -180,13 +180,13 @@ class Session:
         return Fit(values, scales, changes, spec, fresh, plan.facts, plan.remarks)
 
     def _changes_to(self, values: Mapping[str, Any]) -> Changes:
-        """Those of a model's values that differ from the controls': name -> (old, new)."""
-        step, known = self.position.step, self.controls.values
+        """Those of a model's values that differ from the controls', all of them at first: name -> (old, new)."""
+        if not self.begun:
+            return {name: (None, value) for name, value in values.items()}
+        step = self.position.step
         now, before = self.controls.at(step), self.controls.at(step - 1)
         differing = {name: value for name, value in values.items() if value not in (now.get(name), before.get(name))}
-        return {name: (now.get(name), value) for name, value in differing.items()} if known else {
-            name: (None, value) for name, value in values.items()
-        }  # fmt: skip
+        return {name: (now.get(name), value) for name, value in differing.items()}
 
     def begin(self) -> None:
         """Calls the callbacks at the beginning of the training, and saves the state; `advance` trains.
