@@ -26,7 +26,6 @@ STATE = State(
     },
     seed=3,
     followed={"learning_rate": 0.01},
-    structure=("momentum",),
     trainable=(True, False),
     built_for=((0, 1), ()),
     event=17,
