@@ -58,7 +58,7 @@ def train(model, data, epochs=3, steps=4, steps_per_epoch=None):
             if window.static_size not in blocks:
                 blocks[window.static_size] = training_block(model, nullcontext, window.static_size)
                 blocks[window.static_size].trace(*data.signature)
-            blocks[window.static_size](*window[:5])
+            blocks[window.static_size].run(*window[:5])
             position = position.advanced(window.count, window.examples)
         counts.append(position.epoch_step)
         pass_over = data.is_over(position)
