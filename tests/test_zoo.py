@@ -228,7 +228,6 @@ TRAINING: dict[str, Callable[[], dict[str, Any]]] = {
     "sample weights": lambda: {"x": X, "y": Y, "sample_weight": WEIGHT},
     "tf.data with a remainder": lambda: {"x": dataset(X, Y).batch(16)},
     "tf.data with weights": lambda: {"x": dataset(X, Y, WEIGHT.astype("float32")).batch(16)},
-    "tf.data shuffled under a seed": lambda: {"x": dataset(X, Y).shuffle(120, seed=3).batch(16)},
     "tf.data repeated": lambda: {"x": dataset(X, Y).repeat().batch(16), "steps_per_epoch": 5},
     "tf.data repeated after its batches": lambda: {"x": dataset(X, Y).batch(16).repeat(), "steps_per_epoch": 5},
     "tf.data in parts of steps_per_epoch": lambda: {"x": dataset(X, Y).batch(8), "steps_per_epoch": 5},

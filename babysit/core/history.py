@@ -61,7 +61,7 @@ class History(Mapping[str, np.ndarray]):
         """`step`, `epoch`, `loss`, the metrics, every live hyperparameter."""
         steered = self.hyperparameters
         measured = self._log.names(self._lineage) or ["loss"]
-        return ["step", "epoch", *(name for name in measured if name not in steered), *steered]
+        return ["step", "epoch", *(name for name in measured if name not in ("step", *steered)), *steered]
 
     def __getitem__(self, name: str) -> np.ndarray:
         lineage = self._lineage

@@ -99,7 +99,7 @@ class KerasTrainer:
             if at.step == 0:
                 self.remark = first_loss_remark(self.model.model, self.source.spec, float(logs.loss[0]), size)
         if not columns:
-            columns["loss"] = np.full(logs.count, np.nan, np.float32)
+            columns["step"] = np.arange(at.step + 1, at.step + 1 + logs.count)  # nothing was logged
         for name, ramp in self.controls.ramps.items():
             if ramp.steps > 1 and ramp.begun <= at.step < ramp.begun + ramp.steps:  # all steps but the last are alone
                 columns[name] = np.full(logs.count, ramp.at(at.step))
