@@ -212,9 +212,9 @@ class TrainableModel:
         """What a graph made of the model depends on."""
         return self.bindings.structure, self._trainable, *self._compilation
 
-    def epoch_logs(self, last: Mapping[str, Any]) -> dict[str, Any]:
+    def epoch_logs(self, last: Mapping[str, Any] | None) -> dict[str, Any]:
         """What Keras reports of an epoch: the metrics' results, or the last step's logs where they differ in name."""
-        if not last:  # a run that was cut off after the last step of an epoch
+        if last is None:  # a run that was cut off after the last step of an epoch
             return dict(self.model.get_metrics_result())
         return dict(self.model._get_metrics_result_or_logs(dict(last)) if self.is_custom else last)
 

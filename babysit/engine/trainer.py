@@ -286,7 +286,7 @@ class KerasTrainer:
         """Whether an error says that memory did not suffice."""
         return isinstance(error, tf.errors.ResourceExhaustedError)
 
-    def epoch_logs(self, last: Mapping[str, Any]) -> dict[str, Any]:
+    def epoch_logs(self, last: Mapping[str, Any] | None) -> dict[str, Any]:
         """What Keras reports of an epoch whose last step returned `last`."""
         return self.model.epoch_logs(last)
 

@@ -101,8 +101,8 @@ class LiveTrainer(Trainer, Protocol):
     def epoch_ended(self, pass_over: bool) -> None:
         """Has the user's data hear that an epoch is over."""
 
-    def epoch_logs(self, last: Mapping[str, Any]) -> dict[str, Any]:
-        """What Keras reports of an epoch whose last step returned `last`."""
+    def epoch_logs(self, last: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What Keras reports of an epoch whose last step returned `last`; None where that is lost."""
 
     def observe(self) -> Any:
         """What nobody but a step should change, to be compared later."""

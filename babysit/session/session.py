@@ -257,7 +257,7 @@ class Session:
         callbacks, first = self.plan.callbacks, self.position.epoch_step
         self._keep_snapshot()
         if self.trainer.epoch_over:  # an end that a kill or a callback's own checkpoint left out
-            self._end_epoch({})
+            self._end_epoch(None)
             return
         callbacks("on_train_batch_begin", first)
         steps, end = None, min(until, self.position.step + callbacks.stride)
@@ -273,7 +273,7 @@ class Session:
             last = first + int(callbacks.stride) - 1 if callbacks.every_step else self.position.epoch_step - 1
             callbacks("on_train_batch_end", last, logs=steps.last)
         if self.trainer.epoch_over or callbacks.stop_requested:
-            self._end_epoch(steps.last if steps else {})
+            self._end_epoch(steps.last if steps else None)
         self.store.save_if_due(self.trainer.capture, self.branch)
 
     def _record(self, steps: Steps) -> bool:
@@ -285,7 +285,7 @@ class Session:
             self.emit(NotFinite(str(self.loss)))
         return turned
 
-    def _end_epoch(self, last: Mapping[str, Any]) -> None:
+    def _end_epoch(self, last: Mapping[str, Any] | None) -> None:
         assert self.plan is not None and self.controls.fit is not None
         callbacks, validation, seeds = self.plan.callbacks, self.plan.validation, self.trainer.seeds
         number, spec = self.position.epoch + self._first_epoch, self.controls.fit
