@@ -1,7 +1,6 @@
 """Where a training stands: arithmetic of steps, epochs and passes over the data."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 
@@ -73,13 +72,3 @@ class Position:
         """Whether the epoch has all its steps, as far as the numbers say: a stream of unknown size ends by itself."""
         enough = spec.steps_per_epoch is not None and self.epoch_step >= spec.steps_per_epoch
         return enough or (spec.size is not None and self.example >= spec.size)
-
-
-def to_plain(thing: Any) -> dict[str, Any]:
-    """A dataclass of plain fields as a dict."""
-    return asdict(thing)
-
-
-def fit_spec(plain: Mapping[str, Any]) -> FitSpec:
-    """The FitSpec that `to_plain` gave."""
-    return FitSpec(**plain)
