@@ -601,4 +601,6 @@ def _drawn_seed() -> int:
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"`{name}` must be a string. Received: {name}={value!r}.")
+    if value != value.encode(errors="replace").decode():
+        raise ValueError(f"`{name}` must be text that UTF-8 can hold. Received: {name}={value!r}.")
     return value

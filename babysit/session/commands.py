@@ -26,7 +26,9 @@ def save(session: Session, name: str | None = None, write_model: Any = None, **a
         OSError: If the disk does not take it; nothing is left behind.
     """
     if not session.log.begun:
-        raise ValueError("`save` needs a run that has begun. Received: an idle one. Call `fit(…, paused=True)` first.")
+        raise ValueError(
+            "`save` needs a run that has begun. Received: an idle one. Call `fit(..., paused=True)` first."
+        )
     store, step = session.store, session.position.step
     name = store.free_name(step) if name is None else store.checked_name(name)
     checkpoint = store.save(session.trainer.capture(), session.branch, name, "named", write_model)

@@ -226,8 +226,8 @@ class Session:
     def _last_end(self) -> EpochEnd | None:
         """What the last epoch of this fit came to that had ended here."""
         ends = self.log.epoch_ends(self.log.lineage(self.branch))
-        last: Any = ends[-1].payload if ends and ends[-1].seq > self._begun else None
-        return last
+        last = ends[-1] if ends and ends[-1].seq > self._begun else None
+        return last.payload if last else None  # type: ignore[return-value]
 
     # ------------------------------------------------------------------------- training
 
