@@ -23,8 +23,9 @@ from babysit.core.hyperparameter import Hyperparameter
 from babysit.core.journal import Entry, Journal
 from babysit.core.scale import Scale
 from babysit.group import Together
-from babysit.panda import Panda, attach
+from babysit.panda import Panda
 from babysit.replay import replay
+from babysit.runs import attach
 from babysit.session.replay import Replay
 from babysit.store.checkpoint_store import Checkpoint
 

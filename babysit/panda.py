@@ -4,28 +4,22 @@ It checks what it is asked, in the caller's thread and before anything changes, 
 to the driver, and gives back what came of it.
 """
 
-import atexit
-import contextlib
-import datetime
-import itertools
 import numbers
-import os
 import random
-import re
 import sys
 import warnings
 import weakref
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from babysit import runs
 from babysit.core.events import Event, Fit, Saved
-from babysit.core.history import History
 from babysit.core.hyperparameter import Hyperparameter, any_whole, checked
-from babysit.core.journal import Entry, Journal, entry_of
+from babysit.core.journal import Entry, entry_of
 from babysit.core.position import FitSpec
 from babysit.core.runlog import RunLog
 from babysit.engine import architecture
@@ -34,18 +28,18 @@ from babysit.engine.trainer import KerasTrainer
 from babysit.progress import Progress
 from babysit.session.fit import plan_of
 from babysit.session.guard import ModelGuard, keras_settings
-from babysit.session.session import BEST, Session
-from babysit.session.status import rows_since
-from babysit.session.viewer import Viewer
+from babysit.session.rewind import load
+from babysit.session.run import Run
+from babysit.session.session import Session
 from babysit.session.worker import Worker
 from babysit.store.checkpoint_store import Checkpoint, CheckpointStore
-from babysit.store.database import RECORD, Database
+from babysit.store.database import Database
 from babysit.store.lock import Lock
 
 CHECKPOINTS = "checkpoints"
 
 
-class Panda:
+class Panda(Run):
     """One model, babysat: trained in the background, steered, recorded, rewound.
 
     ```python
@@ -69,10 +63,10 @@ class Panda:
     """
 
     def __init__(self, model: keras.Model, directory: str | Path | None = None, seed: int | None = None) -> None:
-        check_model(model)
+        runs.check_model(model)
         seed = _drawn_seed() if seed is None else int(checked("seed", seed, any_whole(0)))
-        path = _new_directory(model.name) if directory is None else _own_directory(Path(directory))
-        with _opened(path) as (lock, database):
+        path = runs.new_directory(model.name, directory)
+        with runs.opened(path) as (lock, database):
             about = {"model": model.name, "seed": seed, "architecture": architecture.describe(model)}
             database.set_meta(about)
             self._start(model, path, lock, database, seed)
@@ -93,18 +87,15 @@ class Panda:
             ValueError: If there is no run, if it is alive in this kernel or another process, or
                 if `model` is needed or another one.
         """
-        directory = Path(directory)
-        if not (directory / RECORD).is_file():
-            raise ValueError(f"`directory` must hold a run. Received: {directory}, which holds none.")
-        _take_over(directory)
-        with _opened(directory) as (lock, database):
+        directory = runs.checked_run(directory)
+        with runs.opened(directory) as (lock, database):
             if database.meta("seed") is None:
                 raise ValueError(
                     f"The run at {directory} was ended before it began. Begin a new one in another folder."
                 )
             if model is None:
                 model = architecture.build(database.meta("architecture"))
-            check_model(model)
+            runs.check_model(model)
             self = cls.__new__(cls)
             self._start(model, directory, lock, database, database.meta("seed"))
             self._return_to_newest()
@@ -112,14 +103,15 @@ class Panda:
 
     def _start(self, model: keras.Model, directory: Path, lock: Lock, database: Database, seed: int) -> None:
         self.directory = directory.absolute()  # a later change of folder does not move the run
-        self._database, log = database, RunLog()
+        self._database, self._log = database, RunLog()
+        log = self._log
         for row in database.rows():
             log.append(row)
         log.on_append = database.append
         self._store = CheckpointStore(
             self.directory / CHECKPOINTS,
             flush=database.flush_or_raise,
-            branch_starts=lambda: _branch_starts(log),
+            branch_starts=log.branch_starts,
             names={
                 event.payload.folder: event.payload.name for event in log.events if isinstance(event.payload, Saved)
             },
@@ -133,28 +125,25 @@ class Panda:
         self._worker.export = self._export
         self._worker.warning = lambda: database.error or self._store.error
         self._worker.on_rest = database.write_status
-        self._history = History(log, lambda: self._session.branch)
-        self._journal = Journal(log)
         self._session.on_compiled = lambda: database.set_meta({"architecture": architecture.describe(model)})
         self._guard = ModelGuard(model, self._worker)
         self._loaded: FitSpec | None = None
         self._progress = Progress(self.history)
-        self._dashboard: Any = None
         self._picture: Any = None
         database.status_provider = weakref.WeakMethod(self._worker.status)
         self._store.owner = weakref.ref(self)
-        _pandas.add(self)
-        self._close = weakref.finalize(self, _close, self._store, database, lock)
-        self._close.atexit = False  # at exit `_rest_all` closes it, last
+        runs.pandas.add(self)
+        self._close = weakref.finalize(self, runs.close, self._store, database, lock)
+        self._close.atexit = False  # at exit `runs` closes it, last
 
     def _return_to_newest(self) -> None:
         """Restores the newest checkpoint of the present branch that can be used; `fit` takes the steps after it."""
-        log, session = self._session.log, self._session
+        log, session = self._log, self._session
         fits = [event.payload for event in log.events if isinstance(event.payload, Fit)]
         if not fits:
             return
         self._trainer.build(fits[-1].facts["spec"])
-        session.load()
+        load(session)
         self._loaded = session.controls.fit  # none where the run begins anew
 
     # ----------------------------------------------------------------- training
@@ -214,7 +203,7 @@ class Panda:
             ValueError: If the run is training already, or an argument does not fit.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "paused", "ranges")}
-        _refuse_second(self.model, but=self)
+        runs.refuse_second(self.model, but=self)
         shown = Progress(self.history, verbose)
         present = self._session.controls.values.get("batch_size")
         plan = plan_of(self._trainer.model, given, self._trainer.seed, self._loaded, ranges, present)
@@ -234,7 +223,7 @@ class Panda:
         Raises:
             ValueError: If no fit is going on.
         """
-        _refuse_second(self.model, but=self)
+        runs.refuse_second(self.model, but=self)
         if self.state == "running":
             self._worker.send({"action": "resume", "author": "script"})
         else:
@@ -256,7 +245,7 @@ class Panda:
             FloatingPointError: If it rests before that because the loss is no longer finite.
             Exception: Whatever the training raised.
         """
-        _refuse_second(self.model, but=self)
+        runs.refuse_second(self.model, but=self)
         self._worker.ask("run", steps=steps).result()
         self._check_finite()
 
@@ -311,8 +300,7 @@ class Panda:
             TypeError: If a value is not a number.
             ValueError: If a name is unknown, or a value out of bounds. Nothing was changed then.
         """
-        _refuse_second(self.model, but=self)
-        self._session.planned(changes, over)  # an error of the caller's is raised at once
+        runs.refuse_second(self.model, but=self)
         entry = self._asked("set", changes=changes, over=over, why=_text("why", why))
         self._database.flush()
         return entry
@@ -355,25 +343,13 @@ class Panda:
         """Saves the whole training state at the next boundary.
 
         Args:
-            name: A new name; made from the step if not given. `"best"` is the one that the best monitored state is
-                kept under, which is not kept any more once a state has that name from you.
+            name: A new name; made from the step if not given.
 
         Raises:
             TypeError: If the name is no string.
             ValueError: If it is taken, or has signs in it that a name cannot have, or before the first `fit`.
             OSError: If the disk does not take it. Nothing is left behind; training goes on.
         """
-        if not self._session.begun:
-            raise ValueError(
-                "`save` needs a model that is ready to train. Call `fit(..., paused=True)` first: it rests before its "
-                "first step."
-            )
-        if name is not None:
-            self._store.checked_name(name)
-        if name == BEST:
-            warnings.warn(
-                "`best` names this state from now on: the best one so far is not kept any more.", stacklevel=2
-            )
         checkpoint: Checkpoint = self._worker.ask("save", name=name)
         return checkpoint
 
@@ -395,7 +371,7 @@ class Panda:
             ValueError: If there is no such place, it cannot be reached, or the epoch has fewer
                 batches left than `skip`. Nothing was changed then.
         """
-        _refuse_second(self.model, but=self)
+        runs.refuse_second(self.model, but=self)
         place = self._found(to)
         event: Event = self._worker.ask("rewind", **place, hyperparameters=hyperparameters, skip=skip)
         if (differs := getattr(event.payload, "differs", None)) is not None:
@@ -435,24 +411,9 @@ class Panda:
         return session.controls.hyperparameters(session.position.step, self._trainer.followed)
 
     @property
-    def history(self) -> History:
-        """What was measured, step by step."""
-        return self._history
-
-    @property
-    def journal(self) -> Journal:
-        """What was done, by whom, at which step, and why."""
-        return self._journal
-
-    @property
     def checkpoints(self) -> list[Checkpoint]:
         """The complete checkpoints, oldest first."""
         return self._store.all
-
-    @property
-    def branches(self) -> dict[str, tuple[str | None, int]]:
-        """Name -> (parent, step at which it left)."""
-        return self.history.branches if self._session.begun else {}
 
     def digest(self) -> str:
         """sha256 of the training state, hexadecimal, taken at the next boundary."""
@@ -499,7 +460,7 @@ class Panda:
         """Writes the journal in Markdown: what was changed and why, with the loss before and after."""
         from babysit.export.logbook import logbook
 
-        Path(path).write_text(logbook(self.model.name, self._session.log, self._session.branch), encoding="utf-8")
+        Path(path).write_text(logbook(self.model.name, self._log, self._session.branch), encoding="utf-8")
 
     def _export(self, kind: str, content: bytes = b"") -> Path:
         """Writes the logbook, history, script, model, or a picture of the chart into the run's folder."""
@@ -517,7 +478,7 @@ class Panda:
         return self.directory / name
 
     def _run(self) -> Any:
-        if not self._session.begun:
+        if not self._log.begun:
             raise ValueError("Only a run that has begun can be exported. Call `fit` first, or `export_logbook`.")
         from babysit.export import script
 
@@ -526,21 +487,13 @@ class Panda:
             model=self.model,
             optimizers=model.optimizers,
             schedules=model.bindings.rates,
-            log=self._session.log,
+            log=self._log,
             branch=self._session.branch,
             kept=self._store.candidates(),
             seed=self._trainer.seed,
             architecture=self._database.meta("architecture"),
             remarks=self._session.plan.remarks if self._session.plan else (),
         )
-
-    def dashboard(self) -> Any:
-        """The dashboard, an ipywidgets widget; the same one each time."""
-        from babysit.ui.dashboard import Dashboard
-
-        if self._dashboard is None:
-            self._dashboard = Dashboard(self, Viewer)
-        return self._dashboard.widget
 
     def picture(
         self,
@@ -579,9 +532,6 @@ class Panda:
     def __repr__(self) -> str:
         return f"<Panda {self.model.name}: {self.state}, step {self.step:,}, epoch {self.epoch}, {self.directory}>"
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        return self.dashboard()._repr_mimebundle_(**kwargs)
-
     # ------------------------------------------- the seam between run and screen
 
     def send(self, command: Mapping[str, Any]) -> str:
@@ -607,14 +557,6 @@ class Panda:
     def status(self) -> dict[str, Any]:
         """How the run stands, in plain data, from any thread, at no cost to the training."""
         return self._worker.status()
-
-    def since(self, cursor: int) -> tuple[dict[str, list[dict[str, Any]]], int]:
-        """What was recorded behind a cursor (0 for all), in plain data, and the next cursor.
-
-        Tables `entries`, `blocks`, `epochs`, and `branches`. The cursor counts
-        what was appended: steps rewind, appends do not. A long record comes in pieces.
-        """
-        return rows_since(self._session.log, cursor)
 
     @property
     def _within(self) -> bool:
@@ -656,157 +598,9 @@ def _drawn_seed() -> int:
     return zlib.crc32(repr(random.getstate()).encode()) >> 1
 
 
-_pandas: "weakref.WeakSet[Panda]" = weakref.WeakSet()
-
-
-def attach(directory: str | Path | None = None) -> Any:
-    """The run alive in this kernel; a list of them if there are several.
-
-    Args:
-        directory: The folder of the run meant. One that lives in another process, or in none, is only
-            watched: the `Viewer` follows it by its record, and refuses every command.
-
-    Raises:
-        ValueError: If there is none.
-        sqlite3.Error: If its record cannot be read.
-    """
-    if directory is not None:
-        return _attached(Path(directory))
-    alive = [panda for panda in _pandas if panda._worker.alive]
-    if not alive:
-        raise ValueError(
-            "No run is alive in this kernel. `babysit.attach(directory)` watches one of another process, "
-            "`babysit.Panda.load(directory)` takes up one from disk."
-        )
-    return alive[0] if len(alive) == 1 else sorted(alive, key=lambda panda: str(panda.directory))
-
-
-def _attached(directory: Path) -> Panda | Viewer:
-    here = [panda for panda in pandas_in(directory) if panda._close.alive]
-    if here:
-        return here[0]
-    if not (directory / RECORD).is_file():
-        raise ValueError(
-            f"`directory` must hold a run. Received: {directory}, which holds none. It is the folder that "
-            "`panda.directory` names, and `babysit.Panda.load` takes."
-        )
-    return Viewer(directory)
-
-
-def _forget_runs() -> None:
-    """Leaves the runs to the process that began them: a forked child has none of their threads."""
-    for panda in list(_pandas):
-        panda._close.detach()
-    _pandas.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_runs)
-
-
-@atexit.register
-def _rest_all() -> None:
-    for panda in list(_pandas):
-        if panda._worker.alive:
-            panda._leave()
-        panda._close()
-
-
-def _take_over(directory: Path) -> None:
-    """Makes sure that no other panda of this kernel writes a run; one at rest lets go of it."""
-    for panda in pandas_in(directory):
-        if panda._worker.alive:
-            raise ValueError(f"The run at {directory} is alive in this kernel: `babysit.attach()` gives it back.")
-        panda._close()
-
-
-def pandas_in(directory: Path) -> list[Panda]:
-    """The pandas of this kernel whose run lies there."""
-    return [panda for panda in list(_pandas) if panda.directory.resolve() == directory.resolve()]
-
-
-@contextlib.contextmanager
-def _opened(directory: Path) -> Iterator[tuple[Lock, Database]]:
-    """The record of a run, with the right to write it; given back if what is done with it fails."""
-    lock = Lock(directory)
-    try:
-        database = Database(directory / RECORD)
-        try:
-            yield lock, database
-        except BaseException:
-            database.close()
-            raise
-    except BaseException:
-        lock.release()
-        raise
-
-
-def _branch_starts(log: RunLog) -> set[tuple[str, int]]:
-    """Branch and step of each place where a branch begins: on itself, and on the one that it left."""
-    starts = [(name, parent, step) for name, (parent, step, _) in list(log.branches.items())]
-    return {(branch, step) for name, parent, step in starts for branch in (name, parent) if branch}
-
-
-def _close(store: CheckpointStore, database: Database, lock: Lock) -> None:
-    store.close()
-    database.close()
-    lock.release()
-
-
-def check_model(model: Any) -> None:
-    """Raises unless a model can be trained: a compiled `keras.Model` that no panda trains."""
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}.")
-    if not model.compiled or model.optimizer is None:
-        raise ValueError(
-            "`model` must be compiled. Call `model.compile(optimizer=..., loss=...)` before `Panda(model)`. "
-            f"Received: the uncompiled `{model.name}`."
-        )
-    _refuse_second(model)
-
-
-def _refuse_second(model: Any, but: Panda | None = None) -> None:
-    for panda in list(_pandas):
-        if panda is not but and panda.model is model and panda._worker.alive:
-            raise ValueError(
-                f"`model` is being trained already, by {panda!r}. `panda = babysit.attach()` gives you that one; "
-                "`stop()` it first if you want to begin anew."
-            )
-
-
-def _new_directory(name: str) -> Path:
-    stem = f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{datetime.date.today().isoformat()}"
-    for n in itertools.count(1):
-        path = Path("runs") / f"{stem}-{n}"
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise OSError(f"`directory` cannot be made: {error}. Pass one where you may write.") from error
-        return path
-    raise AssertionError
-
-
-def _own_directory(path: Path) -> Path:
-    if (path / RECORD).exists():
-        raise ValueError(
-            f"`directory` must be a new one: {path} holds a run. `babysit.Panda.load({str(path)!r})` goes on with it."
-        )
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / ".writable").touch()
-        (path / ".writable").unlink()
-    except OSError as error:
-        raise OSError(f"`directory` cannot be written: {error}. Pass one where you may write.") from error
-    return path
-
-
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"`{name}` must be a string. Received: {name}={value!r}.")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"`{name}` must be text that UTF-8 can hold. Received: {name}={value!r}.") from None
+    if value != value.encode(errors="replace").decode():
+        raise ValueError(f"`{name}` must be text that UTF-8 can hold. Received: {name}={value!r}.")
     return value

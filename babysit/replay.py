@@ -11,7 +11,8 @@ from babysit.core.position import Position
 from babysit.core.runlog import RunLog
 from babysit.engine.environment import describe, differences
 from babysit.engine.trainer import KerasTrainer
-from babysit.panda import Panda, check_model, pandas_in
+from babysit.panda import Panda
+from babysit.runs import check_model, checked_run, pandas_in
 from babysit.session.fit import plan_of
 from babysit.session.replay import Replay, compare_run
 from babysit.store.checkpoint_file import environments
@@ -37,9 +38,7 @@ def replay(
     Raises:
         ValueError: If there is no run, or the data or the model are others.
     """
-    directory = Path(directory)
-    if not (directory / RECORD).is_file():
-        raise ValueError(f"`directory` must hold a run. Received: {directory}, which holds none.")
+    directory = checked_run(directory)
     for panda in pandas_in(directory):
         panda._database.flush()
     check_model(model)

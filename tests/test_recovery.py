@@ -517,43 +517,6 @@ def test_a_refused_fit_on_other_data_does_not_make_the_next_begin_its_epoch_anew
 # ------------------------------------------------------------------- what is kept by itself
 
 
-def test_the_best_state_is_kept_under_that_name(tmp_path):
-    stop = keras.callbacks.EarlyStopping(monitor="val_accuracy", patience=100)
-    panda = resting(tmp_path, validation_data=VALIDATION, epochs=6, callbacks=[stop])
-    panda.set(learning_rate=0.05)
-    panda.run(3 * 5)
-    panda.set(learning_rate=1.0, momentum=0.999)  # and it gets worse
-    panda.resume()
-    panda.wait()
-    accuracy = panda.history.epochs["val_accuracy"]
-    best = next(saved for saved in panda.checkpoints if saved.name == "best")
-    assert best.step == 5 * (1 + int(np.argmax(accuracy)))
-    panda.rewind("best")
-    assert panda.digest() == best.digest
-    assert panda.model.evaluate(*VALIDATION, verbose=0)[1] == np.float32(accuracy.max())
-
-
-def test_the_best_state_is_there_as_soon_as_the_run_rests(tmp_path):
-    stop = keras.callbacks.EarlyStopping(patience=100)
-    panda = resting(tmp_path, validation_data=VALIDATION, callbacks=[stop])
-    panda.run(7)
-    panda.rewind("best")
-    assert panda.step == 5
-
-
-def test_a_person_may_have_that_name_and_keeps_it_and_is_told_what_that_means(tmp_path):
-    panda = resting(tmp_path, validation_data=VALIDATION, epochs=3)
-    panda.run(2)
-    with pytest.warns(UserWarning, match="best one so far is not kept any more"):
-        saved = panda.save("best")
-    panda.resume()
-    panda.wait()
-    assert [one.step for one in panda.checkpoints if one.name == "best"] == [2]
-    with pytest.raises(ValueError, match="never overwritten"):
-        panda.save("best")
-    assert saved in panda.checkpoints
-
-
 def test_what_a_person_saved_opens_in_plain_keras(tmp_path):
     panda = resting(tmp_path)
     panda.run(4)

@@ -126,6 +126,11 @@ class RunLog:
         table = self._tables[branch]
         return table.start + table.count
 
+    def branch_starts(self) -> set[tuple[str, int]]:
+        """Branch and step of each place where a branch begins: on itself, and on the one that it left."""
+        starts = [(name, parent, step) for name, (parent, step, _) in list(self.branches.items())]
+        return {(branch, step) for name, parent, step in starts for branch in (name, parent) if branch}
+
     def lineage(self, branch: str, step: float = math.inf) -> Lineage:
         """The way from step 0 to a step of a branch, its tip by default, one segment a branch."""
         segments: list[Segment] = []

@@ -100,14 +100,6 @@ class Callbacks:
         return self._wanted("on_test_batch_begin", "on_test_batch_end")
 
     @property
-    def monitored(self) -> tuple[str, int]:
-        """What is monitored: the first callback's `monitor`, or the validation loss; and 1 if less is better."""
-        for one in self._callbacks:
-            if isinstance(name := getattr(one, "monitor", None), str):
-                return name, -1 if getattr(getattr(one, "monitor_op", None), "__name__", "") == "greater" else 1
-        return "val_loss", 1
-
-    @property
     def may_edit(self) -> bool:
         """Whether some callback may change weights."""
         return any(type(one) not in _READ_ONLY for one in self._callbacks)

@@ -13,7 +13,6 @@ from typing import Any
 
 from babysit.core.controls import Controls, planned
 from babysit.core.events import (
-    ROOT,
     Branch,
     Changes,
     Edit,
@@ -22,23 +21,19 @@ from babysit.core.events import (
     Failed,
     Finished,
     Fit,
-    Note,
     NotFinite,
     Payload,
-    Saved,
     Set,
     Stopped,
 )  # fmt: skip
-from babysit.core.hyperparameter import checked
 from babysit.core.position import FitSpec, Position
 from babysit.core.runlog import RunLog, Steps
 from babysit.core.scale import Scale
-from babysit.core.state import State
 from babysit.session.loop import Live, LiveTrainer, train
 from babysit.session.plan import FitPlan
-from babysit.session.rerun import Unreachable, lies_on, reach
+from babysit.session.rerun import lies_on
+from babysit.session.rewind import recover, return_to_boundary
 
-BEST = "best"  # name of the state that did best in what is monitored
 # A copy of the state in memory is made so seldom that it costs this share of the time; where steps cannot be taken
 # again, the second one.
 SNAPSHOT_SHARE, ONLY_SHARE = 0.01, 0.05
@@ -60,6 +55,7 @@ class Session:
         epochs: Epochs done when the fit ends.
         early: Whether a callback ended the fit before that.
         examples: Examples seen in this process.
+        finite: Whether the loss is a finite number, as far as steps were taken since the last fit or rewind.
         between: Called between two blocks of a validation.
         on_compiled: Called where a fit begins and where the model was compiled anew.
     """
@@ -68,15 +64,13 @@ class Session:
         self.trainer, self.log, self.store = trainer, log, store
         self.branch = list(log.branches)[-1]
         self.plan: FitPlan | None = None
-        self.epochs, self.early, self.examples = 0, False, 0
+        self.epochs, self.early, self.examples, self.finite = 0, False, 0, True
         self.between: Callable[[], None] = lambda: None
         self._first_epoch = 0  # Keras's number of the run's epoch 0
         self.on_compiled: Callable[[], None] = lambda: None
         self._begun = 0  # number of the event with which the fit began
         self._memory: Any = []  # what its callbacks remembered then
-        self._finite_until = 0  # the step up to which the loss needs no look: that of a fit or a rewind
         self._observed: Any = None
-        self._best: State | None = None
         self._snapshot_time = self._snapshot_cost = 0.0
 
     # ------------------------------------------------------------------------- what it is
@@ -97,26 +91,14 @@ class Session:
         return self.early or self.position.epoch >= self.epochs
 
     @property
-    def begun(self) -> bool:
-        """Whether the run has had a fit."""
-        return self.log.begun
-
-    @property
     def loss(self) -> float:
         """Of the last step; NaN before the first."""
         return self.log.loss(self.branch, self.position.step)
 
     @property
-    def loss_is_finite(self) -> bool:
-        """Whether it may go on without being asked."""
-        return self._was_finite(self.position.step)
-
-    def _was_finite(self, step: int) -> bool:
-        return (
-            step <= self._finite_until
-            or math.isfinite(self.log.loss(self.branch, step))
-            or not self.log.has_loss(self.branch)
-        )
+    def values(self) -> dict[str, Any]:
+        """Hyperparameter -> value that acts in the next step, and how the batch size is coupled."""
+        return self.controls.at(self.position.step) | {"scaling": self.controls.scaling}
 
     # ------------------------------------------------------------------------- the one way in
 
@@ -130,7 +112,7 @@ class Session:
         event = self.log.add(self.branch, self.position.step, payload, **about)
         self.trainer.apply(event)
         if payload.opaque:
-            self._keep("edit")
+            self.keep("edit")
         return event
 
     # ------------------------------------------------------------------------- a fit
@@ -142,7 +124,7 @@ class Session:
             ValueError: If its ranges or its data do not fit; nothing was changed then.
         """
         self.find_external_changes("script")
-        first, previous = not self.begun, self.plan
+        first, previous = not self.log.begun, self.plan
         compiled_anew = self.trainer.compiled_anew and not first
         keeps = plan.completes or (plan.keeps_batch_size and previous is not None)
         batch_size = int(self.controls.at(self.position.step)["batch_size"]) if keeps else plan.batch_size
@@ -152,13 +134,13 @@ class Session:
         self.plan, self.early = plan, False
         self.on_compiled()
         if plan.completes:
-            self.recover()
+            recover(self)
         event = self.emit(self._fit_payload(plan, values, scales, {} if plan.completes else changes), **about)
         if plan.completes and changes:  # set on the model since it was loaded
             self.set({name: new for name, (_, new) in changes.items() if name in scales})
         if compiled_anew and self.position.step:
             self.emit(Edit(values, scales, {}, what="compiled anew"))
-        self._begun, self._finite_until = 0 if plan.completes else event.seq, self.position.step
+        self._begun, self.finite = 0 if plan.completes else event.seq, True
         return event
 
     def _spec(self, plan: FitPlan) -> FitSpec:
@@ -181,7 +163,7 @@ class Session:
 
     def _changes_to(self, values: Mapping[str, Any]) -> Changes:
         """Those of a model's values that differ from the controls', all of them at first: name -> (old, new)."""
-        if not self.begun:
+        if not self.log.begun:
             return {name: (None, value) for name, value in values.items()}
         step = self.position.step
         now, before = self.controls.at(step), self.controls.at(step - 1)
@@ -211,9 +193,9 @@ class Session:
             self.epochs = began + max(plan.epochs - initial, 0)
         self._memory = callbacks.memory
         if plan.completes:
-            self._remind_callbacks()
+            self.remind_callbacks()
         self._begin_epoch()
-        self._keep("fit" if self.position.step else "start")
+        self.keep("fit" if self.position.step else "start")
 
     def finish(self, stopped: bool, **about: Any) -> Event:
         """Ends the fit; the model and its optimizer are stock again.
@@ -227,7 +209,7 @@ class Session:
             self.emit(Edit(what="weights replaced by their moving average"), author=author)
         self.watch()
         try:
-            callbacks("on_train_end", logs=self._last_logs)
+            callbacks("on_train_end", logs=end.logs if (end := self._last_end) else {})
         finally:
             self.trainer.release()
         if stopped:
@@ -241,9 +223,11 @@ class Session:
         return self.emit(Failed(f"{type(error).__name__}: {error}"))
 
     @property
-    def _last_logs(self) -> Mapping[str, Any]:
+    def _last_end(self) -> EpochEnd | None:
+        """What the last epoch of this fit came to that had ended here."""
         ends = self.log.epoch_ends(self.log.lineage(self.branch))
-        return ends[-1].payload.logs if ends and ends[-1].seq > self._begun else {}  # type: ignore[attr-defined]
+        last = ends[-1] if ends and ends[-1].seq > self._begun else None
+        return last.payload if last else None  # type: ignore[return-value]
 
     # ------------------------------------------------------------------------- training
 
@@ -266,7 +250,7 @@ class Session:
                 if self._record(steps) or not callbacks.every_step:  # those hear of a whole execution
                     break
         except Exception as error:
-            self._return_to_boundary(error)
+            return_to_boundary(self, error)
             return
         if steps is not None:
             # Keras numbers a whole execution, of however few batches.
@@ -278,10 +262,11 @@ class Session:
 
     def _record(self, steps: Steps) -> bool:
         """Enters steps into the log; returns whether the loss turned NaN or infinite in them."""
-        finite = self._was_finite(steps.first - 1)
         self.log.add_steps(self.branch, steps)
         self.examples += steps.examples
-        if turned := finite and not self.loss_is_finite:
+        was, loss = self.finite, steps.columns.get("loss")
+        self.finite = loss is None or math.isfinite(loss[-1])
+        if turned := was and not self.finite:
             self.emit(NotFinite(str(self.loss)))
         return turned
 
@@ -311,7 +296,6 @@ class Session:
             )  # fmt: skip
             self.trainer.epoch_ended(next_pass)
             self.emit(end, author="babysit")
-        self._note_best(end.logs)
         self._begin_epoch()
 
     def _begin_epoch(self) -> None:
@@ -322,231 +306,32 @@ class Session:
             self.plan.callbacks("on_epoch_begin", self.position.epoch + self._first_epoch)
         self._observed = None
 
-    # ------------------------------------------------------------------------- a step that fails
+    # ------------------------------------------------------------------------- a new branch
 
-    def _return_to_boundary(self, error: Exception) -> None:
-        """Returns to the state before the block that failed; goes on only where a smaller batch will do."""
-        if not self.trainer.interrupted:  # fetching the data failed: nothing has changed
-            raise error
-        back = self._batch_size_before()
-        lineage = self.log.lineage(self.branch)
-        try:
-            reach(self.trainer, self.log, self.store.candidates(), lineage, self.log.tip(self.branch))
-        except Exception as again:
-            self._branch_off(f"a step failed, and those before it cannot be taken again ({again})")
-        if not (back and self.trainer.short_of_memory(error)):
-            raise error
-        was, now = back["batch_size"]
-        why = f"`batch_size` {was} needs more memory than there is: back to {now}"
-        self.emit(Set(back, refusal=f"{why} ({str(error).splitlines()[0][:200]})"), author="babysit")
-
-    def _batch_size_before(self) -> dict[str, tuple[Any, Any]]:
-        """The last change of the batch size, taken back, if no step was taken with it yet."""
-        events = self.log.along(self.log.lineage(self.branch))
-        changed = [
-            event for event in events if isinstance(event.payload, Set) and "batch_size" in event.payload.changes
-        ]
-        if not changed or not isinstance(last := changed[-1].payload, Set) or last.refusal:
-            return {}
-        step, begun = self.position.step, changed[-1].step if last.acts_at is None else last.acts_at
-        if last.over == 1 and step > begun:
-            return {}
-        now, before = self.controls.at(step), self.controls.at(step - 1)
-        if last.over > 1 and now["batch_size"] == before["batch_size"] and step > begun:
-            return {}
-        old = {name: pair[0] for name, pair in last.changes.items()} if step <= begun else before
-        return {name: (now[name], old[name]) for name in last.changes if name in now and old[name] is not None}
-
-    def _branch_off(self, reason: str) -> None:
-        """Goes on from the newest state that can be used, on a new branch."""
-        lineage, tip = self.log.lineage(self.branch), self.log.tip(self.branch)
-        usable = [one for one in self.store.candidates() if lies_on(one, lineage)] or self.store.candidates()
-        reasons: dict[str, None] = {}
-        for candidate in reversed(usable):
-            try:
-                self.trainer.restore(state := candidate.load())
-            except ValueError as error:
-                reasons[str(error)] = None
-                continue
-            self._leave(Branch(candidate.branch, state.event, tip, reason=reason))
-            return
-        raise Unreachable(" ".join(["The run has no checkpoint that can be used.", *reasons]))
-
-    # ------------------------------------------------------------------------- the time machine
-
-    def load(self) -> None:
-        """Restores the newest checkpoint of the present branch that can be used; a fit takes the steps after it.
-
-        Where no checkpoint is left, the run begins anew on a branch of its own.
-
-        Raises:
-            ValueError: If there is none.
-        """
-        lineage = self.log.lineage(self.branch)
-        if not self.store.candidates():
-            tip = self.log.tip(self.branch)
-            self._leave(Branch(ROOT, 0, tip, reason="no checkpoint is left"))
-            return
-        for candidate in reversed(self.store.candidates()):
-            if lies_on(candidate, lineage):
-                try:
-                    self.trainer.restore(candidate.load())
-                except ValueError:
-                    continue
-                return
-        self._branch_off("no checkpoint of the branch can be used")
-
-    def recover(self) -> None:
-        """Takes the steps again that a run had done after the state from which it was loaded."""
-        tip, lineage = self.log.tip(self.branch), self.log.lineage(self.branch)
-        before = self.trainer.capture()
-        if before.position.step == tip and not self._lacks(before):
-            return
-        try:
-            rerun = reach(self.trainer, self.log, self.store.candidates(), lineage, tip)
-        except Exception as error:
-            self.trainer.restore(before)
-            self._branch_off(str(error))
-            return
-        if rerun.differs is not None:
-            text = f"the steps taken again after step {rerun.start:,} differ from step {rerun.differs:,} on"
-            self.emit(Note(text), author="babysit")
-
-    def _lacks(self, state: State) -> bool:
-        """Whether events on the branch act on what a state is, and it does not contain them."""
-        acting = (Fit, Set, EpochEnd, Branch, Edit)
-        return any(
-            isinstance(event.payload, acting) for event in self.log.along(self.log.lineage(self.branch), state.event)
-        )
-
-    def rewind(
-        self,
-        folder: str | None = None,
-        step: int | None = None,
-        branch: str | None = None,
-        hyperparameters: str = "checkpoint",
-        skip: int = 0,
-        **about: Any,
-    ) -> Event:
-        """Returns to a checkpoint or a step, on a new branch; see `Panda.rewind`.
-
-        Args:
-            folder: Name of a checkpoint's folder, to return to the instant at which it was saved.
-            step: Or the number of steps done, on `branch`; the branch's tip if it is None.
-            branch: The present one if it is None.
-            hyperparameters: `"checkpoint"` for the values of then, `"keep"` for the present ones.
-            skip: Batches to leave out then.
-            **about: `author`, `why` and `command` of the event.
-
-        Raises:
-            ValueError: If there is no such place, or it cannot be reached; nothing was changed then.
-        """
-        if hyperparameters not in ("checkpoint", "keep"):
-            raise ValueError(f'`hyperparameters` must be "checkpoint" or "keep". Received: {hyperparameters!r}.')
-        skip = int(checked("skip", skip, Scale(0, 2**53, whole=True), "It is a number of batches."))
-        place = None if folder is not None else self._place(step, branch)
-        before, left, step = self.trainer.capture(), self.branch, self.position.step
-        present = self._values()
-        try:
-            name, parent, differs = self._go_to(folder or "") if place is None else self._go_along(*place)
-            self._check_data(before.position)
-            then = self._values()
-            changed = {key: (then[key], new) for key, new in present.items() if key in then and then[key] != new}
-            keep = changed if hyperparameters == "keep" else {}
-            restored = {} if keep else {key: (new, old) for key, (old, new) in changed.items()}
-            later = {key: keep.pop(key) for key in ["batch_size"] if key in keep and self.trainer.steps_to_update}
-            examples = self._examples_in(skip, keep.get("batch_size", (0, then.get("batch_size")))[1])
-        except Exception:
-            self.trainer.restore(before)
-            raise
-        self.store.save_soon(before, left, kept="tip")
-        event = self._leave(Branch(parent, self.trainer.event, step, name, keep, examples, restored, differs), **about)
-        if later:
-            self.emit(Set(later, acts_at=self.position.step + self.trainer.steps_to_update), author=event.author)
-        self._remind_callbacks()
-        self._keep("branch")
-        return event
-
-    def _place(self, step: int | None, branch: str | None) -> tuple[str, int]:
-        """A branch and a step of it."""
-        if not self.begun:
-            raise ValueError("There is no past to rewind to: call `fit(…)` first.")
-        branch = self.branch if branch is None else branch
-        if branch not in self.log.branches:
-            raise ValueError(f"`branch` must be one of {', '.join(self.log.branches)}. Received: {branch!r}.")
-        tip = self.log.tip(branch)
-        step = tip if step is None else step
-        if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= tip:
-            raise ValueError(
-                f"`to` must be a step, a whole number from 0 to {tip:,}, the last one of {branch}. Received: {step!r}."
-            )
-        return branch, step
-
-    def _go_to(self, folder: str) -> tuple[str, str, int | None]:
-        checkpoint, state = self.store.found(folder)
-        self.trainer.restore(state)
-        return checkpoint.name or "", checkpoint.branch, None
-
-    def _go_along(self, branch: str, step: int) -> tuple[str, str, int | None]:
-        lineage = self.log.lineage(branch, step)
-        rerun = reach(self.trainer, self.log, self.store.candidates(), lineage, step)
-        return "", lineage[-1].branch, rerun.differs
-
-    def _leave(self, payload: Branch, **about: Any) -> Event:
+    def leave(self, payload: Branch, **about: Any) -> Event:
         """Begins a new branch where the training stands."""
-        self._finite_until = self.position.step
-        self.branch, self.early = f"branch {len(self.log.branches) + 1}", False
+        self.branch, self.early, self.finite = f"branch {len(self.log.branches) + 1}", False, True
         self._observed = None
         return self.emit(payload, **about)
 
-    def _values(self) -> dict[str, Any]:
-        return self.controls.at(self.position.step) | {"scaling": self.controls.scaling}
-
-    def _examples_in(self, batches: int, batch_size: int) -> int:
-        """Examples in batches that are to be left out."""
-        if not batches:
-            return 0
-        if self.plan is None:
-            raise ValueError("`skip` needs the data. Call `fit(…, paused=True)` first.")
-        left = self.trainer.steps_left(batch_size)
-        if left is not None and batches >= left:
-            raise ValueError(
-                f"`skip` must leave a batch of the epoch. Received: skip={batches}, with {left} left of them there."
-            )
-        return batches * batch_size
-
-    def _check_data(self, before: Position) -> None:
-        """Raises unless the data at hand can go on from here."""
-        fit, at = self.controls.fit, self.position
-        if not self.trainer.repeatable and (at.data_pass, at.example) != (before.data_pass, before.example):
-            assert self.plan is not None
-            raise ValueError(self.plan.source.limitation)
-        if self.plan is not None and fit is not None and fit.data != self.plan.source.fingerprint:
-            now, then = self.plan.source.size, fit.size
-            raise ValueError(
-                f"The checkpoint was made on other data: {then or 'an unknown number of'} examples, and now there are "
-                f"{now or 'others'}. `fit` on those data again, `paused=True`, before you rewind to it."
-            )
-
-    def _remind_callbacks(self) -> None:
+    def remind_callbacks(self) -> None:
         """Has the callbacks remember what they did after the last epoch of this fit that had ended here."""
-        if self.plan is None or not self.plan.callbacks.memory:
-            return
-        ends = self.log.epoch_ends(self.log.lineage(self.branch))
-        ends = [event for event in ends if event.seq > self._begun]
-        memory = ends[-1].payload.callbacks if ends else self._memory  # type: ignore[attr-defined]
-        self.plan.callbacks.remember(memory, self._weights_after)
+        if self.plan is not None and self.plan.callbacks.memory:
+            end = self._last_end
+            self.plan.callbacks.remember(end.callbacks if end else self._memory, self._weights_after)
 
     def _weights_after(self, number: int) -> Any:
         """The weights at the end of an epoch, by Keras's number of it, where a state is kept; or None."""
         lineage = self.log.lineage(self.branch)
-        for event in self.log.epoch_ends(lineage):
-            if event.payload.epoch != number - self._first_epoch + 1:  # type: ignore[attr-defined]
-                continue
-            for one in self.store.candidates():
-                if one.step == event.step and lies_on(one, lineage):
-                    with contextlib.suppress(ValueError):  # damaged
-                        return self.trainer.weights_in(one.load())
+        steps = [
+            event.step
+            for event in self.log.epoch_ends(lineage)
+            if event.payload.epoch == number - self._first_epoch + 1  # type: ignore[attr-defined]
+        ]
+        for one in self.store.candidates():
+            if one.step in steps and lies_on(one, lineage):
+                with contextlib.suppress(ValueError):  # damaged
+                    return self.trainer.weights_in(one.load())
         return None
 
     # ------------------------------------------------------------------------- what a user may do to it
@@ -584,32 +369,6 @@ class Session:
             if not within:
                 self.find_external_changes("script")
 
-    def save(self, name: str | None, write_model: Callable[..., Any] | None = None, **about: Any) -> Any:
-        """Saves the state under a new name, made from the step if none is given; returns the checkpoint.
-
-        Raises:
-            ValueError: If the name is taken, or none, or nothing has begun yet.
-            OSError: If the disk does not take it; nothing is left behind.
-        """
-        if not self.begun:
-            raise ValueError(
-                "`save` needs a run that has begun. Received: an idle one. Call `fit(…, paused=True)` first."
-            )
-        step = self.position.step
-        name = self.store.free_name(step) if name is None else self.store.checked_name(name)
-        checkpoint = self.store.save(self.trainer.capture(), self.branch, name, "named", write_model)
-        self.emit(Saved(checkpoint.path.name, checkpoint.name), **about)
-        return checkpoint
-
-    def rename(self, folder: str, name: str, **about: Any) -> Event:
-        """Gives a checkpoint another name, or its first one."""
-        return self.emit(Saved(folder, name, self.store.rename(folder, name).step), **about)
-
-    def last_change(self) -> int | None:
-        """Number of the last event that changed how the training goes on, if there is any."""
-        changing = (Set, Edit, Branch)
-        return next((event.seq for event in reversed(self.log.events) if isinstance(event.payload, changing)), None)
-
     # ------------------------------------------------------------------------- what others do to the model
 
     def watch(self) -> None:
@@ -627,7 +386,7 @@ class Session:
 
     def _adopt(self, author: str) -> None:
         """Emits a new compilation, or hyperparameters that were set on the model itself."""
-        if self.trainer.compiled_anew and self.plan is not None and self.begun:
+        if self.trainer.compiled_anew and self.plan is not None and self.log.begun:
             plan, size = self.plan, int(self.controls.values["batch_size"])
             values, scales = self.trainer.prepare(plan.source, plan.ranges, size, self._spec(plan), self.position)
             self.on_compiled()
@@ -646,7 +405,7 @@ class Session:
 
     # ------------------------------------------------------------------------- which states are kept
 
-    def _keep(self, reason: str) -> None:
+    def keep(self, reason: str) -> None:
         """Saves the state in the background, unnamed; `reason` is why it is kept."""
         self.store.save_soon(self.trainer.capture(), self.branch, kept=reason)
 
@@ -656,7 +415,6 @@ class Session:
         Raises:
             OSError: If the disk does not take it.
         """
-        self.keep_best()
         self.store.save(self.trainer.capture(), self.branch, kept="end")
 
     def _keep_snapshot(self) -> None:
@@ -667,18 +425,3 @@ class Session:
             self.store.remember(self.trainer.capture(), self.branch)
             self._snapshot_time = time.perf_counter()
             self._snapshot_cost = self._snapshot_time - began
-
-    def _note_best(self, logs: Mapping[str, Any]) -> None:
-        """Takes a copy of the state if what is monitored has never been better in this run."""
-        assert self.plan is not None
-        name, sign = self.plan.callbacks.monitored
-        told = [event.payload.logs.get(name) for event in self.log.events if isinstance(event.payload, EpochEnd)]
-        values = [sign * value for value in told if isinstance(value, int | float)]
-        if isinstance(logs.get(name), int | float) and values and values[-1] < min(values[:-1], default=math.inf):
-            self._best = self.trainer.capture()
-
-    def keep_best(self) -> None:
-        """Saves the best state so far in the background, if it is another one by now."""
-        if self._best is not None and BEST not in self.store.names:  # which a user may have taken
-            self.store.save_soon(self._best, self.branch, name=BEST)
-        self._best = None

@@ -38,7 +38,6 @@ def describe(session: Session, rate: "Rate") -> dict[str, Any]:
         "couplings": {"scaling": controls.scaling},
         "checkpoints": session.store.rows,
         "remarks": [*(plan.remarks if plan else ()), *filter(None, [session.trainer.remark])],
-        "diagnostics": None,
         "examples_a_second": rate.examples_a_second,
         "seconds_left": rate.seconds_left(session, done, size),
     }

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from babysit.core.events import ROOT, Saved
-from babysit.core.history import History
 from babysit.core.hyperparameter import Hyperparameter
-from babysit.core.journal import Journal
 from babysit.core.runlog import RunLog
 from babysit.core.scale import Scale
-from babysit.session.status import rows_since
+from babysit.session.run import Run
 from babysit.store.checkpoint_store import Checkpoint, checkpoints_in
 from babysit.store.database import RECORD, DatabaseReader
 from babysit.store.lock import holder
@@ -35,7 +33,7 @@ _UNTOLD: dict[str, Any] = {
 }
 
 
-class Viewer:
+class Viewer(Run):
     """A run that somebody else holds, or nobody: it shows what a panda shows, and refuses what a panda does.
 
     Last line of a cell: the dashboard, which follows the run within a second.
@@ -58,7 +56,6 @@ class Viewer:
         self._lock = threading.Lock()  # the dashboard's pump reads too
         self._refusals: list[dict[str, Any]] = []  # that wait for `since`
         self._refused = itertools.count(1)
-        self._dashboard: Any = None
 
     # ------------------------------------------------------------------ reading
 
@@ -87,43 +84,15 @@ class Viewer:
         }
 
     @property
-    def history(self) -> History:
-        """What was measured up to now, step by step, along the present branch."""
-        self._look()
-        return History(self._log, lambda: list(self._log.branches)[-1])
-
-    @property
-    def journal(self) -> Journal:
-        """What was done, by whom, at which step, and why."""
-        self._look()
-        return Journal(self._log)
-
-    @property
-    def branches(self) -> dict[str, tuple[str | None, int]]:
-        """Name -> (parent, step at which it left)."""
-        return self.history.branches
-
-    @property
     def checkpoints(self) -> list[Checkpoint]:
         """The complete checkpoints, oldest first."""
         self._look()
         names = {one.payload.folder: one.payload.name for one in self._log.events if isinstance(one.payload, Saved)}
         return checkpoints_in(self.directory / "checkpoints", names)
 
-    def dashboard(self) -> Any:
-        """The dashboard, with its controls switched off; the same widget each time."""
-        from babysit.ui.dashboard import Dashboard
-
-        if self._dashboard is None:
-            self._dashboard = Dashboard(self, Viewer)
-        return self._dashboard.widget
-
     def __repr__(self) -> str:
         status = self.status()
         return f"<Viewer of {status['name']}: {status['state']}, step {status['step']:,}, {self.directory}>"
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        return self.dashboard()._repr_mimebundle_(**kwargs)
 
     # ------------------------------------------------------------------ what it refuses
 
@@ -167,9 +136,9 @@ class Viewer:
         return status | {"remarks": [self._words, *status["remarks"]]}
 
     def since(self, cursor: int) -> tuple[dict[str, list[dict[str, Any]]], int]:
-        """What was recorded behind a cursor (0 for all), as `Panda.since` has it, and the next cursor."""
+        """What was recorded after a cursor (0 for all), as `Panda.since` has it, and the next cursor."""
         self._look()
-        rows, end = rows_since(self._log, cursor)
+        rows, end = super().since(cursor)
         refusals, self._refusals = self._refusals, []
         rows["entries"] += [{"seq": end, **row} for row in refusals]
         return rows, end

@@ -6,28 +6,29 @@ The session knows how to train, the worker when. Commands may come from any thre
 import contextlib
 import math
 import queue
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
-from babysit.core.events import Event, Note, NotFinite, Paused, Payload, Refused, Resumed
+from babysit.core.events import Event, Note, NotFinite, Paused, Refused, Resumed
 from babysit.core.hyperparameter import any_whole, checked
+from babysit.session import commands
 from babysit.session.plan import FitPlan
+from babysit.session.rewind import rewind
 from babysit.session.session import Session
 from babysit.session.status import Rate, describe
+from babysit.session.switching import switching
 
 _FIELDS = {"author", "branch", "changes", "command", "content", "folder", "function", "hyperparameters", "name", "over"}
 _FIELDS |= {"epochs", "kind", "on", "on_last_change", "paused", "plan", "settings", "skip", "step", "steps", "why"}
-_FIELDS |= {"written"}
-# What is exported without TensorFlow, and so beside the training.
-_BESIDE = ("logbook", "history", "chart.png", "chart.svg")
 # What code that runs within the training, such as a callback, may ask for: at once, or as soon as it has returned.
 _AT_ONCE, _SOON = {"call", "digest", "note", "save", "set", "diagnostics"}, {"pause", "stop"}
+
+_NOT_FINITE = "The loss is not a finite number. Rewind to a step before that, and lower the learning rate."
 
 
 class _Queued(NamedTuple):
@@ -63,7 +64,7 @@ class Worker:
         self.error: BaseException | None = None
         self.not_finite = False
         self.owner: Any = None
-        self.export: Callable[[str, bytes], Any] | None = None
+        self.export: Callable[[str, bytes], Any] = lambda kind, content: None
         self.warning: Callable[[], str | None] = lambda: None
         self.on_rest: Callable[[], None] = lambda: None
         self.on_move: Callable[[str], None] = lambda state: None
@@ -121,19 +122,11 @@ class Worker:
     def status(self) -> dict[str, Any]:
         """How the run stands, in plain data; made in the thread that asks, at no cost to the training."""
         error = "".join(traceback.format_exception(self.error)) if self.error else None
-        unsound = ""
-        if self.state == "running" and not self.session.loss_is_finite:
-            unsound = "The loss is not a finite number. Rewind to a step before that, and lower the learning rate."
-        found = describe(self.session, self._rate) | {
-            "name": self._name,
-            "state": self.state,
-            "not_finite": self.not_finite,
-            "error": error,
-            "warning": self.warning() or unsound or None,
-        }
-        if self.diagnostics is not None:
-            found["diagnostics"] = self.diagnostics.status
-        return found
+        about = {"name": self._name, "state": self.state, "not_finite": self.not_finite, "error": error}
+        warning = self.warning()
+        if self.state == "running" and not self.session.finite:
+            warning = warning or _NOT_FINITE
+        return describe(self.session, self._rate) | about | {"warning": warning, "diagnostics": self.diagnostics.status}
 
     def _refuse_within(self, action: str) -> None:
         thread = threading.current_thread()
@@ -147,33 +140,16 @@ class Worker:
         with self._changed:
             self._count += 1
             command["command"] = str(self._count)
-            if command.get("action") == "export" and command.get("kind") in _BESIDE and self.export is not None:
-                threading.Thread(target=self._export_beside, args=(command, outcome), daemon=True).start()
-            else:
-                self._put(_Queued(command, outcome))
-        return str(command["command"])
-
-    def _put(self, queued: _Queued) -> None:
-        with self._changed:
-            self._commands.put(queued)
+            self._commands.put(_Queued(command, outcome))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name=f"babysit-{self._name}", daemon=True)
                 self._thread.start()
-
-    def _export_beside(self, command: dict[str, Any], outcome: "Future[Any] | None") -> None:
-        """Writes a file on a thread of its own; the training thread then notes it."""
-        assert self.export is not None
-        written: Any
-        try:
-            written = self.export(command["kind"], command.get("content", b""))
-        except Exception as error:
-            written = error
-        self._put(_Queued(command | {"written": written}, outcome))
+        return str(command["command"])
 
     # ------------------------------------------------------------------------- on the training thread
 
     def _work(self) -> None:
-        with _switching:
+        with switching:
             try:
                 while (queued := self._next()) is not None or self.state == "running":
                     if queued is not None:
@@ -245,7 +221,6 @@ class Worker:
         return self.state != "running" and self.session.plan is not None
 
     def _watch(self) -> None:
-        self.session.keep_best()
         self.session.watch()
 
     def _refuse(self, command: Mapping[str, Any], error: BaseException) -> None:
@@ -262,15 +237,15 @@ class Worker:
             "finish_epoch": self._finish_epoch,
             "more_epochs": self._more_epochs,
             "stop": self._stop,
+            "rewind": self._rewind,
             "set": session.set,
             "call": lambda function, **about: session.call(function, self.model),
-            "note": self._note,
-            "save": lambda name=None, **about: session.save(name, self.model.save, **_of_event(about)),
+            "note": partial(commands.note, session),
+            "save": partial(commands.save, session, write_model=self.model.save),
+            "rename": partial(commands.rename, session),
+            "delete": partial(commands.delete, session),
+            "export": partial(commands.export, session, self.export),
             "keep_last": lambda **about: session.keep_last(),
-            "rewind": self._rewind,
-            "rename": self._rename,
-            "delete": self._delete,
-            "export": self._export,
             "digest": lambda **about: session.trainer.capture().digest(),
             "diagnostics": lambda on, **about: self.diagnostics.switch(on),
         }
@@ -281,7 +256,7 @@ class Worker:
             )
         if command.get("action") not in actions:
             raise ValueError(f"`action` must be one of {', '.join(actions)}. Received: {command.get('action')!r}.")
-        return actions[command["action"]](**{**about, **_of_event(about)})
+        return actions[command["action"]](**{**about, **commands.of_event(about)})
 
     def _advance(self) -> None:
         """Takes a block, and does what it led to."""
@@ -334,14 +309,14 @@ class Worker:
 
     def _pause(self, **about: Any) -> None:
         if self.state == "running":
-            self._emit(Paused(), about)
+            commands.emit(self.session, Paused(), about)
             self._move_to("paused")
 
     def _resume(self, **about: Any) -> None:
         if not self.alive:
             raise ValueError(f"There is nothing to resume: the run is {self.state}. Call `fit(...)` to go on.")
         if self.state == "paused":
-            self._emit(Resumed(), about)
+            commands.emit(self.session, Resumed(), about)
         self._go(math.inf)
 
     def _run(self, steps: int, **about: Any) -> "Future[None]":
@@ -369,37 +344,15 @@ class Worker:
         else:
             again = replace(session.plan, epochs=epochs, initial_epoch=0, completes=False, keeps_batch_size=True)
             self._fit(again, False)
-        return self._emit(Note(f"{epochs:,} epochs more, up to {session.epochs:,}"), about)
+        return commands.emit(session, Note(f"{epochs:,} epochs more, up to {session.epochs:,}"), about)
 
     def _stop(self, **about: Any) -> None:
         if self.alive:
             self.not_finite = False
             self._end("stopped", **about)
 
-    def _note(self, why: str = "", on_last_change: bool = False, **about: Any) -> Event:
-        change = self.session.last_change() if on_last_change else None
-        return self._emit(Note(about=change), {**about, "why": why})
-
-    def _emit(self, payload: Payload, about: Mapping[str, Any]) -> Event:
-        return self.session.emit(payload, **_of_event(about))
-
-    def _rename(self, folder: str, name: str, **about: Any) -> Event:
-        return self.session.rename(folder, name, **about)
-
-    def _delete(self, folder: str, **about: Any) -> Event:
-        step = self.session.store.delete(folder).step
-        return self._emit(Note(f"the checkpoint of step {step:,} is deleted", deleted=folder), about)
-
-    def _export(self, kind: str, content: bytes = b"", written: Any = None, **about: Any) -> Event:
-        if isinstance(written, Exception):
-            raise written
-        if self.export is None:
-            raise ValueError("This run cannot be exported from here. Call `Panda.export_logbook` or `export_script`.")
-        file = Path(written or self.export(kind, content))
-        return self._emit(Note(f"{kind} written to {file}", file=str(file)), about)
-
     def _rewind(self, **about: Any) -> Event:
-        event = self.session.rewind(**about)
+        event = rewind(self.session, **about)
         self.error, self.not_finite = None, False
         self._rate.reset()
         if self.state != "running":
@@ -417,20 +370,19 @@ class Worker:
         except BaseException as error:  # a callback's, at the end of the training
             self._fail(error)
         else:
-            self._save_last()
-            self._move_to(state)
+            self._rest_for_good(state)
 
     def _fail(self, error: BaseException) -> None:
         self.error = error
         self.session.fail(error)
-        self._save_last()
-        self._move_to("failed")
+        self._rest_for_good("failed")
 
-    def _save_last(self) -> None:
+    def _rest_for_good(self, state: str) -> None:
         try:
             self.session.keep_last()
         except Exception as error:  # a full disk's, or a device's that gives nothing any more
             self.session.emit(Refused(f"the last state could not be saved: {error}"))
+        self._move_to(state)
 
     def _move_to(self, state: str) -> None:
         if state != "running" and self.session.plan is not None:
@@ -452,39 +404,5 @@ class Worker:
         self._runs = []
 
 
-def _of_event(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a command goes into its event, as text: a command may bring anything."""
-    given = {key: about[key] for key in ("author", "why", "command") if key in about}
-    return {key: value if value is None else str(value) for key, value in given.items()}
-
-
 class _Stopped(Exception):
     """A validation was left, as somebody asked to stop."""
-
-
-class _Switching:
-    """Has Python change threads more often while any run is alive.
-
-    A block of steps and a command from a slider need Python's lock dozens of times. Beside a cell that computes
-    each of them waits for the interpreter's switch interval, which is 5 ms as a rule.
-    """
-
-    def __init__(self, interval_s: float = 0.0002) -> None:
-        self._interval_s = interval_s
-        self._lock, self._runs, self._usual_s = threading.Lock(), 0, 0.0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._runs == 0:
-                self._usual_s = sys.getswitchinterval()
-                sys.setswitchinterval(min(self._interval_s, self._usual_s))
-            self._runs += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._runs -= 1
-            if self._runs == 0:
-                sys.setswitchinterval(self._usual_s)
-
-
-_switching = _Switching()

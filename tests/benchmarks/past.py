@@ -55,7 +55,7 @@ def stall(panda):
     """How long the training thread waits for one: it copies the state, and another thread writes it."""
     panda._store.settle()
     began = time.perf_counter()
-    panda._session._keep("fit")
+    panda._session.keep("fit")
     return time.perf_counter() - began
 
 

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from babysit.core.events import Branch, from_row, to_row
 from babysit.core.runlog import RunLog, Steps
+from babysit.session import commands
 from babysit.session.loop import Recorded, train
 from babysit.session.replay import compare_run
+from babysit.session.rewind import rewind
 from babysit.session.session import Session
 from tests.session.numpy_trainer import Callbacks, MemoryStore, NumpyTrainer, Source, plan
 
@@ -82,11 +84,11 @@ def obey(one, command, rng):
         names = list(one.log.branches)
         branch = names[int(place * (len(names) - 1))]
         try:
-            one.rewind(step=int(place * one.log.tip(branch)), branch=branch, hyperparameters=how, skip=skip)
+            rewind(one, step=int(place * one.log.tip(branch)), branch=branch, hyperparameters=how, skip=skip)
         except ValueError as error:
             assert "edited" in str(error) or "`skip`" in str(error)
     elif name == "save":
-        one.save(None)
+        commands.save(one)
     elif name == "fail":
         one.trainer.fail_at = one.position.step + about[0]
         before = one.position.step
@@ -122,7 +124,7 @@ def test_every_state_can_be_reached_again_loaded_and_replayed(commands, accumula
     tip = digest(one)
     for (branch, step), found in seen.items():
         try:
-            one.rewind(step=step, branch=branch)
+            rewind(one, step=step, branch=branch)
         except ValueError as error:
             assert "edited" in str(error)
             continue
@@ -195,7 +197,7 @@ def test_a_batch_size_waits_until_gradients_have_been_applied_and_is_restored_wi
     at_once = digest(one)
     run(one, 6)
     assert one.log.hyperparameter("batch_size", one.log.lineage(one.branch)).tolist()[:8] == [4, 4, 4, 4, 4, 4, 2, 2]
-    one.rewind(step=4)
+    rewind(one, step=4)
     assert digest(one) == at_once
     run(one, 2)
     assert one.controls.at(one.position.step)["batch_size"] == 2
@@ -243,7 +245,7 @@ def test_what_a_callback_edits_is_kept_and_replayed():
     one.begin()
     run(one, 14)
     tip = digest(one)
-    one.rewind(step=13)
+    rewind(one, step=13)
     run(one, 1)
     assert digest(one) == tip
     assert compare_run(one.log, one.store.candidates(), lambda: fresh(1)).identical
