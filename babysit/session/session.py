@@ -275,7 +275,8 @@ class Session:
         callbacks, validation, seeds = self.plan.callbacks, self.plan.validation, self.trainer.seeds
         number, spec = self.position.epoch + self._first_epoch, self.controls.fit
         logs = self.trainer.epoch_logs(last)
-        self.watch()
+        if callbacks.may_edit:
+            self.watch()
         try:
             if validation is not None and validation.is_due(number + 1):
                 logs |= {f"val_{name}": value for name, value in validation.run(self.between).items()}

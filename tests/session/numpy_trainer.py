@@ -50,7 +50,7 @@ class Callbacks:
     def __init__(self, **hooks):
         self.hooks, self.after = hooks, lambda hook, author, may_edit: None
         self.stride, self.every_step, self.stop_requested, self.stopped_by = math.inf, False, False, ""
-        self.memory, self.initial_epoch = [], 0
+        self.memory, self.initial_epoch, self.may_edit = [], 0, bool(hooks)
 
     def attach(self, **params):
         self.stop_requested = False
