@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from babysit.core.events import Note, Saved
+from babysit.core.events import ROOT, Note, Saved
 from babysit.core.history import History
 from babysit.core.journal import Journal
 from babysit.core.runlog import RunLog
@@ -25,55 +25,40 @@ from babysit.store.database import RECORD, DatabaseReader
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, 1 for what is amiss, 2 where there is nothing to work on."""
-    arguments = vars(_parser().parse_args(argv))
-    directory: Path = arguments["directory"]
-    if not (directory / RECORD).is_file():
-        print(f"`DIRECTORY` must hold a run. Received: {directory}, which holds none.", file=sys.stderr)
-        return 2
-    return int(arguments.pop("command")(**arguments))
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m babysit", description="Look at a run on disk.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, command, says in (
-        ("show", show, "print a summary of the run and its journal"),
-        ("verify", verify, "check every file of the run"),
-        ("replay", replay, "train the run once more, and compare it step by step"),
-    ):
-        added = commands.add_parser(name, help=says, description=f"{says.capitalize()}.")
-        added.add_argument("directory", type=Path, metavar="DIRECTORY", help="the folder of the run")
-        added.set_defaults(command=command)
-    added.add_argument("--data", required=True, metavar="MODULE:FUNCTION", help="gives (x, y), or a dict for `fit`")
-    added.add_argument(
-        "--model", metavar="MODULE:FUNCTION", help="gives the compiled model, if it has parts of your own"
-    )
-    return parser
+    commands = "print a summary and the journal; check every file; or train the run once more, and compare each step"
+    parser.add_argument("command", choices=("show", "verify", "replay"), help=commands)
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY", help="the folder of the run")
+    function, parts = "MODULE:FUNCTION", "gives the compiled model, if it has parts of your own"
+    parser.add_argument("--data", metavar=function, help="for `replay`: gives (x, y), or a dict for `fit`")
+    parser.add_argument("--model", metavar=function, help=f"for `replay`: {parts}")
+    given = parser.parse_args(argv)
+    if not (given.directory / RECORD).is_file():
+        print(f"`DIRECTORY` must hold a run. Received: {given.directory}, which holds none.", file=sys.stderr)
+        return 2
+    if given.command == "replay":
+        return replay(given.directory, given.data, given.model)
+    return show(given.directory) if given.command == "show" else verify(given.directory)
 
 
 # ---------------------------------------------------------------------------------- show
+
+_UNREADABLE = (sqlite3.Error, ValueError, LookupError, TypeError)
+_STATES = {"fit": "running, or cut off", "resume": "running, or cut off", "pause": "paused"}
+_STATES |= {"finish": "finished", "stop": "stopped", "fail": "failed"}
 
 
 def show(directory: Path) -> int:
     """Prints a summary of a run and its journal; returns 0, or 1 if the record cannot be read."""
     try:
         with DatabaseReader(directory / RECORD) as reader:
-            log = _log_of(reader)
-            history, journal = History(log, lambda: list(log.branches)[-1]), Journal(log)
-            said = [*_summary(directory, str(reader.meta("model")), log, history, journal), "", repr(journal)]
-            print(_printable("\n".join(said)))
+            words = "\n".join([*_summary(directory, str(reader.meta("model")), _log_of(reader))])
     except _UNREADABLE as error:
         print(f"The record cannot be read: {error}.", file=sys.stderr)
         return 1
+    # Without signs that would steer a terminal.
+    print("".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in words))
     return 0
-
-
-_UNREADABLE = (sqlite3.Error, ValueError, LookupError, TypeError)
-
-
-def _printable(text: str) -> str:
-    """The text without signs that would steer a terminal."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
 
 
 def _log_of(reader: DatabaseReader) -> RunLog:
@@ -84,52 +69,22 @@ def _log_of(reader: DatabaseReader) -> RunLog:
     return log
 
 
-def _summary(directory: Path, model: str, log: RunLog, history: History, journal: Journal) -> Iterator[str]:
-    named = {event.payload.folder: event.payload.name for event in log.events if isinstance(event.payload, Saved)}
-    whole = checkpoints_in(directory / "checkpoints", named)
-    names = [f"“{one.name}” (step {one.step:,})" for one in whole if one.name]
+def _summary(directory: Path, model: str, log: RunLog) -> Iterator[str]:
+    history, journal = History(log, lambda: list(log.branches)[-1]), Journal(log)
+    states = [entry for entry in journal if entry.action in _STATES]
+    whole = checkpoints_in(directory / "checkpoints", log)
+    named = [f"“{one.name}” (step {one.step:,})" for one in whole if one.name]
+    branches = [f"{name} (from {parent}, step {step:,})" for name, (parent, step) in history.branches.items() if parent]
     yield f"{model}, {directory}"
-    yield f"  state        {_state(journal)}"
+    for last in states[-1:]:
+        yield f"  state        {_STATES[last.action]} at step {last.step:,}, {utc(last.time)}"
     yield f"  done         {history.steps:,} steps, {len(history.epoch_ends()):,} epochs on {history.branch}"
-    yield from (f"  {name:<12} {said}" for name, said in _losses(history))
-    yield f"  branches     {_branches(history)}"
-    yield f"  checkpoints  {len(whole):,}{': ' if names else ''}{', '.join(names)}"
-
-
-def _state(journal: Journal) -> str:
-    """How the run stands, by what was done last that tells."""
-    told = [entry for entry in journal if entry.action in _STATES]
-    if not told:
-        return "not begun"
-    return f"{_STATES[told[-1].action]} at step {told[-1].step:,}, {utc(told[-1].time)}"
-
-
-_STATES = {
-    "fit": "running, or cut off while it ran; it began",
-    "resume": "running, or cut off while it ran; it was resumed",
-    "pause": "paused",
-    "finish": "finished",
-    "stop": "stopped",
-    "fail": "failed",
-}
-
-
-def _losses(history: History) -> Iterator[tuple[str, str]]:
-    if history.steps and "loss" in history.columns:
-        yield "last losses", ", ".join(f"{loss:.4g}" for loss in history["loss"][-5:])
     for end in history.epoch_ends()[-1:]:
-        yield f"epoch {end.epoch:,}", ", ".join(f"{name} {_short(value)}" for name, value in end.logs.items())
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
-
-
-def _branches(history: History) -> str:
-    return ", ".join(
-        name if parent is None else f"{name} (from {parent}, step {step:,})"
-        for name, (parent, step) in history.branches.items()
-    )
+        logs = [f"{name} {value:.4g}" for name, value in end.logs.items() if isinstance(value, int | float)]
+        yield f"  epoch {end.epoch:<6,} {', '.join(logs)}"
+    yield f"  branches     {', '.join([ROOT, *branches])}"
+    yield f"  checkpoints  {', '.join([f'{len(whole):,}', *named])}"
+    yield f"\n{journal!r}"
 
 
 # -------------------------------------------------------------------------------- verify
@@ -172,7 +127,7 @@ def _lost(log: RunLog, there: set[str]) -> Iterator[str]:
 # -------------------------------------------------------------------------------- replay
 
 
-def replay(directory: Path, data: str, model: str | None) -> int:
+def replay(directory: Path, data: str | None, model: str | None) -> int:
     """Trains a run once more and compares; returns 0 if it is identical, 1 if not, 2 if it could not be tried."""
     try:
         given = _called(data, "--data")
@@ -187,9 +142,9 @@ def replay(directory: Path, data: str, model: str | None) -> int:
     return 0 if found.identical else 1
 
 
-def _called(name: str, option: str) -> Any:
+def _called(name: str | None, option: str) -> Any:
     """What a function gives that is named as `module:function`; the module may lie in the present folder."""
-    module, found, function = name.partition(":")
+    module, found, function = (name or "").partition(":")
     if not found:
         raise ValueError(f"`{option}` must be MODULE:FUNCTION. Received: {name}.")
     if (here := str(Path.cwd())) not in sys.path:

@@ -27,7 +27,7 @@ def digits(validation: int = 360, seed: int = 0) -> tuple[tuple[np.ndarray, np.n
 
 
 def dense_network(optimizer: "keras.Optimizer | str | None" = None, seed: int | None = None) -> keras.Model:
-    """64-128-10 with batch normalisation, compiled; SGD with momentum 0.9 unless told otherwise."""
+    """64-128-10 with batch normalisation, compiled; by default with SGD of momentum 0.9."""
     _set_seed(seed)
     layers = [
         keras.layers.Flatten(),
@@ -40,21 +40,16 @@ def dense_network(optimizer: "keras.Optimizer | str | None" = None, seed: int | 
 
 
 def convolutional_network(optimizer: "keras.Optimizer | str | None" = None, seed: int | None = None) -> keras.Model:
-    """Two convolutions with batch normalisation and dropout, compiled; SGD with momentum 0.9 unless told otherwise."""
+    """Two convolutions with batch normalisation and dropout, compiled; by default with SGD of momentum 0.9."""
     _set_seed(seed)
-    layers = [
-        keras.layers.Conv2D(16, 3, padding="same", use_bias=False),
-        keras.layers.BatchNormalization(),
-        keras.layers.ReLU(),
-        keras.layers.MaxPooling2D(),
-        keras.layers.Conv2D(32, 3, padding="same", use_bias=False),
-        keras.layers.BatchNormalization(),
-        keras.layers.ReLU(),
-        keras.layers.Flatten(),
-        keras.layers.Dropout(0.3),
-        keras.layers.Dense(10, activation="softmax"),
-    ]
+    layers = [*_convolution(16), keras.layers.MaxPooling2D(), *_convolution(32), keras.layers.Flatten()]
+    layers += [keras.layers.Dropout(0.3), keras.layers.Dense(10, activation="softmax")]
     return _compiled("digits-cnn", layers, optimizer)
+
+
+def _convolution(filters: int) -> list[keras.Layer]:
+    convolution = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)
+    return [convolution, keras.layers.BatchNormalization(), keras.layers.ReLU()]
 
 
 def _set_seed(seed: int | None) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from babysit.core.journal import Entry
-from babysit.core.words import number
+from babysit.core.words import label, number
 from babysit.panda import Panda
 
 # What goes to those that train, and what goes to all.
@@ -21,7 +21,7 @@ class Together:
     """Pandas that train at the same time, under one set of sliders.
 
     ```python
-    both = babysit.Together(with_norm, without)  # two pandas, each told to `fit`
+    both = babysit.Together(with_norm, without)  # two pandas, each after its `fit`
     both                                         # last line of a cell: one set of sliders, all losses in one chart
     both.set(learning_rate=0.1)                  # what a slider does
     ```
@@ -94,13 +94,17 @@ class Together:
         Raises:
             ValueError: If it is none of these, or there is no such checkpoint. Nothing was sent then.
         """
-        action = command.get("action")
+        action, others = command.get("action"), dict(command)
         if action not in _TO_ALL + _TO_THE_LIVING:
             raise ValueError(
                 f"`action` must be one of {', '.join(_TO_ALL + _TO_THE_LIVING)}. Received: {action!r}. "
                 "Send it to one of the pandas."
             )
-        others = self._for_others(command)
+        if (folder := others.pop("folder", None)) is not None:
+            steps = {row["folder"]: row["step"] for row in self.pandas[0].status()["checkpoints"]}
+            if folder not in steps:
+                raise ValueError(f"`folder` must be that of a checkpoint of {self.names[0]}. Received: {folder!r}.")
+            others["step"] = steps[folder]
         with self._lock:
             name = f"together {next(self._numbers)}"
             for i, panda in enumerate(self.pandas):
@@ -108,47 +112,33 @@ class Together:
                     self._waiting[i, panda.send(others if i else command)] = name
         return name
 
-    def _for_others(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        """The command as all but the first panda understand it, who know no checkpoints but their own."""
-        others, first = dict(command), self.pandas[0]
-        if "folder" in others:
-            folder = others.pop("folder")
-            steps = [row["step"] for row in first.status()["checkpoints"] if row["folder"] == folder]
-            if not steps:
-                raise ValueError(
-                    f"`folder` must be that of a checkpoint of {self.names[0]}. Received: {folder!r}. Choose one of "
-                    "the list."
-                )
-            others["step"] = steps[0]
-        return others
-
     def status(self) -> dict[str, Any]:
         """How they stand, in plain data: as one run, and under `runs` each of them."""
         found = [panda.status() for panda in self.pandas]
-        told = max(found, key=lambda one: (one["not_finite"], one["step"]))
+        farthest = max(found, key=lambda one: (one["not_finite"], one["step"]))
         states = [one["state"] for one in found]
-        both = {
+        common = _common([one["hyperparameters"] for one in found])
+        return farthest | {
             "name": " and ".join(self.names),
             "state": next((state for state in ("running", "paused") if state in states), states[0]),
-            "hyperparameters": _common([one["hyperparameters"] for one in found]),
+            "hyperparameters": common,
             "checkpoints": found[0]["checkpoints"],
             "error": next((one["error"] for one in found if one["error"]), None),
             "warning": next((one["warning"] for one in found if one["warning"]), None),
+            "remarks": [*self._differences(common, found), *(remark for one in found for remark in one["remarks"])],
             "runs": found,
         }
-        return told | both | {"remarks": [*self._differences(found), *(r for one in found for r in one["remarks"])]}
 
     def since(self, cursor: Any) -> tuple[dict[str, list[dict[str, Any]]], Any]:
-        """What was recorded behind a cursor (0 for all), and the next cursor.
+        """What was recorded after a cursor (0 for all), and the next cursor.
 
         The tables of `Panda.since`, each row with the number of its panda as `run`; and
         `answers`, entries that tell what came of commands sent to all, under their ids.
         """
-        cursors = cursor or (0,) * len(self.pandas)
         tables: dict[str, list[dict[str, Any]]] = {"answers": []}
         ends = []
-        for i, (panda, begin) in enumerate(zip(self.pandas, cursors, strict=True)):
-            found, end = panda.since(begin)
+        for i, panda in enumerate(self.pandas):
+            found, end = panda.since(cursor[i] if cursor else 0)
             ends.append(end)
             for table, rows in found.items():
                 tables.setdefault(table, []).extend({**row, "run": i} for row in rows)
@@ -159,33 +149,29 @@ class Together:
         """What an entry says of a command to all: that one has refused it, or that the last has obeyed; or nothing."""
         with self._lock:
             name = self._waiting.pop((i, row["command"]), None)
-            if name is None:
-                return None
-            if row["action"] == "refuse":
+            if name is not None and row["action"] == "refuse":
                 self._refused.add(name)
                 return {**row, "command": name, "why": f"{self.names[i]}: {row['why']}"}
-            open_still = name in self._refused or name in self._waiting.values()
-            return None if open_still else {**row, "command": name}
+            is_open = name is None or name in self._refused or name in self._waiting.values()
+            return None if is_open else {**row, "command": name}
 
-    def _differences(self, found: list[dict[str, Any]]) -> list[str]:
+    def _differences(self, common: Mapping[str, Any], found: list[dict[str, Any]]) -> list[str]:
         """In which values they differ, in words: one has refused what another took, or was steered alone."""
         lines = []
-        for name in _common([one["hyperparameters"] for one in found]):
+        for name in common:
             values = [one["hyperparameters"][name]["value"] for one in found]
             if len(set(values)) > 1:
                 each = [f"{number(value)} in {which}" for value, which in zip(values, self.names, strict=True)]
-                lines.append(f"{name.replace('_', ' ')}: {', '.join(each)}.")
+                lines.append(f"{label(name)}: {', '.join(each)}.")
         return lines
 
 
 def _common(found: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     """The hyperparameters that all have, as the first has them, within bounds that all allow."""
     common = {}
-    for name, first in found[0].items():
-        if all(name in one for one in found):
-            each = [one[name] for one in found]
-            low, high = max(one["low"] for one in each), min(one["high"] for one in each)
-            since = sorted({one["since"] for one in each})
-            if low < high:
-                common[name] = first | {"low": low, "high": high, "since": since}
+    for name in [name for name in found[0] if all(name in one for one in found)]:
+        each = [one[name] for one in found]
+        low, high = max(one["low"] for one in each), min(one["high"] for one in each)
+        if low < high:
+            common[name] = each[0] | {"low": low, "high": high, "since": sorted({one["since"] for one in each})}
     return common

@@ -1,7 +1,6 @@
-"""The panda: one model, babysat; the class that users hold in their hands.
+"""`Panda`: the class that users call. It trains one model in the background and steers it.
 
-It checks what it is asked, in the caller's thread and before anything changes, hands it
-to the driver, and gives back what came of it.
+It checks its arguments, passes them to the training thread as commands, and returns their results.
 """
 
 import numbers
@@ -17,7 +16,7 @@ from typing import Any
 import keras
 
 from babysit import runs
-from babysit.core.events import Event, Fit, Saved
+from babysit.core.events import Fit
 from babysit.core.hyperparameter import Hyperparameter, any_whole, checked
 from babysit.core.journal import Entry, entry_of
 from babysit.core.position import FitSpec
@@ -40,7 +39,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class Panda(Run):
-    """One model, babysat: trained in the background, steered, recorded, rewound.
+    """Trains one model in the background; steers, records and rewinds the training.
 
     ```python
     panda = Panda(model)                       # a compiled keras.Model
@@ -53,7 +52,7 @@ class Panda(Run):
         model: A compiled `keras.Model`, trained in place.
         directory: Where the run is kept; `runs/<model name>-<date>-<n>` by default.
         seed: Whole number from 0 on, of the order of examples; if not given, it follows from how Python's
-            `random` stands, and so from `keras.utils.set_random_seed`.
+            `random` was seeded, and so from `keras.utils.set_random_seed`.
 
     Raises:
         TypeError: If `model` is no Keras model.
@@ -98,33 +97,28 @@ class Panda(Run):
             runs.check_model(model)
             self = cls.__new__(cls)
             self._start(model, directory, lock, database, database.meta("seed"))
-            self._return_to_newest()
+            fits = [event.payload for event in self._log.events if isinstance(event.payload, Fit)]
+            if fits:
+                self._trainer.build(fits[-1].facts["spec"])
+                load(self._session)
+                self._loaded = self._session.controls.fit  # none where the run begins anew
         return self
 
     def _start(self, model: keras.Model, directory: Path, lock: Lock, database: Database, seed: int) -> None:
         self.directory = directory.absolute()  # a later change of folder does not move the run
         self._database, self._log = database, RunLog()
         log = self._log
-        for row in database.rows():
-            log.append(row)
+        database.fill(log)
         log.on_append = database.append
-        self._store = CheckpointStore(
-            self.directory / CHECKPOINTS,
-            flush=database.flush_or_raise,
-            branch_starts=log.branch_starts,
-            names={
-                event.payload.folder: event.payload.name for event in log.events if isinstance(event.payload, Saved)
-            },
-            environment=describe(),
-        )
+        self._store = CheckpointStore(self.directory / CHECKPOINTS, log, database.flush_or_raise, describe())
         self._trainer = KerasTrainer(model, seed)
         self._session = Session(self._trainer, log, self._store)
         self._worker = Worker(self._session, model.name, model)
         self._worker.diagnostics = self._trainer.diagnostics
-        self._worker.owner = self  # so that a run goes on, and can be attached to, when nobody holds its panda
+        self._worker.owner = self  # a run goes on, and can be attached to, when its panda has no name any more
         self._worker.export = self._export
         self._worker.warning = lambda: database.error or self._store.error
-        self._worker.on_rest = database.write_status
+        self._worker.on_rest = database.flush
         self._session.on_compiled = lambda: database.set_meta({"architecture": architecture.describe(model)})
         self._guard = ModelGuard(model, self._worker)
         self._loaded: FitSpec | None = None
@@ -135,16 +129,6 @@ class Panda(Run):
         runs.pandas.add(self)
         self._close = weakref.finalize(self, runs.close, self._store, database, lock)
         self._close.atexit = False  # at exit `runs` closes it, last
-
-    def _return_to_newest(self) -> None:
-        """Restores the newest checkpoint of the present branch that can be used; `fit` takes the steps after it."""
-        log, session = self._log, self._session
-        fits = [event.payload for event in log.events if isinstance(event.payload, Fit)]
-        if not fits:
-            return
-        self._trainer.build(fits[-1].facts["spec"])
-        load(session)
-        self._loaded = session.controls.fit  # none where the run begins anew
 
     # ----------------------------------------------------------------- training
 
@@ -194,7 +178,7 @@ class Panda(Run):
             validation_steps: Steps of a validation; by default the validation data once.
             validation_batch_size: Examples a validation step; by default `batch_size`, or else what makes
                 `validation_steps` steps of the data.
-            validation_freq: Validate every so many epochs, or behind the epochs listed.
+            validation_freq: Validate every so many epochs, or after the epochs listed.
             paused: Whether to rest before the first step.
             ranges: Hyperparameter -> (low, high): bounds other than the default ones.
 
@@ -206,7 +190,7 @@ class Panda(Run):
         runs.refuse_second(self.model, but=self)
         shown = Progress(self.history, verbose)
         present = self._session.controls.values.get("batch_size")
-        plan = plan_of(self._trainer.model, given, self._trainer.seed, self._loaded, ranges, present)
+        plan = plan_of(self._trainer, given, self._trainer.seed, self._loaded, ranges, present)
         self._worker.ask("fit", plan=plan, paused=paused, settings=keras_settings())
         self._progress, self._loaded = shown, None
         for sentence in plan.remarks:
@@ -231,8 +215,8 @@ class Panda(Run):
 
     def stop(self) -> None:
         """Ends the fit at the next step boundary, keeping everything; returns at once."""
-        if self._worker.alive or self._within:
-            self._worker.not_finite = False  # who stops a run that rests there has been told
+        if self._worker.alive or self._worker.within:
+            self._worker.not_finite = False  # the user knows: `wait` need not raise it
             self._worker.send({"action": "stop", "author": "script"})
 
     def run(self, steps: int = 1) -> None:
@@ -246,7 +230,7 @@ class Panda(Run):
             Exception: Whatever the training raised.
         """
         runs.refuse_second(self.model, but=self)
-        self._worker.ask("run", steps=steps).result()
+        self._worker.run(steps)
         self._check_finite()
 
     def _check_finite(self) -> None:
@@ -267,7 +251,7 @@ class Panda(Run):
             FloatingPointError: If it rests because the loss is no longer finite.
             Exception: Whatever the training raised.
         """
-        if self.state == "idle" and not self._within:
+        if self.state == "idle" and not self._worker.within:
             raise ValueError("There is nothing to wait for: call `fit(...)` first.")
         over = self._progress.wait(self._worker, timeout)
         if self._worker.error is not None:
@@ -301,13 +285,8 @@ class Panda(Run):
             ValueError: If a name is unknown, or a value out of bounds. Nothing was changed then.
         """
         runs.refuse_second(self.model, but=self)
-        entry = self._asked("set", changes=changes, over=over, why=_text("why", why))
+        event = self._worker.ask("set", changes=changes, over=over, why=_text("why", why))
         self._database.flush()
-        return entry
-
-    def _asked(self, action: str, **about: Any) -> Entry:
-        """The entry of a command's event."""
-        event: Event = self._worker.ask(action, **about)
         return entry_of(event)
 
     def call(self, function: Callable[[keras.Model], Any]) -> Any:
@@ -337,7 +316,7 @@ class Panda(Run):
 
     def note(self, why: str) -> Entry:
         """Writes a line into the journal."""
-        return self._asked("note", why=_text("why", why))
+        return entry_of(self._worker.ask("note", why=_text("why", why)))
 
     def save(self, name: str | None = None) -> Checkpoint:
         """Saves the whole training state at the next boundary.
@@ -348,7 +327,7 @@ class Panda(Run):
         Raises:
             TypeError: If the name is no string.
             ValueError: If it is taken, or has signs in it that a name cannot have, or before the first `fit`.
-            OSError: If the disk does not take it. Nothing is left behind; training goes on.
+            OSError: If it cannot be written. No part of it is left then, and the training goes on.
         """
         checkpoint: Checkpoint = self._worker.ask("save", name=name)
         return checkpoint
@@ -373,8 +352,8 @@ class Panda(Run):
         """
         runs.refuse_second(self.model, but=self)
         place = self._found(to)
-        event: Event = self._worker.ask("rewind", **place, hyperparameters=hyperparameters, skip=skip)
-        if (differs := getattr(event.payload, "differs", None)) is not None:
+        event = self._worker.ask("rewind", **place, hyperparameters=hyperparameters, skip=skip)
+        if (differs := event.payload.differs) is not None:
             warnings.warn(
                 f"The steps taken again differ from step {differs:,} on: this is not the state that was there.",
                 stacklevel=2,
@@ -386,7 +365,7 @@ class Panda(Run):
     @property
     def model(self) -> keras.Model:
         """The user's own model object."""
-        model: keras.Model = self._trainer.model.model
+        model: keras.Model = self._trainer.model
         return model
 
     @property
@@ -434,27 +413,28 @@ class Panda(Run):
         """
         from babysit.export import schedules
 
-        found: dict[str, Any] = self.call(lambda model: schedules.schedules(self._run()))
+        found: dict[str, Any] = self.call(lambda model: schedules.schedules(self._begun, self._trainer))
         return found
 
     def export_script(self, path: str | Path) -> None:
         """Writes a plain Keras program that trains the present branch again, to the same weights.
 
         It builds a Sequential or functional model itself, and leaves a place, `load_data`, for the
-        examples. The weights to begin with lie in a file beside it.
+        examples. The weights to begin with are in a file next to it.
 
         Args:
-            path: The file, `….py`; beside it `….npz` is written. Both are overwritten.
+            path: The file, `….py`; `….npz` is written next to it. Both are overwritten.
 
         Raises:
-            ValueError: Before the first `fit`, or for what a program cannot tell.
+            ValueError: Before the first `fit`, or for what a program cannot express; the message says what.
             OSError: If it cannot be written.
         """
         if Path(path).suffix != ".py":
             raise ValueError(f"`path` must end in `.py`. Received: path={str(path)!r}.")
         from babysit.export import script
 
-        self.call(lambda model: script.write(self._run(), Path(path)))
+        described = self._database.meta("architecture")
+        self.call(lambda model: script.write(self._begun, self._trainer, described, Path(path)))
 
     def export_logbook(self, path: str | Path) -> None:
         """Writes the journal in Markdown: what was changed and why, with the loss before and after."""
@@ -477,23 +457,12 @@ class Panda(Run):
         write(self.directory / name)
         return self.directory / name
 
-    def _run(self) -> Any:
+    @property
+    def _begun(self) -> Session:
+        """The session, of a run that has begun."""
         if not self._log.begun:
             raise ValueError("Only a run that has begun can be exported. Call `fit` first, or `export_logbook`.")
-        from babysit.export import script
-
-        model = self._trainer.model
-        return script.Run(
-            model=self.model,
-            optimizers=model.optimizers,
-            schedules=model.bindings.rates,
-            log=self._log,
-            branch=self._session.branch,
-            kept=self._store.candidates(),
-            seed=self._trainer.seed,
-            architecture=self._database.meta("architecture"),
-            remarks=self._session.plan.remarks if self._session.plan else (),
-        )
+        return self._session
 
     def picture(
         self,
@@ -507,7 +476,7 @@ class Panda(Run):
         panda.picture(lambda model: model.get_weights()[0], lambda figure, w: figure.add_subplot().hist(w.ravel()))
         ```
 
-        Called again, the one before stands still. What `sample` or `draw` raises is shown below
+        Called again, the picture before is no longer redrawn. What `sample` or `draw` raises is shown below
         the picture, and the training goes on.
 
         Args:
@@ -555,13 +524,8 @@ class Panda(Run):
         return self._worker.send(command)
 
     def status(self) -> dict[str, Any]:
-        """How the run stands, in plain data, from any thread, at no cost to the training."""
+        """The present state of the run, in plain data, from any thread, at no cost to the training."""
         return self._worker.status()
-
-    @property
-    def _within(self) -> bool:
-        """Whether the caller is code that the training calls, such as a callback."""
-        return self._worker.within
 
     def _found(self, to: Checkpoint | str | int) -> dict[str, Any]:
         if isinstance(to, bool) or not isinstance(to, Checkpoint | str | numbers.Integral):
@@ -594,7 +558,7 @@ class Panda(Run):
 
 
 def _drawn_seed() -> int:
-    """A seed that is another in each process, unless somebody has seeded Python's `random`; that is not drawn on."""
+    """A seed made from the state of Python's `random`, which stays as it is: seeded, it gives the same seed again."""
     return zlib.crc32(repr(random.getstate()).encode()) >> 1
 
 

@@ -15,8 +15,8 @@ from babysit.panda import Panda
 from babysit.runs import check_model, checked_run, pandas_in
 from babysit.session.fit import plan_of
 from babysit.session.replay import Replay, compare_run
-from babysit.store.checkpoint_file import environments
-from babysit.store.checkpoint_store import candidates_in
+from babysit.store.checkpoint_file import manifests
+from babysit.store.checkpoint_store import checkpoints_in, in_order
 from babysit.store.database import RECORD, DatabaseReader
 
 
@@ -49,7 +49,7 @@ def replay(
     trainer = KerasTrainer(model, seed)
     given = _defaults() | {"x": x, "y": y} | arguments | {"callbacks": None, "verbose": 0}
     given |= {"steps_per_epoch": None}
-    plan = plan_of(trainer.model, given, seed, fits[0])
+    plan = plan_of(trainer, given, seed, fits[0])
     if any(fit.data != fits[0].data for fit in fits):
         raise ValueError(
             "`x` and `y`, with their weights, must be the data of every fit of the run, as one replay goes through "
@@ -64,11 +64,12 @@ def replay(
     total = sum(log.tip(name) - begun.step for name, begun in log.branches.items())
     try:
         with tqdm(total=total, unit="step", disable=not progress) as bar:
-            found = compare_run(log, candidates_in(checkpoints), prepared, bar.update)
+            found = compare_run(log, in_order(checkpoints_in(checkpoints, log)), prepared, bar.update)
     finally:
         trainer.release()
         plan.source.close()
-    elsewhere = dict.fromkeys(one for then in environments(checkpoints) for one in differences(then, describe()))
+    now, then = describe(), [manifest["environment"] for _, manifest in manifests(checkpoints)]
+    elsewhere = dict.fromkeys(one for environment in then if environment for one in differences(environment, now))
     found.remarks.extend([f"The run was trained elsewhere: {', '.join(elsewhere)}."] if elsewhere else [])
     found.remarks.extend(plan.remarks)
     return found
@@ -77,9 +78,7 @@ def replay(
 def _log_of(directory: Path) -> tuple[RunLog, int]:
     log = RunLog()
     with DatabaseReader(directory / RECORD) as reader:
-        while rows := reader.rows(log.seq):
-            for row in rows:
-                log.append(row)
+        reader.fill(log)
         return log, int(reader.meta("seed"))
 
 

@@ -608,7 +608,7 @@ def test_what_callbacks_log_is_kept_as_far_as_json_can_hold_it(tmp_path):
 
 def test_a_patience_goes_on_where_it_was_behind_an_exit_and_a_rewind(tmp_path):
     def fit(panda, **how):
-        stop = callbacks.EarlyStopping("loss", patience=4, restore_best_weights=True)
+        stop = callbacks.EarlyStopping("loss", patience=4)
         slow = callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=3)
         return panda.fit(X, Y, batch_size=16, epochs=50, callbacks=[stop, slow], **how)
 

@@ -207,7 +207,7 @@ def test_frozen_thawed_and_frozen_again_equals_a_fresh_trace(tmp_path):
             model.layers[1].trainable = flag
             if fresh:
                 panda.set(momentum=0.9)  # has the change noticed before the blocks are forgotten
-                panda._trainer.model._forget_blocks()
+                panda._trainer._blocks.clear()
         panda.run(3)
         return panda.digest()
 

@@ -62,7 +62,7 @@ def steered(panda):
 def test_a_steered_run_with_branches_replays_and_nothing_is_written(tmp_path):
     panda = steered(resting(tmp_path))
     panda._store.settle()
-    panda._database.write_status()  # after which it has no more to write
+    panda._database.flush()  # after which it has no more to write
     before = contents(panda.directory)
     replay = babysit.replay(panda.directory, network(), X, Y)
     assert (replay.identical, replay.first_difference, replay.branch) == (True, None, None)
@@ -246,12 +246,12 @@ def test_fits_that_differ_in_what_an_epoch_is_replay_and_those_on_other_data_do_
 def test_a_branch_that_began_at_what_a_callback_saved_replays(tmp_path):
     class Saving(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            if epoch == 0:
-                babysit.attach(tmp_path / "run").save("first")
+            if not panda.checkpoints[1:]:
+                panda.save("first")
 
     panda = resting(tmp_path, callbacks=[Saving()])
     panda.run(9)
-    panda.rewind("first")
+    panda.rewind("first")  # to the middle of the epoch's end, which is then done again
     panda.run(3)
     panda.rewind(7)
     assert panda.epoch == 1
@@ -271,3 +271,18 @@ def test_a_model_compiled_anew_between_two_fits_replays(tmp_path):
     ended(panda)
     replay = babysit.replay(panda.directory, network(), X, Y)
     assert replay.identical, str(replay)
+
+
+def test_a_run_whose_optimizer_was_replaced_replays_up_to_there_and_says_so(tmp_path):
+    panda = resting(tmp_path)
+    panda.run(3)
+    panda.model.optimizer = keras.optimizers.Adam(0.003)
+    panda.run(3)
+    panda.rewind(5)
+    panda.run(1)
+    ended(panda)
+    replay = babysit.replay(panda.directory, network(), X, Y)
+    assert replay.identical and replay.steps == 3
+    [one, other] = replay.remarks
+    assert one.startswith("Steps 4 to 6 of branch 1 were not taken again: the model was compiled anew")
+    assert other.startswith("The 1 steps of branch 2 were not taken again: the model was compiled anew")

@@ -89,19 +89,13 @@ def test_the_same_deeds_again_give_the_same_digests_and_the_old_branch_stays():
 # Whose states differ in kind; the whole zoo is trained and returned to a checkpoint in test_zoo.py.
 KINDS = [
     "adamw under a cosine with warmup",
-    "attention",
-    "augmentation inside the model",
     "averaged weights written back every 5 steps",
     "compiled by xla",
-    "convolutions",
     "gan with two optimizers",
     "gradient accumulation",
-    "lstm over masked words",
-    "metrics that remember",
     "mixed_float16",
     "run eagerly",
     "train_step from scratch",
-    "variational autoencoder",
 ]
 
 
@@ -453,14 +447,14 @@ def test_a_checkpoint_is_known_by_its_place_whatever_it_is_called_now(tmp_path):
         panda.rewind(other.checkpoints[0])
 
 
-@pytest.mark.parametrize("step", [1.5, "2", True, [2], -1, 3])
-def test_a_command_to_rewind_to_no_step_is_refused_in_words(step):
+def test_a_command_to_rewind_to_no_step_is_refused_in_words():
     panda = resting()
     panda.run(2)
-    command = panda.send({"action": "rewind", "step": step})
-    panda.digest()
-    [(action, why)] = answers(panda, command)
-    assert action == "refuse" and "whole number from 0 to 2" in why and repr(step) in why
+    for step in (1.5, "2", True, [2], -1, 3):
+        command = panda.send({"action": "rewind", "step": step})
+        panda.digest()
+        [(action, why)] = answers(panda, command)
+        assert action == "refuse" and "whole number from 0 to 2" in why and repr(step) in why
     assert panda.step == 2
 
 

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 import babysit
-from babysit.ui.overlay import Overlay
+from babysit.ui.chart import Chart
+from babysit.ui.chart_view import ChartView
+from babysit.ui.series import MEAN, STEP
 from tests.patience import until
 
 X = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
@@ -95,14 +97,15 @@ def test_it_is_one_run_with_what_all_have_and_tells_what_one_refuses(pandas, bot
 def test_its_chart_draws_each_run_s_losses_and_a_checkpoint_of_the_first_takes_all_back(pandas, both):
     for panda in pandas:
         panda.run(5)
-    overlay = Overlay(2)
-    overlay.add(both.since(0)[0])
-    assert overlay.png().startswith(b"\x89PNG")
-    assert [axes.get_title(loc="left") for axes in overlay._frame.figure.axes] == ["loss", "mae"]
-    loss = [line.get_data() for line in overlay._frame.figure.axes[0].get_lines() if len(line.get_xdata())]
-    for panda, (x, y) in zip(pandas, loss, strict=True):
-        np.testing.assert_array_equal(x, panda.history["step"])
-        assert y[0] == panda.history["loss"][0]
+    chart = Chart(both.send, lambda: None, ChartView(both.send, lambda: None), both.names)
+    chart.add(both.since(0)[0])
+    chart.refresh(at_once=True)
+    axes = chart._figure.figure.axes
+    assert [one.get_title(loc="left") for one in axes] == ["loss", "mae", "learning rate"]
+    losses = [curve.columns for curve in chart._figure.curves if curve.name in ("plain train", "dropout train")]
+    for panda, columns in zip(pandas, losses, strict=True):
+        np.testing.assert_array_equal(columns[STEP], panda.history["step"])
+        np.testing.assert_array_equal(columns[MEAN], panda.history["loss"])
 
     digests = [panda.digest() for panda in pandas]
     with pytest.raises(ValueError, match="`folder`.*checkpoint of plain.*'nowhere'"):

@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from babysit.core.events import Branch, Compiled, EpochEnd, Event, Fit, Set
@@ -15,7 +15,6 @@ from babysit.core.scale import Scale
 
 SCALINGS = ("off", "linear", "square root")
 SCHEDULE = "schedule"  # the value of a learning rate that follows a schedule of Keras's
-_OPTIONAL = {"weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "ema_momentum"}
 
 
 @dataclass(frozen=True)
@@ -84,13 +83,9 @@ class Controls:
         values = self.at(step) | dict(followed)
         return {name: Hyperparameter(values[name], scale) for name, scale in self.scales.items()}
 
-    def to_plain(self) -> dict[str, Any]:
-        """The controls as JSON can hold them."""
-        return asdict(self)
-
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Controls":
-        """The controls that `to_plain` gave."""
+        """The controls that `dataclasses.asdict` made plain."""
         ramps = {name: Ramp(**{**ramp, "scale": Scale(**ramp["scale"])}) for name, ramp in plain["ramps"].items()}
         scales = {name: Scale(**scale) for name, scale in plain["scales"].items()}
         fit = FitSpec(**plain["fit"]) if plain["fit"] else None
@@ -199,7 +194,7 @@ def _checked(controls: Controls, name: str, value: Any, over: int, schedules: An
     if name not in controls.scales:
         raise ValueError(
             f"`{name}` is not a hyperparameter that can be changed now. Received: {name}={value!r}. "
-            f"Those that can: {', '.join(controls.scales)}.{_hint(name, controls.scales)}"
+            f"Those that can: {', '.join(controls.scales)}. What is None when the model is compiled stays so."
         )
     if isinstance(value, str) and value == SCHEDULE:
         if name not in schedules or over > 1:
@@ -239,10 +234,3 @@ def _coupled(changes: Mapping[str, float], values: Mapping[str, Any], rule: str)
         elif rule == "square root" and of_adam and plain == "epsilon":
             found[name] = value / math.sqrt(factor)
     return found
-
-
-def _hint(name: str, known: Mapping[str, Scale]) -> str:
-    instead = {"momentum": "beta_1", "beta_1": "momentum"}.get(name)
-    if instead in known:
-        return f" This optimizer has `{instead}` instead."
-    return " Is it off? What is None when the model is compiled stays so." if name in _OPTIONAL else ""

@@ -6,7 +6,7 @@ through `words`. No code reads `why` or the text of a note.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from babysit.core.position import FitSpec
@@ -14,6 +14,7 @@ from babysit.core.scale import Scale
 
 ROOT = "branch 1"
 Changes = Mapping[str, tuple[Any, Any]]
+KINDS: "dict[str, type[Payload]]" = {}  # every payload that is on disk, by its kind
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Payload:
 
     kind: ClassVar[str]
     opaque: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        if "kind" in vars(cls):
+            KINDS[cls.kind] = cls
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class Branch(Payload):
         skip: Examples left out.
         restored: Hyperparameters that took the values of the state -> (those before, restored ones).
         differs: The first step taken again whose loss is another than recorded.
-        reason: Why the training could not stay where it was; empty where somebody asked.
+        reason: Why the training could not stay where it was; empty where the user asked.
     """
 
     kind = "rewind"
@@ -236,27 +241,6 @@ class Failed(Payload):
     error: str = ""
 
 
-KINDS: dict[str, type[Payload]] = {
-    payload.kind: payload
-    for payload in (
-        Fit,
-        Set,
-        EpochEnd,
-        Branch,
-        Edit,
-        Saved,
-        Note,
-        Refused,
-        NotFinite,
-        Paused,
-        Resumed,
-        Stopped,
-        Finished,
-        Failed,
-    )  # fmt: skip
-}
-
-
 @dataclass(frozen=True)
 class Event:
     """Something done at a step; acts from the next step on.
@@ -294,15 +278,12 @@ def to_row(event: Event) -> tuple[Any, ...]:
 def from_row(row: tuple[Any, ...]) -> Event:
     """The event that `to_row` gave."""
     seq, branch, step, time, kind, author, why, command, data = row
-    return Event(seq, branch, step, time, author, _payload(KINDS[kind], json.loads(data)), why, command)
-
-
-def _payload(kind: type[Payload], plain: dict[str, Any]) -> Payload:
-    known = {one.name for one in fields(kind)}
-    return kind(**{name: _read(name, value) for name, value in plain.items() if name in known})
+    payload = KINDS[kind](**{name: _read(name, value) for name, value in json.loads(data).items()})
+    return Event(seq, branch, step, time, author, payload, why, command)
 
 
 def _read(name: str, value: Any) -> Any:
+    """A field of a payload, of which JSON knows only plain types."""
     if name in ("changes", "keep", "restored"):
         return {key: tuple(pair) for key, pair in value.items()}
     if name == "scales":

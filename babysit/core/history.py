@@ -1,6 +1,5 @@
 """The history: what was measured, step by step, as columns of numbers."""
 
-import csv
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,7 @@ class History(Mapping[str, np.ndarray]):
 
     @property
     def epochs(self) -> dict[str, np.ndarray]:
-        """Name -> one value an epoch, as `Model.fit` reports them."""
+        """Name -> one value an epoch, as `Model.fit` reports them; lists whose lengths differ are objects in it."""
         return {name: _array(values) for name, values in self.history.items()}
 
     @property
@@ -119,11 +118,9 @@ class History(Mapping[str, np.ndarray]):
 
     def to_csv(self, path: str | Path) -> None:
         """Writes all columns to a file, one row a step; every number comes back from it as it was."""
-        columns = {name: values.tolist() for name, values in self._table().items()}
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(columns)
-            table.writerows(zip(*columns.values(), strict=True))
+        table = self._table()
+        values = np.column_stack([*table.values()])
+        np.savetxt(path, values, "%.17g", ",", header=",".join(table), comments="", encoding="utf-8")
 
     def _table(self) -> dict[str, np.ndarray]:
         """All columns, of the same steps: where a run goes on, those read last are longer."""
@@ -134,7 +131,6 @@ class History(Mapping[str, np.ndarray]):
 
 
 def _array(values: list[Any]) -> np.ndarray:
-    """One value an epoch: an array of objects where they are lists of different lengths."""
     try:
         return np.array(values)
     except ValueError:

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from babysit.core.scale import Scale
+
+_ENDLESS, _LARGEST_BATCH = 2**53, 2**20
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,6 @@ def checked(name: str, value: Any, scale: Scale, cure: str = "") -> float:
     return int(number) if scale.whole else number
 
 
-_ENDLESS = 2**53
-
-
 def any_whole(low: int = 1) -> Scale:
     """The scale of a count that has no upper bound."""
     return Scale(low, _ENDLESS, whole=True)
@@ -100,32 +100,18 @@ def scales_for(
     }
 
 
-_LARGEST_BATCH = 2**20
-
-
 def _within(name: str, value: float, default: Scale, bounds: Any) -> Scale:
+    finite = Scale(-sys.float_info.max, sys.float_info.max, whole=default.whole)
     try:
-        low, high = (_bound(bound, default.whole) for bound in bounds)
-        if default.whole:
-            high = min(high, default.high)
-        scale = replace(default, low=low, high=high, zero=False)
-        if scale.kind == "log" and value == 0:
-            scale = replace(scale, zero=True)
+        low, high = (checked("bound", bound, finite) for bound in bounds)
+        scale = replace(default, low=low, high=min(high, default.high) if default.whole else high, zero=False)
+        scale = replace(scale, zero=scale.kind == "log" and value == 0)
         checked(name, value, scale)
-        return scale
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"`ranges[{name!r}]` must be (low, high) around the present value {value:g}. Received: {bounds!r}. {error}"
         ) from None
-
-
-def _bound(bound: Any, whole: bool) -> float:
-    if isinstance(bound, bool | np.bool_) or not isinstance(bound, numbers.Real):
-        raise TypeError("The bounds must be numbers.")
-    number = float(bound)
-    if whole and not number.is_integer():
-        raise ValueError("The bounds must be whole numbers.")
-    return int(number) if whole else number
+    return scale
 
 
 def _around(value: float, default: Scale) -> Scale:
@@ -135,6 +121,7 @@ def _around(value: float, default: Scale) -> Scale:
     if value == 0 and default.kind == "log":
         return replace(default, zero=True)
     low, high = min(default.low, value), max(default.high, value)
-    # Where the kind cannot reach, below 0 or to 1 and beyond, it is linear.
-    fits = low > 0 if default.kind == "log" else high < 1 or default.kind == "linear"
-    return replace(default, low=low, high=high) if fits else Scale(low, high, whole=default.whole)
+    try:
+        return replace(default, low=low, high=high)
+    except ValueError:  # where the kind cannot reach, below 0 or to 1 and beyond, it is linear
+        return Scale(low, high, whole=default.whole)

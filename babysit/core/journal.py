@@ -2,26 +2,14 @@
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
-from babysit.core.events import (
-    Branch,
-    Edit,
-    EpochEnd,
-    Event,
-    Failed,
-    Finished,
-    Fit,
-    Note,
-    NotFinite,
-    Refused,
-    Saved,
-    Set,
-)
+from babysit.core import events
+from babysit.core.events import Event
 from babysit.core.runlog import RunLog
-from babysit.core.words import about_change, by, describe, together, utc
+from babysit.core.words import by, describe, describe_action, together, utc
 
 
 @dataclass(frozen=True)
@@ -60,40 +48,41 @@ class Entry:
 
 
 def entry_of(event: Event) -> Entry:
-    """The entry that tells a person of an event."""
+    """The entry of the journal for an event."""
     payload: Any = event.payload
-    about: dict[str, Any] = {"step": event.step, "time": event.time, "author": event.author}
-    fields: dict[str, Any] = {"action": payload.kind, "why": ""}
+    step, action, changes, why = event.step, payload.kind, getattr(payload, "changes", {}), ""
     match payload:
-        case Fit():
-            fields |= {"changes": payload.changes, "why": " ".join(payload.remarks)}
-        case Set():
-            fields |= {"changes": payload.changes, "over": payload.over, "why": payload.refusal}
-            fields |= {"action": "refuse"} if payload.refusal else {}
-            about |= {"step": event.step if payload.acts_at is None else payload.acts_at}
-        case Edit():
-            fields |= {"changes": payload.changes, "why": payload.what}
-        case Branch():
-            fields |= {"changes": payload.keep or payload.restored, "why": _return(event, payload)}
-        case Saved() if payload.renamed is not None:
-            fields |= {"action": "note", "why": f"the checkpoint of step {payload.renamed:,} is named “{payload.name}”"}
-        case Saved():
-            fields |= {"why": payload.name}
-        case Note():
-            fields |= {"why": payload.text, "about": payload.about, "file": payload.file}
-        case Refused():
-            fields |= {"why": payload.reason}
-        case NotFinite():
-            fields |= {"why": f"the loss of step {event.step:,} is {payload.loss}"}
-        case Failed():
-            fields |= {"why": payload.error}
-        case Finished() if payload.epoch < payload.epochs:
-            fields |= {"why": f"in epoch {payload.epoch:,} of {payload.epochs:,}"}
-    fields |= {"why": event.why or fields["why"], "branch": event.branch, "command": event.command, "seq": event.seq}
-    return Entry(**about, **fields)
+        case events.Fit():
+            why = " ".join(payload.remarks)
+        case events.Set():
+            step, why = event.step if payload.acts_at is None else payload.acts_at, payload.refusal
+            action = "refuse" if payload.refusal else action
+        case events.Edit():
+            why = payload.what
+        case events.Branch():
+            changes, why = payload.keep or payload.restored, _return(event, payload)
+        case events.Saved() if payload.renamed is not None:
+            action, why = "note", f"the checkpoint of step {payload.renamed:,} is named “{payload.name}”"
+        case events.Saved():
+            why = payload.name
+        case events.Note():
+            why = payload.text
+        case events.Refused():
+            why = payload.reason
+        case events.NotFinite():
+            why = f"the loss of step {event.step:,} is {payload.loss}"
+        case events.Failed():
+            why = payload.error
+        case events.Finished() if payload.epoch < payload.epochs:
+            why = f"in epoch {payload.epoch:,} of {payload.epochs:,}"
+    more = {name: getattr(payload, name) for name in ("over", "about", "file") if hasattr(payload, name)}
+    return Entry(
+        step, event.time, event.author, action, changes, why=event.why or why, branch=event.branch,
+        command=event.command, seq=event.seq, **more,
+    )  # fmt: skip
 
 
-def _return(event: Event, branch: Branch) -> str:
+def _return(event: Event, branch: events.Branch) -> str:
     place = f"“{branch.name}”" if branch.name else f"step {event.step:,}"
     said = [f"to {place}, from step {branch.origin:,}"]
     said += ["hyperparameters kept"] if branch.keep else []
@@ -104,7 +93,7 @@ def _return(event: Event, branch: Branch) -> str:
 
 def is_entry(event: Event) -> bool:
     """Whether the journal shows an event: not the ends of epochs, which are many."""
-    return not isinstance(event.payload, EpochEnd)
+    return not isinstance(event.payload, events.EpochEnd)
 
 
 class Journal(Sequence[Entry]):
@@ -128,17 +117,19 @@ class Journal(Sequence[Entry]):
         return list(self)[index]
 
     def __iter__(self) -> Iterator[Entry]:
-
-        entries = {}
+        entries: dict[int | None, Entry] = {}
         for event in filter(is_entry, list(self._log.events)):
             entry = entries[event.seq] = entry_of(event)
-            yield about_change(entry, entries.get(entry.about)) if entry.about else entry
+            if (change := entries.get(entry.about)) is not None:
+                reason = f"on {describe_action(change)} at step {change.step:,}: {entry.why}"
+                yield replace(entry, why=reason)
+            else:
+                yield entry
 
     def __reversed__(self) -> Iterator[Entry]:
         return reversed(list(self))
 
     def __repr__(self) -> str:
-
         lines = (f"{entry.step:>8,}  {describe(entry)}{by(entry)}" for entry in together(self))
         return "\n".join(lines) or "nothing yet"
 
@@ -148,14 +139,9 @@ class Journal(Sequence[Entry]):
             table = csv.writer(file)
             table.writerow(_COLUMNS)
             for entry in self:
-                table.writerows(_table_rows(entry))
+                who = entry.step, utc(entry.time), entry.branch, entry.author, entry.action
+                changes = [(name, *values) for name, values in entry.changes.items()] or [("", "", "")]
+                table.writerows((*who, *change, entry.over, entry.why) for change in changes)
 
 
 _COLUMNS = ("step", "time", "branch", "author", "action", "hyperparameter", "old", "new", "over", "why")
-
-
-def _table_rows(entry: Entry) -> list[tuple[Any, ...]]:
-
-    who = entry.step, utc(entry.time), entry.branch, entry.author, entry.action
-    changes = [(name, old, new) for name, (old, new) in entry.changes.items()] or [("", "", "")]
-    return [(*who, *change, entry.over, entry.why) for change in changes]

@@ -1,4 +1,4 @@
-"""Where a training stands: arithmetic of steps, epochs and passes over the data."""
+"""The position of a training: arithmetic of steps, epochs and passes over the data."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal

@@ -3,8 +3,10 @@
 Append-only: one thread writes, any thread reads. A run of a million steps and five columns takes 20 MB.
 """
 
+import json
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,8 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from babysit.core.controls import SCHEDULE, Controls, apply
-from babysit.core.events import ROOT, Branch, EpochEnd, Event, Fit, Payload
+from babysit.core.events import ROOT, Branch, EpochEnd, Event, Fit, Payload, Saved
 from babysit.core.position import Position
+
+STEPS_ROW = ("seq", "branch", "first", "count", "time", "names", "dtype", "columns")
+_BLOCK = np.dtype([("seq", "i8"), ("branch", "i8"), ("first", "i8"), ("count", "i8"), ("time", "f8")])
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,23 @@ class Steps:
     def losses(self) -> np.ndarray:
         """The loss of each step, NaN where the step has none; shape (count,)."""
         return self.columns.get("loss", np.full(self.count, np.nan))
+
+    def to_row(self) -> tuple[Any, ...]:
+        """The steps as a row of plain values, in the order of `STEPS_ROW`."""
+        names, columns = list(self.columns), list(self.columns.values())
+        described = json.dumps(names), json.dumps([column.dtype.str for column in columns])
+        data = b"".join(column.tobytes() for column in columns)
+        return self.seq, self.branch, self.first, self.count, self.time, *described, data
+
+    @classmethod
+    def from_row(cls, row: tuple[Any, ...]) -> "Steps":
+        """The steps that `to_row` gave."""
+        seq, branch, first, count, moment, names, types, data = row
+        columns, start = {}, 0
+        for name, dtype in zip(json.loads(names), json.loads(types), strict=True):
+            columns[name] = np.frombuffer(data, dtype, count, start)
+            start += columns[name].nbytes
+        return cls(seq, branch, first, columns, moment)
 
 
 class BranchStart(NamedTuple):
@@ -86,8 +108,7 @@ class RunLog:
         self.seq, self.begun = 0, False
         self.on_append: Callable[[Event | Steps], None] = lambda row: None
         self._tables = {ROOT: _Table(0)}
-        self._blocks = _Array("i8", 4)  # seq, number of the branch, first step, count
-        self._times = _Array("f8")
+        self._blocks = _Array(_BLOCK)
 
     # ------------------------------------------------------------------------------ writing
 
@@ -109,8 +130,8 @@ class RunLog:
         self.on_append(row)
         if isinstance(row, Steps):
             self._tables[row.branch].append(row)
-            self._times.append(row.time)
-            self._blocks.append((row.seq, list(self._tables).index(row.branch), row.first, row.count))
+            block = row.seq, list(self._tables).index(row.branch), row.first, row.count, row.time
+            self._blocks.write(len(self._blocks.view), np.array([block], _BLOCK))
         else:
             if isinstance(row.payload, Branch):
                 self._tables[row.branch] = _Table(row.step)
@@ -121,15 +142,22 @@ class RunLog:
 
     # ------------------------------------------------------------------------------ reading
 
+    @property
+    def branch_starts(self) -> set[tuple[str, int]]:
+        """Branch and step of each place where a branch begins: on itself, and on the one that it left."""
+        starts = [(name, start.parent, start.step) for name, start in list(self.branches.items())]
+        return {(branch, step) for name, parent, step in starts for branch in (name, parent) if branch}
+
+    @property
+    def checkpoint_names(self) -> dict[str, str]:
+        """Folder of a checkpoint -> the name that the user gave it last."""
+        saved = [event.payload for event in self.events if isinstance(event.payload, Saved)]
+        return {one.folder: one.name for one in saved}
+
     def tip(self, branch: str) -> int:
         """Steps from the very first to the last one of a branch."""
         table = self._tables[branch]
         return table.start + table.count
-
-    def branch_starts(self) -> set[tuple[str, int]]:
-        """Branch and step of each place where a branch begins: on itself, and on the one that it left."""
-        starts = [(name, parent, step) for name, (parent, step, _) in list(self.branches.items())]
-        return {(branch, step) for name, parent, step in starts for branch in (name, parent) if branch}
 
     def lineage(self, branch: str, step: float = math.inf) -> Lineage:
         """The way from step 0 to a step of a branch, its tip by default, one segment a branch."""
@@ -145,7 +173,7 @@ class RunLog:
 
     def events_after(self, seq: float) -> list[Event]:
         """The events after a number, on all branches."""
-        return self.events[self._index_after(seq) :]
+        return self.events[bisect_right(self.events, seq, key=lambda event: event.seq) :]
 
     def along(self, lineage: Lineage, after: float = 0) -> list[Event]:
         """The events that count on a lineage, from those after a number on."""
@@ -155,13 +183,6 @@ class RunLog:
                 if event.branch == segment.branch and event.step <= segment.end and event.seq <= segment.last:
                     found.append(event)
         return found
-
-    def _index_after(self, seq: float) -> int:
-        low, high = 0, len(self.events)
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (middle + 1, high) if self.events[middle].seq <= seq else (low, middle)
-        return low
 
     def controls_along(self, lineage: Lineage) -> Iterator[tuple[int, Controls]]:
         """The controls after each event of a lineage that changes them, with the steps done then."""
@@ -206,10 +227,6 @@ class RunLog:
                 return self._tables[part.branch].value("loss", step)
         return math.nan
 
-    def has_loss(self, branch: str) -> bool:
-        """Whether steps of a branch's lineage have a loss at all."""
-        return any("loss" in self._tables[part.branch].columns for part in self.lineage(branch))
-
     def hyperparameter(self, name: str, lineage: Lineage) -> np.ndarray:
         """The value that acted in each step of a lineage, NaN where it had none; shape (steps,)."""
         steps = int(min(lineage[-1].end, self.tip(lineage[-1].branch)))
@@ -220,22 +237,17 @@ class RunLog:
             if ramp is not None:
                 moving = range(begun, min(steps, ramp.begun + ramp.steps))
                 found[begun : begun + len(moving)] = [ramp.at(step) for step in moving]
-        measured = (
-            self.column(name, lineage) if any(name in self._tables[part.branch].columns for part in lineage) else found
-        )
         missing = np.isnan(found)
-        found[missing] = measured[:steps][missing]
+        if missing.any():  # as where a schedule is followed
+            found[missing] = self.column(name, lineage)[:steps][missing]
         return found
 
     def blocks(self, after: int = 0, most: int | None = None) -> list[Steps]:
         """The rows of steps after a number, of which at most so many."""
-        index, times = self._blocks.view, self._times.view
-        names = list(self._tables)
-        begin = int(np.searchsorted(index[:, 0], after, "right"))
+        blocks, names = self._blocks.view, list(self._tables)
+        begin = int(np.searchsorted(blocks["seq"], after, "right"))
         rows = []
-        for (seq, number, first, count), moment in zip(
-            index[begin:][:most].tolist(), times[begin:][:most].tolist(), strict=False
-        ):
+        for seq, number, first, count, moment in blocks[begin:][:most].tolist():
             table = self._tables[names[number]]
             at = first - 1 - table.start
             columns = {name: values.view[at : at + count] for name, values in table.columns.items()}
@@ -273,8 +285,8 @@ class _Table:
 class _Array:
     """An array that grows by doubling; what was read of it stays as it is."""
 
-    def __init__(self, dtype: Any, width: int = 0) -> None:
-        self._values = np.zeros((16, width) if width else 16, dtype)
+    def __init__(self, dtype: Any) -> None:
+        self._values = np.zeros(16, dtype)
         self._count = 0
 
     @property
@@ -283,26 +295,15 @@ class _Array:
         count = self._count
         return self._values[:count]
 
-    def append(self, value: Any) -> None:
-        """Adds one."""
-        self._room(self._count + 1)
-        self._values[self._count] = value
-        self._count += 1
-
     def write(self, at: int, values: np.ndarray) -> None:
         """Adds some at a place, NaN before them where there is a gap; in a wider type where they need one."""
-        gap = at > self._count
+        gap, end = at > self._count, at + len(values)
         dtype = np.result_type(self._values.dtype, values.dtype, *(["f4"] if gap else []))
-        if dtype != self._values.dtype:
-            self._values = self._values.astype(dtype)
-        self._room(at + len(values))
-        if gap:
-            self._values[self._count : at] = np.nan
-        self._values[at : at + len(values)] = values
-        self._count = at + len(values)
-
-    def _room(self, count: int) -> None:
-        if count > len(self._values):
-            grown = np.zeros((max(count, 2 * len(self._values)), *self._values.shape[1:]), self._values.dtype)
+        if dtype != self._values.dtype or end > len(self._values):
+            grown = np.zeros(max(end, 2 * len(self._values)), dtype)
             grown[: self._count] = self._values[: self._count]
             self._values = grown
+        if gap:
+            self._values[self._count : at] = np.nan
+        self._values[at:end] = values
+        self._count = end

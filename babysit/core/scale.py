@@ -42,7 +42,7 @@ class Scale:
         kind: `"linear"`, `"log"` or `"log of 1−β"`.
         whole: Whether only whole numbers are meant.
         zero: Whether 0 is meant too, below `low`; on a log scale only, where it has no place
-            of its own and stands at `low`'s.
+            of its own and is shown at `low`'s.
 
     Raises:
         ValueError: If the bounds do not fit the kind.
@@ -89,7 +89,7 @@ class Scale:
         """`n` values drawn uniformly along the scale."""
         if not self.whole:
             return np.asarray(self.at(rng.random(n)))
-        # A whole number stands for the half on either side of it, and so do the two ends.
+        # A whole number covers the half on either side of it, and so do the two ends.
         halves = Scale(self.low - 0.5, self.high + 0.5, self.kind)
         return np.asarray(np.clip(np.rint(halves.sample(rng, n)), self.low, self.high), dtype=int)
 

@@ -13,7 +13,7 @@ from babysit.core.position import Position
 
 @dataclass(frozen=True)
 class State:
-    """Where a training stands, how it is steered, and its numbers. Nobody changes its arrays.
+    """A training at a step: its position, its controls and its tensors. Its arrays are never changed.
 
     Attributes:
         position: Steps, epochs, place in the data.
@@ -23,6 +23,7 @@ class State:
         followed: Learning rate -> number that its schedule gives here.
         trainable: Whether each layer is trained.
         built_for: For each optimizer, the model's variables it was built for, by position.
+        slots: Momentums that have velocities.
         event: Number of the last event that the state contains.
     """
 
@@ -33,6 +34,7 @@ class State:
     followed: Mapping[str, float] | None = None
     trainable: tuple[bool, ...] = ()
     built_for: tuple[tuple[int, ...], ...] = ()
+    slots: tuple[str, ...] = ()
     event: int = 0
 
     def digest(self) -> str:

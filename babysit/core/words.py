@@ -2,9 +2,11 @@
 
 import datetime
 import numbers
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any
+
+_Entry = Any  # `journal.Entry`, or what a screen has with its fields
 
 CHANGES = ("set", "edit", "rewind")  # the actions that change how training goes on
 _ACTIONS = {
@@ -22,55 +24,19 @@ _ACTIONS = {
 }
 
 
-class Described(Protocol):
-    """A frozen or mutable dataclass with the fields of an entry."""
-
-    @property
-    def step(self) -> int:
-        """Steps done when it was applied."""
-
-    @property
-    def author(self) -> str:
-        """Who did it."""
-
-    @property
-    def action(self) -> str:
-        """What kind of thing was done."""
-
-    @property
-    def changes(self) -> Mapping[str, tuple[Any, Any]]:
-        """Hyperparameter -> (old value, new value)."""
-
-    @property
-    def over(self) -> int:
-        """Steps in which the change was made."""
-
-    @property
-    def why(self) -> str:
-        """The reason given."""
-
-    @property
-    def branch(self) -> str:
-        """The branch it belongs to."""
-
-
-_Entry = TypeVar("_Entry", bound=Described)
-
-
 def is_turn(action: str, author: str) -> bool:
     """Whether the user changed how training goes on, rather than a schedule or a callback."""
     return action in CHANGES and author in ("dashboard", "script")
 
 
-def joined(last: _Entry, entry: _Entry) -> _Entry | None:
+def joined(last: _Entry, entry: _Entry) -> _Entry:
     """Two changes as one entry, where a callback makes one at each step, as a ramp does; None for any others."""
     same = (last.author, last.branch, *last.changes) == (entry.author, entry.branch, *entry.changes)
     follows = entry.step == last.step + last.over and not (last.why or entry.why)
     if not same or not follows or {last.action, entry.action} != {"set"} or is_turn("set", entry.author):
         return None
     changes = {name: (old, entry.changes[name][1]) for name, (old, _) in last.changes.items()}
-    merged: _Entry = replace(last, changes=changes, over=last.over + entry.over)  # type: ignore[type-var]
-    return merged
+    return replace(last, changes=changes, over=last.over + entry.over)
 
 
 def together(entries: Iterable[_Entry]) -> Iterator[_Entry]:
@@ -85,17 +51,7 @@ def together(entries: Iterable[_Entry]) -> Iterator[_Entry]:
         yield last
 
 
-def about_change(note: _Entry, change: _Entry | None) -> _Entry:
-    """A note that gives the reason of a change, with the change in its words."""
-    if change is None:
-        return note
-    told: _Entry = replace(  # type: ignore[type-var]
-        note, why=f"on {describe_action(change)} at step {change.step:,}: {note.why}"
-    )
-    return told
-
-
-def by(entry: Described) -> str:
+def by(entry: _Entry) -> str:
     """The author, where it was not the script that reads it."""
     return "" if entry.author == "script" else f" (by {entry.author})"
 
@@ -105,12 +61,12 @@ def utc(time_s: float) -> str:
     return f"{datetime.datetime.fromtimestamp(time_s, datetime.UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
-def describe(entry: Described) -> str:
+def describe(entry: _Entry) -> str:
     """An entry in a line of words: `learning rate 0.02 → 0.004 — let it settle`."""
-    return " — ".join(filter(None, (describe_action(entry), str(entry.why))))
+    return " — ".join(filter(None, (describe_action(entry), entry.why)))
 
 
-def describe_action(entry: Described) -> str:
+def describe_action(entry: _Entry) -> str:
     """What was done, without the reason."""
     changes = ", ".join(
         f"{label(name)} {number(old)} → {number(new)}" if old is not None else f"{label(name)} {number(new)}"
@@ -132,13 +88,9 @@ def label(name: str) -> str:
 
 def number(value: Any) -> str:
     """A hyperparameter's value as a person writes it: `0.004`, `3e-05`, `128`."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "on" if value else "off"
     if isinstance(value, int):
         return f"{value:,}"
-    if not isinstance(value, numbers.Real):
+    if not isinstance(value, numbers.Real):  # `schedule`, or the name of a coupling
         return str(value)
     value = float(value)
     return f"{value:.4g}" if value < 0.9 or value > 1 else f"{value:.7g}"

@@ -35,21 +35,3 @@ def length_of(data: Any, order: Any) -> int:
     """How many examples there are."""
     part = next(part for part in keras.tree.flatten(data) if part is not None) if order is None else order
     return int(part.nrows()) if isinstance(part, tf.RaggedTensor) else int(part.shape[0])
-
-
-def is_sparse(data: Any) -> bool:
-    """Whether a SparseTensor is among the tensors."""
-    return any(isinstance(part, tf.SparseTensor) for part in keras.tree.flatten(data))
-
-
-def check_sparse(data: Any, order: Any, count: int) -> None:
-    """Makes sure that data with a SparseTensor, which cannot be cut, is one batch.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if is_sparse(data) and (order is not None or count > 1):
-        raise ValueError(
-            "`data` with a SparseTensor must be one batch. "
-            f"Received: order={'None' if order is None else 'an order'}, count={count}. Use order=None, count=1."
-        )

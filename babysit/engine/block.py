@@ -6,7 +6,7 @@ times the step itself. Here the model's own `train_step` runs inside one
 in the data are numbers that may change from one block to the next without a retrace.
 A model compiled with `jit_compile=True` becomes one XLA program, loop included.
 
-What cannot be fused (`why_not_fused`) is stepped through Keras's own function, see `stepwise`.
+A model compiled with `run_eagerly=True` is run one step at a time, see `stepwise`.
 """
 
 import functools
@@ -17,9 +17,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from babysit.engine.batch import batch_at, check_sparse, length_of, map_parts
+from babysit.engine.batch import batch_at, length_of, map_parts
 from babysit.engine.step_logs import Carried, LogLayout, StepLogs, StepResult
-from babysit.engine.stepwise import Stepwise, why_not_fused
+from babysit.engine.stepwise import Step, Stepwise
 
 # Steps of one call into an XLA program, whose arrays have a fixed length: more are run in several calls.
 CAPACITY = 1024
@@ -30,7 +30,6 @@ KINDS = 64
 # A block lasts about this long: short enough for a user, long enough for Python not to matter.
 BLOCK_S = 0.02
 
-Step = Callable[[Any], StepResult]
 ReadingOnce = Callable[[], AbstractContextManager[None]]
 Measured = Callable[[], Mapping[str, Any]]
 
@@ -51,7 +50,7 @@ class BlockSizer:
 
 
 def training_block(
-    model: Any, reading_once: ReadingOnce, static_size: int | None = None, measured: Measured | None = None
+    model: Any, reading_once: ReadingOnce, static_size: int | None = None, measured: Measured = dict
 ) -> "Block | Stepwise":
     """A block of the model's `train_step`, with the loss of each batch beside its logs.
 
@@ -61,33 +60,31 @@ def training_block(
         static_size: See `Block`.
         measured: Called in each step, before the update; returns name -> scalar.
     """
-    if why_not_fused(model):
-        return Stepwise(model, static_size, measured)
-    return Block(model, _with_loss(model, measured), reading_once, static_size)
+    step = _with_loss(model, measured)
+    return Stepwise(step) if model.run_eagerly else Block(model, step, reading_once, static_size)
 
 
-def evaluation_block(model: Any, static_size: int | None = None) -> "Block":
+def evaluation_block(model: Any, static_size: int | None = None) -> "Block | Stepwise":
     """A block of the model's `test_step`."""
-    return Block(model, lambda data: StepResult(model.test_step(data)), nullcontext, static_size)
+
+    def step(data: Any) -> StepResult:
+        return StepResult(model.test_step(data))
+
+    return Stepwise(step) if model.run_eagerly else Block(model, step, nullcontext, static_size)
 
 
 def trace_step(model: Any, batch: Any) -> Any:
-    """Traces `model.train_step` on such a batch, TensorFlow's specs, which builds what a first step would build."""
+    """The graph of `model.train_step` on such a batch, TensorFlow's specs; it builds what a first step would build."""
     step = tf.autograph.experimental.do_not_convert(lambda data: model.train_step(data))
     return tf.function(step).get_concrete_function(batch).graph
 
 
-def captured_resources(graph: Any) -> list[Any]:
-    """The handles of variables, tables and iterators that a graph captures, in the order of capture."""
-    return [outer for outer, inner in graph.captures if inner.dtype == tf.resource]
-
-
-def _with_loss(model: Any, measured: Measured | None) -> Step:
+def _with_loss(model: Any, measured: Measured) -> Step:
     """`model.train_step`, with the loss of the batch alone if the step is Keras's own."""
     stock = type(model).train_step is keras.Model.train_step and "train_step" not in vars(model)
 
     def step(data: Any) -> StepResult:
-        values = dict(measured()) if measured else {}
+        values = dict(measured())
         with _losses_of(model) as losses:
             logs = model.train_step(data)
         return StepResult(logs, losses[0] if stock else None, values)
@@ -135,12 +132,11 @@ class Block:
 
     def __init__(self, model: Any, step: Step, reading_once: ReadingOnce, static_size: int | None = None) -> None:
         self._model, self._step, self._reading_once, self._static_size = model, step, reading_once, static_size
-        self._eager, self._jit = bool(model.run_eagerly), bool(model.jit_compile) and not model.run_eagerly
+        self._jit = bool(model.jit_compile)
         # On a CPU, XLA gives a whole loop the bits of its steps; on a GPU this is not tried yet.
         self._whole = self._jit and not tf.config.list_physical_devices("GPU")
         self._carried = Carried()
         self._layout: LogLayout
-        self._graph: Any = None
         self._by_size: dict[int, Block] | None = None
         self._make()
 
@@ -153,16 +149,13 @@ class Block:
 
         Args:
             data: What a Keras adapter would hand a step, unbatched: tensors of shape (n, …). A
-                SparseTensor in them is a batch already: `order` None and `count` 1 then.
+                SparseTensor in them is a batch already, as it cannot be cut.
             order: Integer tensor of shape (n,); None for the examples as they lie.
             cursor: How many examples are done.
             batch_size: Examples a step; the last of an epoch has what is left.
             count: Steps to run; no more than there are examples left for.
             stop_if_not_finite: Whether to stop after the first step whose loss is not finite.
         """
-        check_sparse(data, order, count)
-        if self._eager:
-            return self._run_eagerly(data, order, cursor, batch_size, count, stop_if_not_finite)
         parts: list[StepLogs] = []
         length, done, stopped = length_of(data, order), 0, False
         while done < count and not stopped:
@@ -172,30 +165,27 @@ class Block:
             except _RetraceNeededError:
                 self._make()
             except _AnySizeError:
-                self._by_size, self._graph = {}, None
+                self._by_size = {}
             else:
                 done += parts[-1].count
                 stopped = parts[-1].count < steps + (rest > 0)
         return StepLogs.joined(parts)
 
-    def trace(self, data: Any, order: Any) -> None:
-        """Traces the block for such data, TensorFlow's specs, running nothing: its first call is quick then."""
-        if self._eager or self._whole:
-            return
+    def trace(self, data: Any, order: Any) -> Any:
+        """Traces the block for such data, TensorFlow's specs, running nothing: its first call is quick then.
+
+        Returns:
+            The graph; None where there is one for each size of batches.
+        """
         arguments = self._arguments(data, order, 0, 1, 1, False, 0)
-        while self._by_size is None:
+        while self._by_size is None and not self._whole:
             try:
                 return self._function.trace(*arguments)
             except _RetraceNeededError:
                 self._make()
             except _AnySizeError:
-                self._by_size, self._graph = {}, None
-
-    @property
-    def captures(self) -> list[Any]:
-        """The resources that the steps, once traced, capture."""
-        traced = [] if self._graph is None else captured_resources(self._graph)
-        return traced + [handle for block in (self._by_size or {}).values() for handle in block.captures]
+                self._by_size = {}
+        return None
 
     def _next_call(self, length: int, cursor: int, batch_size: int, count: int) -> tuple[int, int, int, int]:
         """(cursor, batch size, steps, examples of one step more) of a call: all, unless sizes are in the graph."""
@@ -234,36 +224,32 @@ class Block:
     # ---------------------------------------------------------------------- the graph
 
     def _run(self, data: Any, order: Any, cursor: Any, batch_size: Any, count: Any, stop: Any, rest: int = 0) -> Any:
-        self._graph = tf.compat.v1.get_default_graph()
         step = tf.function(self._step, jit_compile=True) if self._jit and not self._whole else self._step
 
-        def proceed(i: Any, finite: Any, rows: Any, extras: Any) -> Any:
-            return tf.logical_and(i < count, finite)
+        def loop(state: Any, end: Any, size: Any) -> Any:
+            def proceed(i: Any, finite: Any, rows: Any, extras: Any) -> Any:
+                return tf.logical_and(i < end, finite)
 
-        def proceed_to_rest(i: Any, finite: Any, rows: Any, extras: Any) -> Any:
-            return tf.logical_and(i <= count, finite)
+            def take(i: Any, finite: Any, rows: Any, extras: Any) -> Any:
+                batch = batch_at(data, order, cursor + i * batch_size, size, size if self._whole else self._static_size)
+                if self._static_size is None and self._whole:
+                    batch = map_parts(_of_any_size, batch)
+                layout = LogLayout(self._traced(step, batch))
+                self._note(layout)
+                finite = tf.logical_and(finite, tf.logical_or(layout.loss_is_finite, tf.logical_not(stop)))
+                return i + 1, finite, rows.write(tf.cast(i, tf.int32), layout.row), tuple(layout.extras)
 
-        def take_rest(i: Any, finite: Any, rows: Any, extras: Any) -> Any:
-            return take(i, finite, rows, extras, rest)
-
-        def take(i: Any, finite: Any, rows: Any, extras: Any, size: Any = batch_size) -> Any:
-            batch = batch_at(data, order, cursor + i * batch_size, size, size if self._whole else self._static_size)
-            if self._static_size is None and self._whole:
-                batch = map_parts(_of_any_size, batch)
-            layout = LogLayout(self._traced(step, batch))
-            self._note(layout)
-            finite = tf.logical_and(finite, tf.logical_or(layout.loss_is_finite, tf.logical_not(stop)))
-            return i + 1, finite, rows.write(tf.cast(i, tf.int32), layout.row), tuple(layout.extras)
+            # One step after the other: the next begins only when this one's variables are written.
+            return tf.while_loop(proceed, take, state, shapes, parallel_iterations=1)
 
         room = CAPACITY if self._whole else tf.cast(count, tf.int32) + (rest > 0)
         rows = tf.TensorArray(self._carried.dtype, size=room, infer_shape=False)
         state = (tf.zeros_like(count), tf.constant(True), rows, self._carried.zeros)
         shapes = (tf.TensorShape([]), tf.TensorShape([]), None, tuple(spec.shape for spec in self._carried.extras))
         with self._reading_once():
-            # One step after the other: the next begins only when this one's variables are written.
-            state = tf.while_loop(proceed, take, state, shapes, parallel_iterations=1)
+            state = loop(state, count, batch_size)
             if rest:  # in a loop too, where XLA rounds as it does in the one before
-                state = tf.while_loop(proceed_to_rest, take_rest, state, shapes, parallel_iterations=1)
+                state = loop(state, count + 1, rest)
         done, _, rows, extras = state
         return done, rows.gather(tf.range(room if self._whole else tf.cast(done, tf.int32))), extras
 
@@ -294,15 +280,6 @@ class Block:
         self._whole = self._whole and not any("Conv" in one for one in operations(tf.compat.v1.get_default_graph()))
         if (self._carried, self._whole) != known:
             raise _RetraceNeededError
-
-    def _run_eagerly(self, data: Any, order: Any, cursor: int, batch_size: int, count: int, stop: bool) -> StepLogs:
-        parts: list[StepLogs] = []
-        for i in range(count):
-            layout = LogLayout(self._step(batch_at(data, order, cursor + i * batch_size, batch_size)))
-            parts.append(layout.read_one())
-            if stop and not layout.loss_is_finite:
-                break
-        return StepLogs.joined(parts)
 
 
 def _of_any_size(part: Any) -> Any:
@@ -366,9 +343,9 @@ class _QuickFunction:
             return result
         return concrete._call_flat(tensors, concrete.captured_inputs)
 
-    def trace(self, *arguments: Any) -> None:
-        """Traces the function for such arguments, and runs nothing."""
-        self._function.get_concrete_function(*arguments)
+    def trace(self, *arguments: Any) -> Any:
+        """Traces the function for such arguments, and runs nothing; returns the graph."""
+        return self._function.get_concrete_function(*arguments).graph
 
 
 @functools.lru_cache(maxsize=256)

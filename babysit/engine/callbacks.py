@@ -1,7 +1,7 @@
 """Keras's callbacks, driven from our loop: every hook with its documented meaning.
 
 Separation of concerns: a callback sees what `Model.fit` would show it; what it changed is
-found by whoever sets `after`, which is called after each callback that has the hook.
+found by the owner of `after`, which is called after each callback that has the hook.
 """
 
 import math
@@ -26,7 +26,7 @@ _READ_ONLY = (
     keras.callbacks.TerminateOnNaN,
 )
 
-# What they count and compare with from epoch to epoch; the rest of them is as it was made.
+# What stock callbacks count and compare with from epoch to epoch; the rest of them is as it was made.
 _REMEMBERING = (keras.callbacks.EarlyStopping, keras.callbacks.ModelCheckpoint, keras.callbacks.ReduceLROnPlateau)
 _REMEMBERED = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
 
@@ -105,40 +105,42 @@ class Callbacks:
         return any(type(one) not in _READ_ONLY for one in self._callbacks)
 
     @property
+    def _remembering(self) -> list[Any]:
+        return [one for one in self._callbacks if isinstance(one, _REMEMBERING)]
+
+    @property
     def memory(self) -> list[tuple[str, dict[str, Any]]]:
         """What the stock callbacks with a patience remember, in plain data: the class of each one, and its numbers."""
         return [
-            (type(one).__name__, {name: _plain(vars(one)[name]) for name in _REMEMBERED if name in vars(one)})
-            for one in self._callbacks
-            if isinstance(one, _REMEMBERING)
+            (type(one).__name__, {name: _plain(value) for name, value in vars(one).items() if name in _REMEMBERED})
+            for one in self._remembering
         ]
 
     def remember(
         self, memory: Sequence[Sequence[Any]], weights_after: Callable[[int], list[np.ndarray] | None]
     ) -> None:
-        """Puts back what `memory` returned at another time, matched by class and order.
+        """Puts back what `memory` returned at another time, in the same order; not into a callback of another class.
 
         Args:
             memory: That.
-            weights_after: The weights at the end of an epoch, counted as Keras does. Of an `EarlyStopping` that is
-                to restore its best weights, nothing is put back where they are gone.
+            weights_after: The weights at the end of an epoch, counted as Keras does. An `EarlyStopping` that is to
+                restore its best weights begins anew where no state holds them.
         """
-        left = list(memory)
-        for one in self._callbacks:
-            kept = next((kept for kept in left if kept[0] == type(one).__name__), None)
-            if kept is None:
+        for one, (kind, kept) in zip(self._remembering, memory, strict=False):
+            if kind != type(one).__name__:
                 continue
-            left.remove(kept)
             if getattr(one, "restore_best_weights", False):
-                weights = None if kept[1]["best"] is None else weights_after(kept[1]["best_epoch"])
-                if weights is None and kept[1]["best"] is not None:
+                weights = None if kept["best"] is None else weights_after(kept["best_epoch"])
+                if weights is None and kept["best"] is not None:
+                    one.on_train_begin()
                     continue
                 one.best_weights = weights
-            vars(one).update(kept[1])
+            vars(one).update(kept)
 
     def plain(self, logs: Mapping[str, Any]) -> dict[str, Any]:
-        """Logs that JSON can hold; see `plain`."""
-        return plain(logs)
+        """Logs that JSON can hold: numbers, strings, and lists of them where they are arrays; all else is left out."""
+        found = {name: _plain(value) for name, value in pythonify_logs(logs).items() if isinstance(name, str)}
+        return {name: value for name, value in found.items() if _is_plain(value)}
 
     def __call__(self, hook: str, *place: int, logs: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Calls a hook of every callback, and `self.after` after each one that has it.
@@ -158,10 +160,7 @@ class Callbacks:
         for one in list(self._callbacks):
             if _is_own(one, hook):
                 was_stopped = bool(one.model.stop_training)
-                if "batch" in hook:  # as Keras does: some functions of users name their arguments otherwise
-                    getattr(one, hook)(*place, logs=shared)
-                else:
-                    getattr(one, hook)(*place, shared)
+                getattr(one, hook)(*place, shared)
                 if one.model.stop_training and not was_stopped:
                     self.stopped_by = type(one).__name__
                 if type(one) is not keras.callbacks.History:
@@ -171,12 +170,6 @@ class Callbacks:
 
     def _wanted(self, *hooks: str) -> bool:
         return any(_is_own(one, hook) and not _content_with_blocks(one) for one in self._callbacks for hook in hooks)
-
-
-def plain(logs: Mapping[str, Any]) -> dict[str, Any]:
-    """Logs that JSON can hold: numbers, strings, and lists of them where they are arrays; all else is left out."""
-    found = {name: _plain(value) for name, value in pythonify_logs(logs).items() if isinstance(name, str)}
-    return {name: value for name, value in found.items() if _is_plain(value)}
 
 
 def _plain(value: Any) -> Any:

@@ -5,8 +5,8 @@ regularizers that several variables share: each gets its own.
 """
 
 import copy
-import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import numpy as np
 from keras.src.utils.naming import to_snake_case
 
 from babysit.core.scale import Scale
+from babysit.engine.optimizers import inner
 
 # How a new value acts: through a variable of Keras's, through a live float, or by another trace of the step.
 Kind = Literal["variable", "live", "retrace"]
@@ -90,41 +91,22 @@ _LIVE = {
     "l2_shrinkage_regularization_strength": _STRENGTH,
     "beta": Scale(1e-6, 10.0, "log", zero=True),
 }
-# Read otherwise: as a divisor, an exponent, or beside another constant, which TensorFlow
-# combines and rounds differently.
-_COMBINED = {
-    "beta_2_decay": Scale(-1.0, 0.0),
-    "clip_threshold": Scale(1e-2, 1e2, "log"),
-    "learning_rate_power": Scale(-1.0, 0.0),
-    "adam_lr_ratio": Scale(1e-3, 1e3, "log"),
-    "rms_rate": Scale(1e-3, 10.0, "log"),
-}
-_AT_BUILD = {"initial_accumulator_value"}
-CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")  # off at 0, as they are at None
+# Read as a divisor, or beside another constant, which TensorFlow combines and rounds differently.
+_COMBINED = {(keras.optimizers.RMSprop, "epsilon"), (keras.optimizers.ScheduleFreeAdamW, "beta_1")}
+_ELSEWHERE = {"learning_rate", "initial_accumulator_value"}  # bound by itself; read only when slots are made
+_CLIPPING = {"clipnorm", "clipvalue", "global_clipnorm"}
 # Optimizer -> the attribute with the velocities that momentum needs when it is not 0.
 _SLOTS = {keras.optimizers.SGD: "momentums", keras.optimizers.RMSprop: "_momentums"}
 
 
 def slots_name(optimizer: Any) -> str | None:
-    """The attribute with the velocities that momentum alone needs, if the optimizer has such."""
-    return next((name for family, name in _SLOTS.items() if isinstance(optimizer, family)), None)
+    """The attribute with the velocities that momentum alone needs, if it is a stock optimizer that has such."""
+    return _SLOTS.get(type(optimizer))
 
 
 def optimizers_in(optimizers: Mapping[str, Any]) -> dict[str, Any]:
-    """Prefix -> the optimizers that hold the hyperparameters: inside a wrapper, those it wraps."""
-    found = {}
-    for prefix, optimizer in optimizers.items():
-        if isinstance(optimizer, keras.optimizers.MultiOptimizer):
-            names = Names()
-            for inner in optimizer.optimizers:
-                found[_joined(prefix, names.of(inner))] = inner
-        else:
-            found[prefix] = getattr(optimizer, "inner_optimizer", optimizer)
-    return found
-
-
-def _joined(*parts: str) -> str:
-    return ".".join(filter(None, parts))
+    """Prefix -> the optimizers that hold the hyperparameters: inside a wrapper, the one that it wraps."""
+    return {prefix: inner(optimizer) for prefix, optimizer in optimizers.items()}
 
 
 def learning_rate_spec(prefix: str, optimizer: Any) -> HyperparameterSpec:
@@ -139,27 +121,23 @@ def optimizer_specs(prefix: str, optimizer: Any) -> Iterator[HyperparameterSpec]
     held = [name for name in config if _is_number(config[name]) and _is_number(getattr(optimizer, name, None))]
     for name in sorted(held, key=lambda name: [*_LIVE].index(name) if name in _LIVE else len(_LIVE)):
         if (kind := _kind_of(optimizer, name)) is not None:
-            scale = _LIVE.get(name) or _COMBINED.get(name) or _unknown(float(config[name]))
+            scale = _LIVE.get(name) or _unknown(float(config[name]))
             yield HyperparameterSpec(_joined(prefix, name), (AttributeRef(optimizer, name),), scale, kind)
 
 
 def _kind_of(optimizer: Any, name: str) -> Kind | None:
     """How a float of an optimizer acts on a step, or None where it does not at all."""
-    value = getattr(optimizer, name)
-    if name == "learning_rate" or name in _AT_BUILD or (name == "ema_momentum" and not optimizer.use_ema):
+    value, stock = getattr(optimizer, name), is_stock(optimizer)
+    stays_off = name in _CLIPPING or (name == "momentum" and not stock)  # at 0 a trace leaves it out for good
+    if name in _ELSEWHERE or (value == 0 and stays_off) or (name == "ema_momentum" and not optimizer.use_ema):
         return None
-    if name in CLIPPING and value == 0:
-        return None
-    if is_stock(optimizer) and name in _LIVE and not _is_combined(optimizer, name):
+    if stock and name in _LIVE and (type(optimizer), name) not in _COMBINED:
         return "live"
     return "retrace" if isinstance(value, float) else None
 
 
-def _is_combined(optimizer: Any, name: str) -> bool:
-    """Whether TensorFlow would combine a constant in its place with others, and round differently."""
-    if isinstance(optimizer, keras.optimizers.RMSprop):
-        return name == "epsilon" and optimizer.centered  # v − a² + ε becomes v + (ε − a²)
-    return isinstance(optimizer, keras.optimizers.ScheduleFreeAdamW) and name == "beta_1"  # a divisor
+def _joined(*parts: str) -> str:
+    return ".".join(filter(None, parts))
 
 
 def _is_number(value: Any) -> bool:
@@ -173,160 +151,83 @@ def _unknown(value: float) -> Scale:
     return Scale(2 * value, 0.0) if value < 0 else Scale(0.0, 1.0)
 
 
-# ---------------------------------------------------------------------------------- the loss
+# ------------------------------------------------------------------------- the loss and the layers
 
 _SMOOTHING = Scale(0.0, 0.5)
+_RATES = {"rate": Scale(0.0, 0.95), "stddev": Scale(0.0, 1.0)}
+_PENALTIES = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
 
 def loss_specs(model: Any) -> list[HyperparameterSpec]:
-    """The label smoothing of each loss that has it."""
-    losses: dict[int, tuple[str, Any]] = {}
-    for name, loss in _losses(model):
-        if isinstance(loss, keras.Loss) and _is_number(getattr(loss, "label_smoothing", None)):
-            losses.setdefault(id(loss), (name, loss))
-    several = len(losses) > 1
-    return [_smoothing(name if several else "", loss) for name, loss in losses.values()]
-
-
-def _smoothing(prefix: str, loss: Any) -> HyperparameterSpec:
-    refs = [AttributeRef(loss, "label_smoothing")]
-    if "label_smoothing" in getattr(loss, "_fn_kwargs", {}):
-        refs.append(AttributeRef(loss._fn_kwargs, "label_smoothing"))
-    return HyperparameterSpec(_joined(prefix, "label_smoothing"), tuple(refs), _SMOOTHING, "retrace")
-
-
-def _losses(model: Any) -> list[tuple[str, Any]]:
-    """Output name -> loss, as `compile` was given them."""
-    loss = getattr(model, "loss", None)
-    if isinstance(loss, Mapping):
-        return [(str(name), one) for name, one in loss.items()]
-    if isinstance(loss, list | tuple):
-        outputs = getattr(model, "output_names", None) or [f"output_{i}" for i in range(len(loss))]
-        return list(zip(outputs, loss, strict=False))
-    return [("", loss)]
-
-
-# --------------------------------------------------------------------------------- the layers
-
-_RATE = Scale(0.0, 0.95)
-_DEVIATION = Scale(0.0, 1.0)
-_DROPOUTS = (keras.layers.Dropout, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
-_ATTENTIONS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
-
-
-class Names:
-    """Names of objects that do not depend on how many of their kind this process made before.
-
-    An own name stays; an automatic one (`dropout_7`) becomes what it would be in a fresh
-    process, counting the objects in the order they are named here.
-    """
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-        self._used: set[str] = set()
-
-    def of(self, thing: Any) -> str:
-        """The name of the next object."""
-        stem = to_snake_case(type(thing).__name__)
-        automatic = re.fullmatch(rf"((?:forward_|backward_)?{stem})(_\d+)?", thing.name)
-        if automatic is None:
-            return self._free(thing.name)
-        count = self._counts[automatic[1]] = self._counts.get(automatic[1], -1) + 1
-        return self._free(f"{automatic[1]}_{count}" if count else automatic[1])
-
-    def _free(self, name: str) -> str:
-        candidates = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
-        name = next(candidate for candidate in candidates if candidate not in self._used)
-        self._used.add(name)
-        return name
+    """The label smoothing, if the model has one loss and that has it; of several losses none is steered."""
+    loss: Any = getattr(model, "loss", None)
+    if "label_smoothing" not in getattr(loss, "_fn_kwargs", {}):
+        return []
+    refs = AttributeRef(loss, "label_smoothing"), AttributeRef(loss._fn_kwargs, "label_smoothing")
+    return [HyperparameterSpec("label_smoothing", refs, _SMOOTHING, "retrace")]
 
 
 def named_layers(model: Any) -> list[tuple[str, Any]]:
-    """Every layer of the model with its name, nested ones after the one they are in."""
-    names, found, seen = Names(), [], {id(model)}
+    """Every layer of the model with a name that does not depend on how many layers this process made before.
 
-    def walk(layer: Any) -> None:
-        for child in layer._layers:
-            if id(child) not in seen and isinstance(child, keras.layers.Layer):
-                seen.add(id(child))
-                found.append((names.of(child), child))
-                walk(child)
+    A name of the user's own stays; an automatic one (`dropout_7`) becomes what it would be in a fresh
+    process, counting the layers in the order of the model.
+    """
+    counts: Counter[str] = Counter()
+    names: dict[Any, str] = {model: ""}
+
+    def walk(parent: Any) -> None:
+        for layer in parent._layers:
+            if layer not in names:
+                kind = to_snake_case(type(layer).__name__)
+                automatic = re.fullmatch(rf"((?:forward_|backward_)?{kind})(_\d+)?", layer.name)
+                stem = automatic[1] if automatic else layer.name
+                names[layer] = f"{stem}_{counts[stem]}" if counts[stem] else stem
+                counts[stem] += 1
+                walk(layer)
 
     walk(model)
-    return found
+    return [(name, layer) for layer, name in names.items() if name]
 
 
 def layer_specs(model: Any) -> list[HyperparameterSpec]:
-    """Finds what the layers hold: rates of dropout, regularisation."""
+    """Finds what the layers hold: rates of dropout and noise, regularisation."""
     layers = named_layers(model)
-    inner = {id(getattr(layer, "_dropout_layer", None)) for _, layer in layers}
-    cells = {id(layer.cell): name for name, layer in layers if isinstance(layer, keras.layers.RNN)}
+    within = {id(vars(layer).get("_dropout_layer")) for _, layer in layers}  # attention, which looks at the rate itself
     specs: list[HyperparameterSpec] = []
     seen: set[int] = set()
     for name, layer in layers:
-        name = cells.get(id(layer), name)
-        if id(layer) not in inner:
-            specs += _rates(name, layer)
+        # Made with 0, a layer of dropout has no seeds to draw from.
+        draws = any(isinstance(held, keras.random.SeedGenerator) for held in vars(layer).values())
+        for attribute, scale in _RATES.items() if draws and is_stock(layer) and id(layer) not in within else ():
+            if _is_number(vars(layer).get(attribute)):
+                specs.append(
+                    HyperparameterSpec(f"{name}.{attribute}", (AttributeRef(layer, attribute),), scale, "retrace")
+                )
         specs += _penalties(name, layer, seen)
     return list({spec.name: spec for spec in specs}.values())
 
 
-def _rates(name: str, layer: Any) -> Iterator[HyperparameterSpec]:
-    """Finds its rates, if it can draw: made with 0, a layer of dropout has no seeds to draw from."""
-    for attribute, further in _rate_attributes(layer):
-        if _is_number(getattr(layer, attribute, None)) and _draws(further[0].owner if further else layer):
-            refs, scale = (AttributeRef(layer, attribute), *further), _DEVIATION if attribute == "stddev" else _RATE
-            yield HyperparameterSpec(f"{name}.{attribute.strip('_')}", refs, scale, "retrace")
-
-
-def _draws(layer: Any) -> bool:
-    return any(isinstance(held, keras.random.SeedGenerator) for held in vars(layer).values())
-
-
-def _rate_attributes(layer: Any) -> Iterator[tuple[str, tuple[AttributeRef, ...]]]:
-    if isinstance(layer, _DROPOUTS):
-        yield "rate", ()
-    elif isinstance(layer, keras.layers.GaussianNoise):
-        yield "stddev", ()
-    elif isinstance(layer, _ATTENTIONS) and hasattr(layer, "_dropout_layer"):
-        attribute = "_dropout" if hasattr(layer, "_dropout") else "dropout"
-        yield attribute, (AttributeRef(layer._dropout_layer, "rate"),)
-    elif isinstance(layer, keras.layers.Attention):
-        yield "dropout", ()
-    elif hasattr(layer, "get_recurrent_dropout_mask"):  # the cell of a recurrent layer
-        yield "dropout", ()
-        if getattr(layer, "implementation", 1) == 1:  # the other computes without it
-            yield "recurrent_dropout", ()
-
-
 def _penalties(name: str, layer: Any, seen: set[int]) -> Iterator[HyperparameterSpec]:
-    """Finds the strengths of its penalties, of each regularised variable and of the layer's output."""
-    for variable in layer._trainable_variables + layer._non_trainable_variables:
-        holders = [AttributeRef(variable, "regularizer"), *_holders(layer, variable.regularizer, variable.name)]
-        yield from _strengths(f"{name}.{variable.name}", holders, seen)
-    yield from _strengths(f"{name}.activity", [AttributeRef(layer, "activity_regularizer")], seen)
-
-
-def _strengths(name: str, holders: list[AttributeRef], seen: set[int]) -> Iterator[HyperparameterSpec]:
-    regularizer = holders[0].get()
-    if type(regularizer) not in (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2):
-        return
-    if id(regularizer) in seen:  # shared with another variable
-        regularizer = copy.copy(regularizer)
-        for holder in holders:
-            holder.put(regularizer)
-    seen.add(id(regularizer))
-    for norm in ("l1", "l2"):
-        if hasattr(regularizer, norm):
-            yield HyperparameterSpec(f"{name}_{norm}", (AttributeRef(regularizer, norm),), _STRENGTH, "retrace")
-
-
-def _holders(layer: Any, regularizer: Any, variable: str) -> list[AttributeRef]:
-    """The layer's own attribute with the regularizer of a variable, which its config names."""
-    found = [name for name, value in vars(layer).items() if value is regularizer and name.endswith("_regularizer")]
-    if len(found) > 1:  # one object for several variables
-        found = [name for name in found if name.removesuffix("_regularizer") in (variable, variable.split("_")[0])]
-    return [AttributeRef(layer, name) for name in found if name != "activity_regularizer"][:1]
+    """Finds the strengths of its penalties: those of its attributes `kernel_regularizer` and the like."""
+    for attribute, regularizer in list(vars(layer).items()):
+        if type(regularizer) not in _PENALTIES:
+            continue
+        part = attribute.removesuffix("_regularizer")
+        variables = layer._trainable_variables + layer._non_trainable_variables
+        held = [variable for variable in variables if variable.regularizer is regularizer]
+        if not held and part != "activity":
+            continue
+        if id(regularizer) in seen:  # shared with another variable
+            regularizer = copy.copy(regularizer)
+            setattr(layer, attribute, regularizer)
+            for variable in [one for one in held if one.name in (part, f"{part}_kernel")] or held:
+                variable.regularizer = regularizer
+        seen.add(id(regularizer))
+        for norm in ("l1", "l2"):
+            if hasattr(regularizer, norm):
+                refs = (AttributeRef(regularizer, norm),)
+                yield HyperparameterSpec(f"{name}.{part}_{norm}", refs, _STRENGTH, "retrace")
 
 
 def plain(value: Any) -> float:

@@ -1,38 +1,34 @@
-"""Diagnostics: how a training is doing, beside the loss, measured now and then, changing nothing.
+"""Diagnostics: update ÷ weight and gradient norm, measured now and then beside a training, changing nothing.
 
-Once in a while one step is taken by itself. Its weights before and after are compared, and a
-`probe` with a graph of its own computes its gradient; the graph that trains is the same with and without.
+Once in a while one step is taken by itself. Its weights before and after are compared, and a *probe*, a graph of its
+own, computes its gradient; the graph that trains is the same with and without.
 """
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import keras
-import psutil
 import tensorflow as tf
+from tensorflow.python.framework.auto_control_deps_utils import get_read_only_resource_input_indices_graph
 
 from babysit.engine.batch import batch_at
+from babysit.engine.block import operations
 from babysit.engine.catalog import named_layers
 from babysit.engine.model import TrainableModel
-from babysit.engine.probe import Probe, sums_of_squares
 
 # Measured no more often than this, and so seldom that it costs this share of the time.
 INTERVAL_S = 3.0
 SHARE = 0.03
 
 
-@dataclass
-class _Before:
-    """What was measured before the step."""
+class _Before(NamedTuple):
+    """What was measured before the step: its weights, and the squares of its gradients where there is a probe."""
 
     weights: list[Any]
-    owners: list[str]
-    squares: Any  # of the gradients, None where there is no probe
-    signs: dict[str, Any]
-    is_first: bool  # of its probe, whose tracing counts for nothing
+    squares: Any
     cost_s: float
 
 
@@ -54,9 +50,9 @@ class Diagnostics:
         self.on, self.unable, self.every_s = False, "", INTERVAL_S
         self.latest: dict[str, Any] | None = None
         self._next_s = 0.0
-        self._probe: tuple[Any, Probe] | None = None
+        self._probe: Any = None
+        self._probed: Any = None  # what the probe was made for
         self._compare = tf.function(_compared, autograph=False, reduce_retracing=True)
-        self._clock = _clock()
 
     def switch(self, on: bool) -> None:
         """Begins to measure, with one of the next steps, or ends it.
@@ -66,7 +62,7 @@ class Diagnostics:
         """
         if not isinstance(on, bool):
             raise TypeError(f"`on` must be True or False. Received: on={on!r}.")
-        self.on, self._next_s, self._clock = on, 0.0, _clock()
+        self.on, self._next_s = on, 0.0
 
     @property
     def steps_before(self) -> float:
@@ -82,8 +78,8 @@ class Diagnostics:
 
     def end(self, before: _Before | None, step: int) -> None:
         """Measures after the step; `latest` is then what was measured."""
-        if before is not None and (signs := self._attempt(self._measure_after, before)) is not None:
-            self.latest = {"step": step, "signs": signs}
+        if before is not None:
+            self._attempt(self._measure_after, before, step)
 
     @property
     def status(self) -> dict[str, Any]:
@@ -102,121 +98,97 @@ class Diagnostics:
             return None
 
     def _measure_before(self, window: Any, signature: Any) -> _Before:
-        model, known, began = self._model.model, self._probe, time.perf_counter()
+        model, began = self._model.model, time.perf_counter()
         key = self._model.structure, signature
-        if self._probe is None or self._probe[0] != key:
-            self._probe = key, Probe(model, self._model.bindings.reading_once, signature)
-        probe = self._probe[1]
+        if is_first := self._probed != key:
+            self._probed, self._probe = key, _probe(model, self._model.bindings.live_values.reading_once, signature)
         weights = [tf.convert_to_tensor(variable.value) for variable in model.trainable_variables]
         squares = None
-        if not probe.left_out:
-            squares = probe(batch_at(window.data, window.order, window.offset, window.batch_size))
-        signs = {
-            "memory_bytes": psutil.Process().memory_info().rss,
-            "cores": self._busy_processors(),
-            "left_out": [f"Gradients are left out: {probe.left_out}."] if probe.left_out else [],
-        }
-        return _Before(weights, _owners(model), squares, signs, self._probe is not known, time.perf_counter() - began)
+        if not isinstance(self._probe, str):
+            squares = self._probe(batch_at(window.data, window.order, window.offset, window.batch_size)).numpy()
+        return _Before(weights, squares, 0.0 if is_first else time.perf_counter() - began)  # tracing is not counted
 
-    def _busy_processors(self) -> float:
-        """How many the process kept busy since the last measurement."""
-        before, self._clock = self._clock, _clock()
-        return (self._clock[1] - before[1]) / max(self._clock[0] - before[0], 1e-9)
-
-    def _measure_after(self, before: _Before) -> dict[str, Any]:
-        began = time.perf_counter()
-        after = [tf.convert_to_tensor(variable.value) for variable in self._model.model.trainable_variables]
+    def _measure_after(self, before: _Before, step: int) -> None:
+        began, model, squares = time.perf_counter(), self._model.model, before.squares
+        after = [tf.convert_to_tensor(variable.value) for variable in model.trainable_variables]
         changes, weights = self._compare(before.weights, after).numpy()
-        squares = before.squares
-        norm = None if squares is None else math.sqrt(squares.sum())
-        signs = before.signs | {"gradient_norm": norm}
-        signs = {name: _rounded(sign) if isinstance(sign, float) else sign for name, sign in signs.items()}
-        signs["layers"] = self._layers(before.owners, changes, weights, squares)
-        self.unable = ""
-        now = time.perf_counter()
-        cost_s = 0.0 if before.is_first else before.cost_s + now - began
-        self.every_s = max(INTERVAL_S, cost_s / SHARE)
+        position = {id(variable): i for i, variable in enumerate(model.trainable_variables)}
+        layers = []
+        for name, layer in [(model.name, model), *named_layers(model)]:
+            if rows := [position[id(each)] for each in layer._trainable_variables if id(each) in position]:
+                weight = weights[rows].sum()
+                ratio = _root(changes[rows].sum() / weight) if weight > 0 else None
+                gradient = None if squares is None else _root(squares[rows].sum())
+                layers.append({"name": name, "ratio": ratio, "gradient": gradient})
+        signs = {
+            "gradient_norm": None if squares is None else _root(squares.sum()),
+            "left_out": [f"Gradients are left out: {self._probe}."] if isinstance(self._probe, str) else [],
+            "layers": layers,
+        }
+        self.latest, self.unable, now = {"step": step, "signs": signs}, "", time.perf_counter()
+        self.every_s = max(INTERVAL_S, (before.cost_s + now - began) / SHARE if before.cost_s else 0.0)
         self._next_s = now + self.every_s
-        return signs
-
-    def _layers(self, owners: list[str], changes: Any, weights: Any, squares: Any) -> list[dict[str, Any]]:
-        """Update ÷ weight and gradient norm of each layer with trainable variables, in the order of the model."""
-        found = []
-        model = self._model.model
-        for name in dict.fromkeys([model.name, *(name for name, _ in named_layers(model)), *owners]):
-            if rows := [i for i, owner in enumerate(owners) if owner == name]:
-                ratio = _ratio(changes[rows].sum(), weights[rows].sum())
-                norm = None if squares is None else _rounded(math.sqrt(squares[rows].sum()))
-                found.append({"name": name, "ratio": ratio, "gradient": norm})
-        return found
 
 
 def _compared(before: list[Any], after: list[Any]) -> Any:
     """For each pair the squares of what changed, and of what was there before: float32 of shape (2, pairs)."""
     moved = [tf.cast(new, tf.float32) - tf.cast(old, tf.float32) for old, new in zip(before, after, strict=True)]
-    return tf.stack([sums_of_squares(moved), sums_of_squares(before)])
+    return tf.stack([_sums_of_squares(moved), _sums_of_squares(before)])
 
 
-def _owners(model: Any) -> list[str]:
-    """The layer that each trainable variable belongs to."""
-    owner: dict[int, str] = {}
-    for name, layer in [(model.name, model), *named_layers(model)]:
-        owner |= {id(variable): name for variable in layer._trainable_variables}
-    return [owner.get(id(variable), model.name) for variable in model.trainable_variables]
+def _sums_of_squares(tensors: list[Any]) -> Any:
+    """The sum of squares of each tensor, float32 of shape (tensors,)."""
+    return tf.stack([tf.reduce_sum(tf.square(tf.cast(tensor, tf.float32))) for tensor in tensors] or [tf.zeros([])])
 
 
-def _ratio(change: float, weight: float) -> float | None:
-    """‖change‖ / ‖weight‖ from their squares."""
-    return _rounded(math.sqrt(change / weight)) if weight > 0 else None
+def _root(square: float) -> float | None:
+    """The square root to four digits, for that is what the record keeps; None if it is not finite."""
+    return float(f"{math.sqrt(square):.4g}") if math.isfinite(square) else None
 
 
-def _rounded(value: float) -> float | None:
-    """To four digits, for that is what the record keeps; None if it is not finite."""
-    return float(f"{value:.4g}") if math.isfinite(value) else None
+# ------------------------------------------------------------------------------------ the probe
 
 
-def _clock() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
-
-
-# ------------------------------------------------------------------------------ the first loss
-
-_CROSS_ENTROPIES = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
-_THEIR_FUNCTIONS = (keras.losses.sparse_categorical_crossentropy, keras.losses.categorical_crossentropy)
-
-
-def first_loss_remark(model: Any, spec: Any, loss: float, batch_size: int) -> str:
-    """Says in a sentence that the first loss is far above that of a network that knows nothing yet; or nothing.
-
-    Such a network gives C classes about the same probability: its cross-entropy is ln C (Karpathy
-    2019, A recipe for training neural networks, "verify loss @ init"). Logits of variance v add about
-    v / 2; customary beginnings have v below 2.
+def _probe(model: Any, reading_once: Callable[[], AbstractContextManager[None]], signature: Any) -> Any:
+    """A compiled function that computes the gradient of a batch, as Keras's own `train_step` does, and no more.
 
     Args:
-        model: A compiled model.
-        spec: Of a batch, in plain data.
-        loss: Of the batch of the first step.
-        batch_size: Its examples.
+        model: A built and compiled model.
+        reading_once: Opened while it is traced: live hyperparameters are read once in it.
+        signature: TensorFlow's specs of the data of a batch.
+
+    Returns:
+        Batch -> for each trainable variable the sum of its gradient's squares; or why there is none, in a few words.
+        A graph that could write a variable or calls Python is none.
     """
-    shape: Any = getattr(model, "output_shape", None)
-    is_known = isinstance(shape, tuple) and len(shape) > 1 and isinstance(shape[-1], int) and shape[-1] > 1
-    weighted = isinstance(spec, list) and len(spec) > 2 and spec[2] is not None
-    if not is_known or weighted or not _is_plain_cross_entropy(model) or not math.isfinite(loss):
-        return ""
-    classes, expected = int(shape[-1]), math.log(shape[-1])
-    if loss <= expected + 2 + 4 / math.sqrt(batch_size):
-        return ""
-    return (
-        f"The loss of the first step was {loss:.3g}; a network that knows nothing yet should begin near ln {classes:,} "
-        f"= {expected:.3g}. Inputs that are not scaled, a last layer that begins too large, or a wrong `from_logits` "
-        "do that."
-    )
+    if type(model).train_step is not keras.Model.train_step or "train_step" in vars(model):
+        return "its `train_step` is its own"
+    if model.run_eagerly:
+        return "it runs eagerly"
 
+    def squares(data: Any) -> Any:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        variables = model.trainable_variables
+        weights = [tf.convert_to_tensor(variable.value) for variable in variables]
+        others = [*model.non_trainable_variables, *model.metrics_variables]
+        state = [*zip(variables, weights, strict=True), *((variable, variable.value) for variable in others)]
+        # In a stateless scope what a layer assigns stays in the scope.
+        with reading_once(), tf.GradientTape() as tape, keras.StatelessScope(state, collect_losses=True):
+            tape.watch(weights)
+            predicted = model(x, training=True) if model._call_has_training_arg else model(x)
+            loss = model._compute_loss(x=x, y=y, y_pred=predicted, sample_weight=sample_weight, training=True)
+            scale = tf.cast(model.optimizer.scale_loss(tf.ones([])), loss.dtype)  # against underflow in float16
+            loss = loss * scale
+        gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
+        scale = tf.cast(scale, tf.float32)
+        return _sums_of_squares([tf.cast(tf.convert_to_tensor(one), tf.float32) / scale for one in gradients])
 
-def _is_plain_cross_entropy(model: Any) -> bool:
-    """Whether the loss is the mean of a softmax's cross-entropy, without weights and penalties."""
-    loss = keras.losses.get(model.loss) if isinstance(model.loss, str) else model.loss
-    is_one = type(loss) in _CROSS_ENTROPIES or any(loss is one for one in _THEIR_FUNCTIONS)
-    is_mean = getattr(loss, "reduction", "mean") in ("sum_over_batch_size", "mean") and getattr(loss, "axis", -1) == -1
-    stock = type(model).train_step is keras.Model.train_step and type(model).compute_loss is keras.Model.compute_loss
-    return is_one and is_mean and stock and not model.losses and model._compile_loss._user_loss_weights is None
+    try:
+        traced = tf.function(squares, autograph=False).get_concrete_function(signature)
+    except Exception as error:
+        return f"its step cannot be traced by itself ({type(error).__name__})"
+    if any("PyFunc" in operation for operation in operations(traced.graph)):
+        return "its step calls Python"
+    read_only = {id(traced.graph.inputs[i]) for i in get_read_only_resource_input_indices_graph(traced.graph)}
+    captured = [inner for _, inner in traced.graph.captures if inner.dtype == tf.resource]
+    return traced if all(id(one) in read_only for one in captured) else "its step writes what Keras does not know"

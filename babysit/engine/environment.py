@@ -37,9 +37,8 @@ def describe() -> dict[str, str]:
         "NumPy": np.__version__,
         "system": platform.system(),
         "machine": platform.machine(),
-        "processor": _of_processor("model name") or platform.processor() or "unknown",
-        "instruction sets": _instruction_sets() or "unknown",
-        "cores": str(_cores()),
+        "processor": _processor() or platform.processor() or "unknown",
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "devices": ", ".join(map(_device, tf.config.list_physical_devices())),
         "threads within an operation": str(threading.get_intra_op_parallelism_threads() or "one a core"),
         "threads for operations": str(threading.get_inter_op_parallelism_threads() or "one a core"),
@@ -56,29 +55,16 @@ def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return [f"{name} {before} then, {after} now" for name, (before, after) in pairs.items() if before != after]
 
 
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _device(device: "tf.config.PhysicalDevice") -> str:
     """Its kind, and where TensorFlow knows it the model."""
     details = tf.config.experimental.get_device_details(device) if device.device_type == "GPU" else {}
     return str(details.get("device_name") or device.device_type)
 
 
-def _instruction_sets() -> str:
-    """Those of the processor between which kernels are chosen."""
-    flags = (_of_processor("flags") or _of_processor("Features")).split()
-    return " ".join(
-        sorted(flag for flag in flags if flag.startswith(("avx", "amx", "fma", "sse4", "asimd", "sve", "bf16")))
-    )
-
-
-def _of_processor(field: str) -> str:
-    """A field of the first processor, as Linux describes it; empty where it does not."""
+def _processor() -> str:
+    """The model of the processor, as Linux names it; empty where it does not."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field), "")
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from babysit.core.position import FitSpec, Position
-from babysit.engine.block import Block, BlockSizer, evaluation_block
+from babysit.engine.block import BlockSizer, evaluation_block
 from babysit.engine.callbacks import Callbacks
 from babysit.engine.model import TrainableModel
 
@@ -28,7 +28,7 @@ class Validation:
         self._model, self._source, self._callbacks = model, source, callbacks
         self._limit, self._every = steps or math.inf, every
         self._sizer = BlockSizer()
-        self._blocks: dict[Any, Block] = {}
+        self._blocks: dict[Any, Any] = {}
         self._fit = FitSpec(source.fingerprint, source.size, source.batch_size, shuffle=False, steps_per_epoch=steps)
         self._position = Position()
 
@@ -73,7 +73,7 @@ class Validation:
     def _most(self) -> int:
         return int(self._model.model.steps_per_execution if self._callbacks.every_test_step else self._sizer.steps)
 
-    def _block_of(self, static_size: int | None) -> Block:
+    def _block_of(self, static_size: int | None) -> Any:
         key = self._model.structure, static_size
         if key not in self._blocks:
             self._blocks[key] = evaluation_block(self._model.model, static_size)

@@ -24,23 +24,29 @@ from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
 
 class LiveValues:
-    """The present numbers of live floats, by name, and the variables that graphs read them from."""
+    """The present numbers of live floats, by name, and the variables that graphs read them from.
+
+    Attributes:
+        numbers: Name -> number.
+        bound: Whether live floats are in the model.
+    """
 
     def __init__(self) -> None:
+        self.bound = False
         self.numbers: dict[str, float] = {}
-        self._variables: dict[tuple[Hashable, Any], _GraphVariable] = {}
+        self._variables: dict[tuple[Hashable, Any], tuple[Any, Callable[[], Any]]] = {}
         self._held: dict[tuple[Any, Hashable, Any], Any] | None = None
 
     def write(self, name: str, number: float) -> None:
         """Changes a number; what is compiled reads it from the next step on."""
         self.numbers[name] = number
-        for variable in self._variables.values():
-            variable.refresh()
+        for (_, dtype), (variable, now) in self._variables.items():
+            variable.assign(_rounded(now, dtype))
 
     @property
     def variables(self) -> list[Any]:
         """The variables that graphs read from."""
-        return [one.variable for one in self._variables.values()]
+        return [variable for variable, _ in self._variables.values()]
 
     def live(self, name: str, gate: float | None = None) -> "Live":
         """A live float of the number called `name`; see `Live` for its gate."""
@@ -57,14 +63,15 @@ class LiveValues:
         if tf.executing_eagerly():
             return tf.constant(_rounded(now, dtype))
         if (key, dtype) not in self._variables:
-            self._variables[key, dtype] = _GraphVariable(now, dtype)
-        variable = self._variables[key, dtype]
-        if self._held is None:
-            return variable.variable.read_value()
+            # Not by `tf.Variable`: a `tf.function` that sees one made is traced a second time.
+            with tf.init_scope():
+                self._variables[key, dtype] = ResourceVariable(_rounded(now, dtype), trainable=False, dtype=dtype), now
+        variable, _ = self._variables[key, dtype]
+        held = {} if self._held is None else self._held
         place = (tf.compat.v1.get_default_graph(), key, dtype)
-        if place not in self._held:
-            self._held[place] = variable.variable.read_value()
-        return self._held[place]
+        if place not in held:
+            held[place] = variable.read_value()
+        return held[place]
 
     @contextlib.contextmanager
     def reading_once(self) -> Iterator[None]:
@@ -74,23 +81,6 @@ class LiveValues:
             yield
         finally:
             self._held = before
-
-
-class _GraphVariable:
-    """One variable that holds what an expression of live floats comes to at present."""
-
-    def __init__(self, now: Callable[[], Any], dtype: Any) -> None:
-        self._now, self._dtype = now, dtype
-        self._last = _rounded(now, dtype)
-        # Not by `tf.Variable`: a `tf.function` that sees one made is traced a second time.
-        with tf.init_scope():
-            self.variable = ResourceVariable(self._last, trainable=False, dtype=dtype)
-
-    def refresh(self) -> None:
-        present = _rounded(self._now, self._dtype)
-        if present.tobytes() != self._last.tobytes():
-            self._last = present
-            self.variable.assign(present)
 
 
 def _rounded(now: Callable[[], Any], dtype: Any) -> np.ndarray:

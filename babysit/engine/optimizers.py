@@ -1,10 +1,14 @@
 """The optimizers of a model: which there are, which of them a step applies, and one built again."""
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+
+
+def inner(optimizer: Any) -> Any:
+    """The optimizer that holds the hyperparameters: the one that a `LossScaleOptimizer` wraps, or itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def rebuild(optimizer: Any, variables: Sequence[Any]) -> None:
@@ -31,46 +35,23 @@ def by_occurrence(optimizer: Any) -> dict[tuple[str, int], Any]:
     return found
 
 
-def attribute_optimizers(model: Any) -> dict[str, Any]:
-    """Optimizers that a model keeps beside `model.optimizer`, by what they are for.
+def optimizers_of(model: Any) -> dict[str, Any]:
+    """Prefix -> `model.optimizer`, under "", and those that a model with its own `train_step` keeps beside it.
 
     `discriminator_optimizer` and the optimizer that a submodel `discriminator` was compiled
     with are both called `discriminator`.
     """
-    found: dict[str, Any] = {}
-    for attribute, value in vars(model).items():
+    found = {"": model.optimizer}
+    for attribute, value in vars(model).items() if type(model).train_step is not keras.Model.train_step else ():
         optimizer = value if isinstance(value, keras.Optimizer) else getattr(value, "optimizer", None)
-        if attribute.startswith("_") or attribute == "optimizer" or not isinstance(optimizer, keras.Optimizer):
-            continue
-        if optimizer is not model.optimizer and not any(optimizer is other for other in found.values()):
-            found[_purpose(attribute, found)] = optimizer
+        is_new = isinstance(optimizer, keras.Optimizer) and all(optimizer is not other for other in found.values())
+        if is_new and not attribute.startswith("_"):
+            name = attribute.removesuffix("_optimizer")
+            found[attribute if name in found else name] = optimizer
     return found
 
 
-def _purpose(attribute: str, known: Mapping[str, Any]) -> str:
-    for ending in ("_optimizer", "_optim", "_opt"):
-        plain = attribute.removesuffix(ending)
-        if plain not in ("", attribute) and plain not in known:
-            return plain
-    return attribute
-
-
-@contextlib.contextmanager
-def applied_in(optimizers: Mapping[str, Any]) -> Iterator[set[str]]:
-    """Within, gathers the names of the optimizers that are applied, be it only in a trace."""
-    applied: set[str] = set()
-
-    def listening(name: str, apply: Any) -> Any:
-        def listen(*args: Any, **kwargs: Any) -> Any:
-            applied.add(name)
-            return apply(*args, **kwargs)
-
-        return listen
-
-    for name, optimizer in optimizers.items():
-        optimizer.apply = listening(name, optimizer.apply)
-    try:
-        yield applied
-    finally:
-        for optimizer in optimizers.values():
-            del optimizer.apply
+def applied_in(optimizers: dict[str, Any], graph: Any) -> dict[str, Any]:
+    """Those that the step in a graph applies: it counts their steps."""
+    captured = {id(outer) for outer, _ in graph.captures}
+    return {name: one for name, one in optimizers.items() if id(inner(one)._iterations.value.handle) in captured}

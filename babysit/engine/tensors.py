@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
-from tensorflow.python.ops.resource_variable_ops import ResourceVariable
+from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
 
-from babysit.engine.optimizers import rebuild
+from babysit.engine.optimizers import inner, rebuild
 
 Tensors = dict[str, list[np.ndarray]]
 
@@ -28,35 +28,41 @@ class TrainingTensors:
 
     def __init__(self, model: Any, optimizers: Sequence[Any]) -> None:
         self._model, self._optimizers = model, list(optimizers)
-        self._captured: list[CapturedVariable] = []
+        self._captured: list[Any] = []
+        self._unplaced: list[np.ndarray] = []  # what a state has of variables that no trace has captured yet
         self._reset: tuple[tuple[int, ...], Any] | None = None
 
     # ------------------------------------------------------------------- which they are
 
+    @property
+    def of_optimizers(self) -> list[Any]:
+        """The variables of the optimizers."""
+        return [variable for optimizer in self._optimizers for variable in optimizer.variables]
+
     def groups(self) -> dict[str, list[Any]]:
         """Group (`model`, `optimizer`, `metrics`; `raw` where a step captures more) -> variables, as they are now."""
-        groups = {
-            "model": self._model.variables,
-            "optimizer": [variable for optimizer in self._optimizers for variable in optimizer.variables],
-            "metrics": self._model.metrics_variables,
-        }
+        model = self._model
+        groups = {"model": model.variables, "optimizer": self.of_optimizers, "metrics": model.metrics_variables}
         return groups | ({"raw": list(self._captured)} if self._captured else {})
 
-    def note_captures(self, handles: Sequence[Any], others: Sequence[Any]) -> None:
-        """Adds to the group `raw` what a traced step captures and no group has yet, in the order of capture.
+    def note_captures(self, graph: Any, others: Sequence[Any]) -> None:
+        """Adds to the group `raw` what the traced steps in a graph capture and no group has yet, in that order.
 
         A stateful layer's states and a `tf.Variable` that a loss reads are such.
 
         Args:
-            handles: The resources that the graph of a step captures.
+            graph: That of a step or of a block.
             others: Variables that are no state of the training.
         """
         variables = [*others, *(variable for group in self.groups().values() for variable in group)]
         known = {id(_of_tensorflow(variable).handle) for variable in variables}
-        for handle in handles:
-            if id(handle) not in known and (variable := CapturedVariable.of(handle)) is not None:
+        for handle, _ in graph.captures:
+            new = _captured(handle) if handle.dtype == tf.resource and id(handle) not in known else None
+            if new is not None:
                 known.add(id(handle))
-                self._captured.append(variable)
+                self._captured.append(new)
+                if self._unplaced:
+                    new.assign(self._unplaced.pop(0))
 
     @property
     def _seeds(self) -> list[Any]:
@@ -71,14 +77,17 @@ class TrainingTensors:
 
     def read(self) -> Tensors:
         """Returns a copy of their values."""
-        return {group: list(map(_value, variables)) for group, variables in self.groups().items()}
+        tensors = {group: list(map(_value, variables)) for group, variables in self.groups().items()}
+        raw = tensors.pop("raw", []) + self._unplaced
+        return tensors | ({"raw": raw} if raw else {})
 
     def write(self, tensors: Mapping[str, Sequence[np.ndarray]]) -> None:
-        """Writes values back that `read` returned."""
-        groups = self.groups()
+        """Writes values back that `read` returned; of those captured, the last ones when they are known."""
+        groups = {"raw": [], **self.groups()}
         for group, arrays in tensors.items():
             for variable, array in zip(groups[group], arrays, strict=group != "raw"):
                 variable.assign(array)
+        self._unplaced = list(tensors.get("raw", ()))[len(self._captured) :]
         for layer in self._model._flatten_layers():
             if isinstance(layer, keras.layers.Normalization) and layer.built:
                 layer.finalize_state()  # which makes constants of its variables
@@ -89,22 +98,22 @@ class TrainingTensors:
         Raises:
             ValueError: If their number or shapes are those of another model.
         """
-        for group, arrays in tensors.items():  # a group that it was written without stays as it is
-            have, need = self.shapes(group), [array.shape for array in arrays]
-            if (have[: len(need)] if group == "raw" else have) != need:
+        for group, variables in self.groups().items():
+            have, need = (
+                [tuple(variable.shape) for variable in variables],
+                [one.shape for one in tensors.get(group, ())],
+            )
+            length = min(len(have), len(need)) if group == "raw" else None
+            if have[:length] != need[:length]:
                 raise ValueError(
                     f"The checkpoint is of another model: its {group} variables have shapes {_short(need)}, those of "
                     f"`{self._model.name}` have {_short(have)}. Use the model that was trained, compiled as it was."
                 )
 
-    def shapes(self, group: str) -> list[tuple[int, ...]]:
-        """The shapes of a group's variables."""
-        return [tuple(variable.shape) for variable in self.groups().get(group, ())]
-
-    def positions(self, variables: Sequence[Any]) -> list[int]:
-        """Where some of the model's variables are among them all."""
-        position = {id(variable): i for i, variable in enumerate(self._model.variables)}
-        return [position[id(variable)] for variable in variables]
+    @property
+    def positions(self) -> dict[int, int]:
+        """The id of each of the model's variables -> where it is among them all."""
+        return {id(variable): i for i, variable in enumerate(self._model.variables)}
 
     # ------------------------------------------------------------------- external changes
 
@@ -115,7 +124,7 @@ class TrainingTensors:
         is assigned to, which then gets memory of its own.
         """
         groups = self.groups()
-        left_out = {id(getattr(_inner(optimizer), "_learning_rate", None)) for optimizer in self._optimizers}
+        left_out = {id(inner(optimizer)._learning_rate) for optimizer in self._optimizers}
         left_out |= set(map(id, self._seeds))
         lasting = groups["model"] + groups["optimizer"] + groups.get("raw", [])
         return [tf.convert_to_tensor(_of_tensorflow(each)) for each in lasting if id(each) not in left_out]
@@ -145,10 +154,7 @@ class TrainingTensors:
         known = tuple(map(id, variables))
         if self._reset is not None and self._reset[0] == known:
             for variable, value in zip(variables, self._reset[1], strict=True):
-                if type(variable.value) is ResourceVariable:  # without what `assign` looks at each time
-                    tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=value)
-                else:
-                    variable.value.assign(value, read_value=False)
+                variable.value.assign(value, read_value=False)
             return
         model.reset_metrics()
         metrics = [inner for metric in model.metrics for inner in (metric, *getattr(metric, "metrics", ()))]
@@ -160,69 +166,47 @@ class TrainingTensors:
     @property
     def built_for(self) -> tuple[tuple[int, ...], ...]:
         """For each optimizer, the model's variables that it was built for, by position."""
-        position = {id(variable): i for i, variable in enumerate(self._model.variables)}
-        return tuple(
-            tuple(position.get(id(variable), -1) for variable in getattr(_inner(optimizer), "_trainable_variables", ()))
-            for optimizer in self._optimizers
-        )
+        positions = self.positions
+        known = [getattr(inner(optimizer), "_trainable_variables", ()) for optimizer in self._optimizers]
+        return tuple(tuple(positions.get(id(variable), -1) for variable in variables) for variables in known)
 
     def build_for(self, positions: Sequence[Sequence[int]]) -> None:
         """Builds the optimizers again that were built for other variables of the model than these."""
         known, variables = self.built_for, self._model.variables
         for optimizer, now, then in zip(self._optimizers, known, positions, strict=False):
             if now and then and tuple(then) != now and -1 not in (*now, *then):
-                with self._model.distribute_strategy.scope():
-                    rebuild(_inner(optimizer), [variables[i] for i in then])
+                rebuild(inner(optimizer), [variables[i] for i in then])
 
     def extend_optimizers(self) -> None:
         """Builds a lone optimizer again that does not know yet what was frozen and is trainable now."""
         if len(self._optimizers) == 1:
-            position = {id(variable): i for i, variable in enumerate(self._model.variables)}
-            trainable = [position[id(each)] for each in self._model.trainable_variables if id(each) in position]
+            positions = self.positions
+            trainable = [positions[id(variable)] for variable in self._model.trainable_variables]
             known = self.built_for[0]
             self.build_for([[*known, *(i for i in trainable if i not in known)]])
 
 
-class CapturedVariable:
-    """A variable that a graph captures and Keras does not know, by its handle."""
-
-    def __init__(self, handle: Any, dtype: Any, shape: tuple[int, ...]) -> None:
-        self.handle, self.dtype, self.shape = handle, dtype, shape
-
-    @classmethod
-    def of(cls, handle: Any) -> "CapturedVariable | None":
-        """The variable of a handle; None for a table, an iterator, or what holds no numbers of a known shape."""
-        data = handle._handle_data
-        if data is None or not data.is_set or len(data.shape_and_type) != 1:
-            return None
-        shape, dtype = tf.TensorShape(data.shape_and_type[0].shape), tf.as_dtype(data.shape_and_type[0].dtype)
-        is_number = dtype.is_floating or dtype.is_integer or dtype.is_bool or dtype.is_complex
-        return cls(handle, dtype, tuple(shape)) if is_number and shape.is_fully_defined() else None
-
-    def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> Any:
-        return tf.raw_ops.ReadVariableOp(resource=self.handle, dtype=self.dtype)
-
-    def numpy(self) -> np.ndarray:
-        """Returns a copy of its value."""
-        value: np.ndarray = tf.convert_to_tensor(self).numpy()
-        return value
-
-    def assign(self, value: Any) -> None:
-        """Sets its value."""
-        tf.raw_ops.AssignVariableOp(resource=self.handle, value=tf.convert_to_tensor(value, self.dtype))
+def _captured(handle: Any) -> Any:
+    """The variable of a handle that Keras may not know; None for a table, an iterator, or what holds no numbers."""
+    data = handle._handle_data
+    if data is None or not data.is_set or len(data.shape_and_type) != 1:
+        return None
+    shape, dtype = tf.TensorShape(data.shape_and_type[0].shape), tf.as_dtype(data.shape_and_type[0].dtype)
+    is_number = dtype.is_floating or dtype.is_integer or dtype.is_bool or dtype.is_complex
+    if not is_number or not shape.is_fully_defined():
+        return None
+    return BaseResourceVariable(
+        trainable=False, shape=shape, dtype=dtype, handle=handle, in_graph_mode=False, name="captured"
+    )
 
 
 def _of_tensorflow(variable: Any) -> Any:
-    return variable if isinstance(variable, tf.Variable | CapturedVariable) else variable.value
+    return variable if isinstance(variable, tf.Variable) else variable.value
 
 
 def _value(variable: Any) -> np.ndarray:
     value: np.ndarray = _of_tensorflow(variable).numpy()  # a copy already, as tensors are immutable
     return value
-
-
-def _inner(optimizer: Any) -> Any:
-    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def _same(one: Any, other: Any) -> bool:

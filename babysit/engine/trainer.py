@@ -5,14 +5,13 @@ Synchronous; it knows no log, no callback, no thread and no disk.
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from babysit.core.controls import SCHEDULE, Controls, apply
+from babysit.core.controls import Controls, apply
 from babysit.core.events import EpochEnd, Event, Fit
 from babysit.core.hyperparameter import scales_for
 from babysit.core.position import FitSpec, Position
@@ -20,11 +19,11 @@ from babysit.core.runlog import Steps
 from babysit.core.scale import Scale
 from babysit.core.state import State
 from babysit.engine.block import BlockSizer
-from babysit.engine.diagnostics import Diagnostics, first_loss_remark
+from babysit.engine.diagnostics import Diagnostics
 from babysit.engine.model import TrainableModel
 
 
-class KerasTrainer:
+class KerasTrainer(TrainableModel):
     """Trains a Keras model in place.
 
     Args:
@@ -32,29 +31,25 @@ class KerasTrainer:
         seed: Of the order of examples.
 
     Attributes:
-        model: The same, with its optimizers, hyperparameters and compiled blocks.
         source: The data; None before the first fit.
-        position: Where the training stands.
+        position: Steps and epochs done, and the place in the data.
         controls: What steers it.
         event: Number of the last event that was applied.
         followed: Learning rate -> number that its schedule gives now.
         interrupted: Whether a step was begun and not ended, so that variables may have changed.
         diagnostics: Measures a step now and then, if it is switched on.
-        remark: That the loss of the first step is far above what it should be, in a sentence; or nothing.
     """
 
     def __init__(self, model: Any, seed: int) -> None:
-        self.model, self.seed = TrainableModel(model), seed
+        super().__init__(model)
+        self.seed = seed
         self.source: Any = None
-        numbers = self.model.bindings.values
-        scales = scales_for(numbers, self.model.bindings.scales, None, 1)
-        values = numbers | dict.fromkeys(self.model.bindings.following, SCHEDULE)
-        self.position, self.controls, self.event = Position(), Controls(values, scales), 0
+        scales = scales_for(self.bindings.values, self.bindings.scales, None, 1)
+        self.position, self.controls, self.event = Position(), Controls(self.bindings.settings, scales), 0
         self.followed: Mapping[str, float] = {}
         self._follow()
         self.interrupted = False
-        self.diagnostics, self.remark = Diagnostics(self.model), ""
-        self._raw: Sequence[np.ndarray] = []  # what a state has of tensors that are not known yet
+        self.diagnostics = Diagnostics(self)
         self._sizer = BlockSizer()
         self._finite = True
 
@@ -83,7 +78,7 @@ class KerasTrainer:
         if fit.steps_per_epoch:
             ends.append(fit.steps_per_epoch - at.epoch_step)
         window = self.source.window(at, size, max(1, int(min(ends))), fit)
-        block = self.model.block(window.static_size, self.source.signature)
+        block = self.block(window.static_size, self.source.signature)
         measured = None if wait else self.diagnostics.begin(window, self.source.signature[0])
         began, self.interrupted = time.perf_counter(), True
         logs = block.run(window.data, window.order, window.offset, window.batch_size, window.count, self._finite)
@@ -96,8 +91,6 @@ class KerasTrainer:
         if logs.loss is not None:  # a train_step of the user's own may return none
             columns["loss"] = logs.loss
             self._finite = math.isfinite(logs.loss[-1])
-            if at.step == 0:
-                self.remark = first_loss_remark(self.model.model, self.source.spec, float(logs.loss[0]), size)
         if not columns:
             columns["step"] = np.arange(at.step + 1, at.step + 1 + logs.count)  # nothing was logged
         for name, ramp in self.controls.ramps.items():
@@ -134,39 +127,36 @@ class KerasTrainer:
         self.controls, self.position = apply(self.controls, self.position, event)
         self.event, payload = event.seq, event.payload
         if isinstance(payload, EpochEnd) or (isinstance(payload, Fit) and payload.fresh):
-            self.model.tensors.reset_metrics()
+            self.tensors.reset_metrics()
         if isinstance(payload, EpochEnd) and payload.seeds is not None:
-            self.model.tensors.seeds = payload.seeds
+            self.tensors.seeds = payload.seeds
         self._write_values()
         self._follow()
 
     def _write_values(self) -> None:
         """Writes the values that act in the next step into the model, where they differ."""
-        values = self.controls.at(self.position.step)
-        self.model.set({name: value for name, value in values.items() if name != "batch_size"})
+        self.bindings.set(self.controls.at(self.position.step))
 
     def _follow(self) -> None:
         """Reads the rates that schedules give now."""
-        if following := self.model.bindings.following:
-            values = self.model.bindings.values
-            self.followed = {name: values[name] for name in following}
-        else:
-            self.followed = {}
+        following = self.bindings.following
+        values = self.bindings.values if following else {}
+        self.followed = {name: values[name] for name in following}
 
     # ------------------------------------------------------------------------- state
 
     def capture(self) -> State:
         """A copy of everything that decides how the training goes on."""
         self._write_values()
-        model = self.model
         return State(
             position=self.position,
             controls=self.controls,
-            tensors=model.tensors.read() | ({"raw": self._raw} if self._raw else {}),
+            tensors=self.tensors.read(),
             seed=self.seed,
             followed=dict(self.followed),
-            trainable=model.trainable,
-            built_for=model.tensors.built_for,
+            trainable=self.trainable,
+            built_for=self.tensors.built_for,
+            slots=self.bindings.slots,
             event=self.event,
         )
 
@@ -176,18 +166,13 @@ class KerasTrainer:
         Raises:
             ValueError: If it is that of another model; nothing was changed then.
         """
-        model, values = self.model, state.controls.at(state.position.step)
-        values.pop("batch_size", None)
-        tensors = dict(state.tensors)
-        if self.source is None:  # what a step captures is known when it has been traced
-            self._raw = tensors.pop("raw", [])
-        model.restore(tensors, values, state.trainable, state.built_for)
+        super().restore(state)
         if self.source is None:
-            model.release()
-        model.adopt_external_changes()
+            self.release()
+        self.bindings.adopt_external_changes()
         self.position, self.controls, self.event = state.position, state.controls, state.event
         self._finite, self.interrupted = True, False
-        model.model.stop_training = False
+        self.model.stop_training = False
         self._write_values()
         self._follow()
 
@@ -205,59 +190,31 @@ class KerasTrainer:
             ValueError: If `ranges` does not fit the hyperparameters.
             Exception: What Keras raises when the model cannot be built for such data.
         """
-        model = self.model
-        if model.compiled_anew:
-            model.refresh()
         static_size = source.window(begins, batch_size, 1, fit).static_size
-        model.build(source.spec, source.signature, static_size)
-        numbers = model.bindings.values
+        self.build(source.spec, source.signature, static_size)
+        numbers = self.bindings.values
         first = {name: value for name, value in numbers.items() if name == "learning_rate"}
         numbers = {**first, "batch_size": batch_size, **numbers}
-        scales = scales_for(numbers, model.bindings.scales, ranges, source.size)
-        if not source.steerable or model.has_static_batch_size:
+        scales = scales_for(numbers, self.bindings.scales, ranges, source.size)
+        if not source.steerable or self.has_static_batch_size:
             scales.pop("batch_size", None)
         try:
-            model.prepare(source.spec, source.signature, static_size)
+            self.bind(source.signature, static_size)
         except BaseException:
-            model.release()
+            self.release()
             raise
         if self.source not in (None, source):
             self.source.close()
         self.source, self._finite = source, True
-        if self._raw:
-            model.tensors.write({"raw": self._raw})
-            self._raw = []
         self._follow()
-        return numbers | dict.fromkeys(model.bindings.following, SCHEDULE), scales
-
-    def build(self, spec: Any) -> None:
-        """Builds the model for batches that are described in plain data, before there are any."""
-        self.model.build(spec)
-
-    def finish(self) -> str:
-        """Puts moving averages, where there are any, in place of the weights; returns which optimizer did."""
-        return self.model.apply_moving_averages()
-
-    def release(self) -> None:
-        """Leaves a stock model: plain numbers where live ones were."""
-        self.model.release()
+        return numbers | self.bindings.settings, scales
 
     # ------------------------------------------------------------------------- what a session asks
 
     @property
     def schedules(self) -> tuple[str, ...]:
         """Learning rates that were compiled with a schedule."""
-        return tuple(self.model.bindings.schedules)
-
-    @property
-    def steps_to_update(self) -> int:
-        """Steps until accumulated gradients have been applied; 0 where none are."""
-        return self.model.steps_to_update
-
-    @property
-    def accumulates(self) -> bool:
-        """Whether gradients are accumulated over several steps."""
-        return self.model.steps_before_update > 0 or self.model.steps_to_update > 0
+        return self.bindings.schedules
 
     @property
     def repeatable(self) -> bool:
@@ -267,12 +224,7 @@ class KerasTrainer:
     @property
     def seeds(self) -> list[list[int]]:
         """How far each random generator was drawn on."""
-        return self.model.tensors.seeds
-
-    @property
-    def compiled_anew(self) -> bool:
-        """Whether the model was compiled, or given another optimizer, since it was looked at."""
-        return self.model.compiled_anew
+        return self.tensors.seeds
 
     def epoch_began(self) -> None:
         """Has the user's data hear that an epoch begins."""
@@ -286,34 +238,26 @@ class KerasTrainer:
         """Whether an error says that memory did not suffice."""
         return isinstance(error, tf.errors.ResourceExhaustedError)
 
-    def epoch_logs(self, last: Mapping[str, Any] | None) -> dict[str, Any]:
-        """What Keras reports of an epoch whose last step returned `last`."""
-        return self.model.epoch_logs(last)
-
     def observe(self) -> Any:
         """What nobody but a step should change, to be compared later."""
-        return self.model.tensors.snapshot(), self.model.trainable
+        return self.tensors.snapshot(), self.trainable
 
     def difference(self, before: Any) -> str:
         """What was changed since `observe` gave this, in words; optimizers come to know layers trained from now on."""
         tensors, trainable = before
-        said = ["variables changed"] if self.model.tensors.differ_from(tensors) else []
-        if trainable != self.model.trainable:
-            said.append(self.model.describe_trainable_changes(trainable))
-            self.model.update_trainable()
+        said = ["variables changed"] if self.tensors.differ_from(tensors) else []
+        if trainable != self.trainable:
+            changes = zip(self.model._flatten_layers(), trainable, self.trainable, strict=False)
+            said.append(", ".join(f"{layer.name}.trainable = {now}" for layer, old, now in changes if old != now))
+            self.update_trainable()
         return "; ".join(said)
 
     def adopt(self) -> dict[str, tuple[Any, Any]]:
-        """Hyperparameters that somebody else set on the model: name -> (old, new)."""
-        known = self.controls.values
-        changes = self.model.adopt_external_changes()
-        return {name: change for name, change in changes.items() if name in known}
-
-    def guarded(self) -> AbstractContextManager[None]:
-        """Within, the model may be looked at: its metrics, seeds and flags are put back at the end."""
-        return self.model.without_side_effects()
+        """Keeps the hyperparameters that others set on the model itself; returns name -> (old, new)."""
+        changes = self.bindings.adopt_external_changes()
+        return {name: change for name, change in changes.items() if name in self.controls.values}
 
     def weights_in(self, state: State) -> list[np.ndarray]:
         """The model's weights in a state, as `get_weights` orders them."""
-        tensors = state.tensors["model"]
-        return [tensors[i] for i in self.model.tensors.positions(self.model.model.weights)]
+        positions = self.tensors.positions
+        return [state.tensors["model"][positions[id(variable)]] for variable in self.model.weights]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from babysit.core.events import Note
 from babysit.core.history import History
 from babysit.core.journal import Entry, Journal, entry_of
 from babysit.core.runlog import RunLog
-from babysit.core.words import CHANGES, describe_action, is_turn, together, utc
+from babysit.core.words import CHANGES, describe_action, is_turn, number, together, utc
 
 AROUND = 200  # steps before and after a change over which the loss is averaged, at most up to another change
 
@@ -33,7 +32,7 @@ def _summary(log: RunLog, branch: str) -> Iterable[str]:
     ends = History(log, lambda: branch).epoch_ends()
     yield f"{log.tip(branch):,} steps and {len(ends):,} epochs on {branch}."
     if ends:
-        last = ", ".join(f"{name} {_number(value)}" for name, value in ends[-1].logs.items())
+        last = ", ".join(f"{name} {number(value)}" for name, value in ends[-1].logs.items())
         yield f"The last epoch came to {last}."
     for name, (parent, step, _) in log.branches.items():
         if parent is not None:
@@ -72,10 +71,6 @@ def _mean(losses: np.ndarray) -> str:
         return ""
     short = f" ({len(losses)} steps)" if len(losses) < AROUND else ""
     return f"{np.mean(losses):.4g}{short}"
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

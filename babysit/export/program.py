@@ -24,12 +24,11 @@ WEIGHTS = $weights
 # With the number of the pass it determines the order of the examples.
 SEED = $seed
 EXAMPLES = $examples
-# What may change without the step being traced anew.
-UNTRACED = $untraced
+# The model's variables that the optimizer knows at last, by position.
+BUILT_FOR = $built_for
 # What was said of the run, and what this program cannot repeat.
 REMARKS = $remarks
 # Pass over the data, first example of it, steps, examples a step, what changes before the first step, and why.
-# 5e-324 as a momentum is 0 that keeps velocities.
 SEGMENTS = [
 $segments]
 inf, nan = math.inf, math.nan
@@ -45,16 +44,12 @@ def build_model():
 
 
 def load_data():
-    # Return (x, y) or (x, y, sample_weight), or (x,) where there is no y, arrays, as `fit` was given them: without
-    # a part set aside for validation, and with class weights as weights of the examples.
+    # Return a tuple: (x, y) or (x, y, sample_weight), or (x,) where there is no y; arrays, as `fit` was given them:
+    # without a part set aside for validation, and with class weights as weights of the examples.
     raise NotImplementedError("Fill in `load_data`.")
 
 
-def schedules_of(model):
-    return {$schedules}
-
-
-def set_hyperparameters(model, changes):
+def set_hyperparameters(model, optimizer, changes):
     layers = list(model._flatten_layers())
 $assignments
 
@@ -81,12 +76,15 @@ def make_ready(model, data):
         step = tf.autograph.experimental.do_not_convert(lambda batch: model.train_step(batch))
         batches = tf.data.Dataset.from_tensor_slices(data).batch(1, drop_remainder=True)
         tf.function(step).get_concrete_function(batches.element_spec)
-$optimizers    restore(model, "start")
+    model.optimizer = type(model.optimizer).from_config(model.optimizer.get_config())  # one that is not built
+    model.optimizer.build([model.variables[i] for i in BUILT_FOR])
+    model.optimizer.finalize_variable_values = lambda variables: None  # no moving averages after every segment
+    restore(model, "start")
 
 
 def restore(model, state):
     arrays = np.load(Path(__file__).with_name(STATES))
-    for i, variable in enumerate([*model.variables, $variables]):
+    for i, variable in enumerate([*model.variables, *model.optimizer.variables]):
         # NumPy's files know no bfloat16: its bits lie in them, without a type.
         variable.assign(arrays[f"{state}.{i}"].view(tf.as_dtype(variable.dtype).as_numpy_dtype))
     for layer in model._flatten_layers():
@@ -106,9 +104,7 @@ def set_seeds(model, seeds):
 
 
 def train():
-    data = load_data()
-    data = keras.tree.lists_to_tuples(data if isinstance(data, list | tuple) else (data,))
-    data = keras.tree.map_structure(prepared, data)
+    data = keras.tree.map_structure(prepared, keras.tree.lists_to_tuples(load_data()))
     size = len(keras.tree.flatten(data)[0])
     if EXAMPLES not in (None, size):
         raise ValueError(f"`load_data` must give {EXAMPLES} examples. Received: {size}.")
@@ -116,7 +112,9 @@ def train():
         (data,) = data
     model = build_model()
     make_ready(model, data)
-    schedules, shuffle, static = schedules_of(model), False, None
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    rate, shuffle, static = optimizer._learning_rate, False, None
+    follows = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
     for data_pass, first, steps, batch_size, changes, _ in SEGMENTS:
         if "trainable" in changes:
             set_trainable(model, changes["trainable"])
@@ -125,12 +123,12 @@ def train():
         if "seeds" in changes:
             set_seeds(model, changes["seeds"])  # validation and callbacks drew on them
         shuffle, static = changes.get("shuffle", shuffle), changes.get("static", static)
-        for name in schedules.keys() & changes.keys():  # a number over a schedule is a schedule too
-            constant = keras.optimizers.schedules.PiecewiseConstantDecay([0], [changes[name]] * 2)
-            changes = changes | {name: schedules[name] if changes[name] == "schedule" else constant}
-        set_hyperparameters(model, changes)
+        if follows and "learning_rate" in changes:  # a number over a schedule is a schedule too
+            number, constant = changes["learning_rate"], keras.optimizers.schedules.PiecewiseConstantDecay
+            changes = changes | {"learning_rate": rate if number == "schedule" else constant([0], [number] * 2)}
+        set_hyperparameters(model, optimizer, changes)
         # All else is a constant of the traced step, and acts only when that is traced anew.
-        if changes.keys() - set(UNTRACED):
+        if changes.keys() - {"shuffle", "seeds"} - (set() if follows else {"learning_rate"}):
             model.make_train_function(force=True)
         if steps:
             rows = order_of(data_pass, size, shuffle)[first : first + steps * batch_size]

@@ -8,10 +8,11 @@ import numpy as np
 from babysit.core.controls import SCHEDULE
 from babysit.core.history import History
 from babysit.engine.catalog import optimizers_in
-from babysit.export.segments import Run
+from babysit.engine.model import TrainableModel
+from babysit.session.session import Session
 
 
-def schedules(run: Run) -> dict[str, Any]:
+def schedules(session: Session, model: TrainableModel) -> dict[str, Any]:
     """The hyperparameters along the present branch, step by step.
 
     Returns:
@@ -19,13 +20,13 @@ def schedules(run: Run) -> dict[str, Any]:
         called with the steps done before; otherwise a list of (step, value): from that many steps
         done on the value acts.
     """
-    history = History(run.log, lambda: run.branch)
+    history, rates = History(session.log, lambda: session.branch), model.bindings.rates
     found: dict[str, Any] = {}
     for name in history.hyperparameters:
         column = history[name]
         points = [(step, float(column[step])) for step in _turns(column) if np.isfinite(column[step])]
-        if name in run.schedules and points:
-            found[name] = run.schedules[name] if _follows_throughout(run, name) else _piecewise(points)
+        if name in rates and points:
+            found[name] = rates[name] if _follows_throughout(session, model, name) else _piecewise(points)
         elif points:
             found[name] = [(step, int(value)) for step, value in points] if name == "batch_size" else points
     return found
@@ -37,11 +38,11 @@ def _turns(column: np.ndarray) -> list[int]:
     return [0, *(np.flatnonzero(changed) + 1).tolist()] if len(column) else []
 
 
-def _follows_throughout(run: Run, name: str) -> bool:
+def _follows_throughout(session: Session, model: TrainableModel, name: str) -> bool:
     """Whether a learning rate followed its schedule alone, and the optimizer had done no steps before the run."""
-    lineage, optimizer = run.log.lineage(run.branch), optimizers_in(run.optimizers)[name.rpartition(".")[0]]
-    values = [controls.values.get(name) for _, controls in run.log.controls_along(lineage)]
-    return values == [SCHEDULE] * len(values) and int(optimizer._iterations) == run.log.tip(run.branch)
+    log, optimizer = session.log, optimizers_in(model.optimizers)[name.rpartition(".")[0]]
+    values = [controls.values.get(name) for _, controls in log.controls_along(log.lineage(session.branch))]
+    return values == [SCHEDULE] * len(values) and int(optimizer._iterations) == log.tip(session.branch)
 
 
 def _piecewise(points: list[tuple[int, float]]) -> Any:

@@ -4,11 +4,33 @@ Each is a function of the session and of what the command brings. When training 
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from babysit.core.events import Branch, Edit, Event, Note, Payload, Saved, Set
 from babysit.session.session import Session
+
+
+def of_session(session: Session, model: Any, write: Callable[[str, bytes], Path]) -> dict[str, Callable[..., Any]]:
+    """The commands by name, each for a call with what it brings.
+
+    Args:
+        session: The run.
+        model: Passed to the functions of `call`, and saved with named checkpoints.
+        write: Writes a file of a kind, with a content if it brings one; returns the file.
+    """
+    return {
+        "set": session.set,
+        "call": lambda function, **about: session.call(function, model),
+        "note": partial(note, session),
+        "save": partial(save, session, write_model=model.save),
+        "rename": partial(rename, session),
+        "delete": partial(delete, session),
+        "export": partial(export, session, write),
+        "keep_last": lambda **about: session.keep_last(),
+        "digest": lambda **about: session.trainer.capture().digest(),
+    }
 
 
 def note(session: Session, why: str = "", on_last_change: bool = False, **about: Any) -> Event:
@@ -23,7 +45,7 @@ def save(session: Session, name: str | None = None, write_model: Any = None, **a
 
     Raises:
         ValueError: If the name is taken, or none, or nothing has begun yet.
-        OSError: If the disk does not take it; nothing is left behind.
+        OSError: If it cannot be written; no part of it is left then.
     """
     if not session.log.begun:
         raise ValueError(

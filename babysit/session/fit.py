@@ -93,7 +93,7 @@ def plan_of(
         completes=recorded is not None,
         keeps_batch_size=asked is None,
         facts=facts_of(data),
-        remarks=tuple(filter(None, [model.limitation, data.limitation])),
+        remarks=(data.limitation,) if data.limitation else (),
     )
 
 
@@ -109,10 +109,17 @@ def facts_of(data: Any) -> dict[str, Any]:
 
 
 def _check_model(model: Any) -> None:
-    if type(model).fit is not keras.Model.fit:
+    for method in ("fit", "make_train_function"):
+        if getattr(type(model), method) is not getattr(keras.Model, method):
+            name = type(model).__name__
+            raise ValueError(
+                f"`model` must train by Keras's own `{method}`. Received: `{name}`, which overrides it. "
+                f"Move what its `{method}` does into `train_step` or a callback."
+            )
+    if model._distribute_strategy is not None:
         raise ValueError(
-            f"`model` must train by Keras's own `fit`. Received: `{type(model).__name__}`, which overrides it. Move "
-            "what its `fit` does into `train_step` or a callback."
+            "`model` must train on one device. Received: one distributed by "
+            f"{type(model._distribute_strategy).__name__}. Make it outside of the strategy's scope."
         )
 
 

@@ -23,7 +23,7 @@ class Trainer(Protocol):
     """What takes steps. It knows no log, no callback, no thread and no disk.
 
     Attributes:
-        position: Where it stands.
+        position: Steps and epochs done, and the place in the data.
         controls: What steers it.
         event: Number of the last event that was applied.
     """
@@ -60,14 +60,12 @@ class LiveTrainer(Trainer, Protocol):
         repeatable: Whether the data give the same examples at the same position again.
         pass_over: Whether the present pass over the data is over.
         interrupted: Whether a step was begun and not ended, so that variables may have changed.
-        remark: What is odd about the first step, in a sentence; or nothing.
         seeds: How far each random generator was drawn on.
         compiled_anew: Whether the model was compiled, or given another optimizer, since it was looked at.
     """
 
     followed: Mapping[str, float]
     interrupted: bool
-    remark: str
 
     @property
     def schedules(self) -> tuple[str, ...]: ...  # noqa: D102  (see the attributes)
@@ -105,13 +103,13 @@ class LiveTrainer(Trainer, Protocol):
         """What Keras reports of an epoch whose last step returned `last`; None where that is lost."""
 
     def observe(self) -> Any:
-        """What nobody but a step should change, to be compared later."""
+        """A snapshot of what only steps should change, for `difference`."""
 
     def difference(self, before: Any) -> str:
         """What was changed since `observe` gave this, in words; empty if nothing was."""
 
     def adopt(self) -> dict[str, tuple[Any, Any]]:
-        """Hyperparameters that somebody else set on the model: name -> (old, new)."""
+        """Keeps the hyperparameters that others set on the model itself; returns name -> (old, new)."""
 
     def guarded(self) -> AbstractContextManager[None]:
         """Within, the model may be looked at: its metrics, seeds and flags are put back at the end."""

@@ -19,7 +19,7 @@ class FitPlan:
         initial_epoch: Keras's number of the first epoch.
         steps_per_epoch: Steps of an epoch; None for the data once.
         ranges: Hyperparameter -> (low, high), where the default bounds do not serve.
-        verbose: As Keras's callbacks are told.
+        verbose: What Keras's callbacks get as `verbose`.
         completes: Whether it completes the fit of a run that was loaded.
         keeps_batch_size: Whether no batch size was asked for: the present one stays.
         facts: What a program that trains the same again must know of the data.

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from babysit.core.events import ROOT
+from babysit.core.events import ROOT, Edit
 from babysit.core.runlog import RunLog, Steps
 from babysit.core.state import State
 from babysit.session.loop import Recorded, Trainer, train
 from babysit.session.rerun import compare
 from babysit.store.checkpoint_store import Candidate
 
+_COMPILED_ANEW = "the model was compiled anew before, with another optimizer than the one given here"
 _EDIT, _CHECK, _DEPARTURE, _END = range(4)  # what happens at one place of a branch, in this order
 
 
@@ -126,7 +127,22 @@ class _Run:
                 self.remarks.append(f"The {left_out:,} steps of {branch} were not taken again: its start is lost.")
                 return False
             state = first.load()
-        self._trainer.restore(state)
+        if branch == ROOT:
+            self._trainer.restore(state)
+        elif not self._restored(state):
+            left_out = self._log.tip(branch) - self._log.branches[branch].step
+            self.remarks.append(f"The {left_out:,} steps of {branch} were not taken again: {_COMPILED_ANEW}.")
+            return False
+        return True
+
+    def _restored(self, state: State) -> bool:
+        """Restores a state; False if it is that of a model that was compiled anew in the run."""
+        try:
+            self._trainer.restore(state)
+        except ValueError:
+            if not any(isinstance(event.payload, Edit) and event.payload.values for event in self._log.events):
+                raise
+            return False
         return True
 
     def _places(self, branch: str) -> Iterator[_Place]:
@@ -165,6 +181,8 @@ class _Run:
                 f"Steps {edit.step + 1:,} to {end:,} of {branch} were not taken again: they come after what was edited "
                 f"by {edit.about.author}, and the state then is no longer kept."
             )
-        if found is not None:
-            self._trainer.restore(found.load())
+        if found is not None and not self._restored(found.load()):
+            steps = f"Steps {found.step + 1:,} to {self._log.tip(branch):,} of {branch}"
+            self.remarks.append(f"{steps} were not taken again: {_COMPILED_ANEW}.")
+            return None
         return found

@@ -1,4 +1,4 @@
-"""Rerun: stand at a step of the past, by the same events and the same steps again."""
+"""Rerun: returns a trainer to a step of the past, by the same events and the same steps again."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -39,7 +39,7 @@ def reach(trainer: Trainer, log: RunLog, candidates: Sequence[Candidate], lineag
 
     Raises:
         Unreachable: If there is no way; it names the nearest steps that can be reached.
-        ValueError: If the data at hand are not those of then.
+        ValueError: If the present data are not those that the steps were taken on.
     """
     reason = f"There is no checkpoint from which step {step:,} can be reached."
     for candidate in reversed(candidates):

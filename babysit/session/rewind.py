@@ -83,8 +83,8 @@ def _place(session: "Session", step: int | None, branch: str | None) -> tuple[st
 
 
 def _go_to(session: "Session", folder: str) -> tuple[str, str, int | None]:
-    checkpoint, state = session.store.found(folder)
-    session.trainer.restore(state)
+    checkpoint = session.store.found(folder)
+    session.trainer.restore(checkpoint.load())
     return checkpoint.name or "", checkpoint.branch, None
 
 
@@ -109,7 +109,7 @@ def _examples_in(session: "Session", batches: int, batch_size: int) -> int:
 
 
 def _check_data(session: "Session", before: Position) -> None:
-    """Raises unless the data at hand can go on from here."""
+    """Raises unless the present data are those of the restored state, and can go on from its position."""
     fit, at, plan = session.controls.fit, session.position, session.plan
     if plan is None or fit is None:
         return

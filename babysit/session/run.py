@@ -1,4 +1,4 @@
-"""What everybody may look at of a run, whether this process holds it or another one."""
+"""What can be read of a run, whether this process trains it or another one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ class Run:
         raise NotImplementedError
 
     def status(self) -> dict[str, Any]:
-        """How the run stands, in plain data."""
+        """The present state of the run, in plain data."""
         raise NotImplementedError
 
     def since(self, cursor: int) -> tuple[dict[str, list[dict[str, Any]]], int]:

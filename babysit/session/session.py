@@ -77,7 +77,7 @@ class Session:
 
     @property
     def position(self) -> Position:
-        """Where the training stands."""
+        """Steps and epochs done, and the place in the data."""
         return self.trainer.position
 
     @property
@@ -310,7 +310,7 @@ class Session:
     # ------------------------------------------------------------------------- a new branch
 
     def leave(self, payload: Branch, **about: Any) -> Event:
-        """Begins a new branch where the training stands."""
+        """Begins a new branch at the present step."""
         self.branch, self.early, self.finite = f"branch {len(self.log.branches) + 1}", False, True
         self._observed = None
         return self.emit(payload, **about)

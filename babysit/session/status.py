@@ -1,4 +1,4 @@
-"""How a run stands, in plain data, and the rows of its log as a screen reads them."""
+"""The present state of a run in plain data, and the rows of its log as a screen reads them."""
 
 import math
 import time
@@ -37,7 +37,7 @@ def describe(session: Session, rate: "Rate") -> dict[str, Any]:
         },
         "couplings": {"scaling": controls.scaling},
         "checkpoints": session.store.rows,
-        "remarks": [*(plan.remarks if plan else ()), *filter(None, [session.trainer.remark])],
+        "remarks": list(plan.remarks) if plan else [],
         "examples_a_second": rate.examples_a_second,
         "seconds_left": rate.seconds_left(session, done, size),
     }

@@ -1,13 +1,13 @@
-"""Has Python change threads more often while a run is alive, so that a slider acts beside a busy cell."""
+"""Makes Python switch threads more often while a run is alive, so that a slider acts while a cell computes."""
 
 import sys
 import threading
 
 
 class _Switching:
-    """Has Python change threads more often while any run is alive.
+    """Shortens the interpreter's switch interval while any run is alive, and restores it afterwards.
 
-    A block of steps and a command from a slider need Python's lock dozens of times. Beside a cell that computes
+    A block of steps and a command from a slider need Python's lock dozens of times. While a cell computes,
     each of them waits for the interpreter's switch interval, which is 5 ms as a rule.
     """
 

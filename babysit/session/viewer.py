@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from babysit.core.events import ROOT, Saved
+from babysit.core.events import ROOT
 from babysit.core.hyperparameter import Hyperparameter
 from babysit.core.runlog import RunLog
 from babysit.core.scale import Scale
@@ -18,8 +18,8 @@ from babysit.store.lock import holder
 
 # So long after the last news it is seen to whether the run is still held.
 SILENCE_S = 2.0
-# Of a run that has told nothing yet.
-_UNTOLD: dict[str, Any] = {
+# The status of a run that has not written one yet.
+_NO_STATUS: dict[str, Any] = {
     **dict.fromkeys(("step", "epoch", "epochs", "examples_done"), 0),
     **dict.fromkeys(("examples_an_epoch", "examples_a_second", "seconds_left", "loss", "error", "warning")),
     "hyperparameters": {},
@@ -34,7 +34,7 @@ _UNTOLD: dict[str, Any] = {
 
 
 class Viewer(Run):
-    """A run that somebody else holds, or nobody: it shows what a panda shows, and refuses what a panda does.
+    """A run of another process, or of none: shows what a panda shows, and refuses every command.
 
     Last line of a cell: the dashboard, which follows the run within a second.
 
@@ -49,9 +49,9 @@ class Viewer(Run):
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory).absolute()
         self._reader, self._log = DatabaseReader(self.directory / RECORD), RunLog()
-        self._version: int | None = -1  # of the file when it was read last, and when that was
+        self._version = -1  # of the file when it was read last, and when that was
         self._news_s = 0.0
-        self._told: dict[str, Any] = {}
+        self._status: dict[str, Any] = {}
         self._holder: str | None = None
         self._lock = threading.Lock()  # the dashboard's pump reads too
         self._refusals: list[dict[str, Any]] = []  # that wait for `since`
@@ -87,8 +87,7 @@ class Viewer(Run):
     def checkpoints(self) -> list[Checkpoint]:
         """The complete checkpoints, oldest first."""
         self._look()
-        names = {one.payload.folder: one.payload.name for one in self._log.events if isinstance(one.payload, Saved)}
-        return checkpoints_in(self.directory / "checkpoints", names)
+        return checkpoints_in(self.directory / "checkpoints", self._log)
 
     def __repr__(self) -> str:
         status = self.status()
@@ -127,9 +126,9 @@ class Viewer(Run):
         return name
 
     def status(self) -> dict[str, Any]:
-        """How the run stands, as `Panda.status` has it, half a second ago at most; and `read_only`."""
+        """The state of the run, as `Panda.status` gives it, at most half a second old; and `read_only`."""
         self._look()
-        status = {**_UNTOLD, **self._told, "read_only": True}
+        status = {**_NO_STATUS, **self._status, "read_only": True}
         if self._holder is None and status["state"] == "running":
             words = f"The process that trained this run is gone. {self._words}"
             return status | {"state": "interrupted", "warning": words, "examples_a_second": None, "seconds_left": None}
@@ -148,10 +147,8 @@ class Viewer(Run):
         with self._lock:
             version, now = self._reader.version, time.monotonic()
             if version != self._version:
-                while rows := self._reader.rows(self._log.seq):
-                    for row in rows:
-                        self._log.append(row)
-                self._told = self._reader.meta("status") or {"name": self._reader.meta("model") or ""}
+                self._reader.fill(self._log)
+                self._status = self._reader.meta("status") or {"name": self._reader.meta("model") or ""}
                 self._version, self._news_s = version, now
                 self._holder = holder(self.directory)
             elif self._holder is not None and now - self._news_s > SILENCE_S:

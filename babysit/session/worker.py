@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 from babysit.core.events import Event, Note, NotFinite, Paused, Refused, Resumed
@@ -32,7 +31,7 @@ _NOT_FINITE = "The loss is not a finite number. Rewind to a step before that, an
 
 
 class _Queued(NamedTuple):
-    """A command in the queue, and the future of its outcome, if anybody waits for it."""
+    """A command in the queue, and the future of its result, if a caller waits for it."""
 
     command: dict[str, Any]
     outcome: "Future[Any] | None"
@@ -74,7 +73,6 @@ class Worker:
         self._until: float = 0  # the step at which it rests
         self._last_epoch: float = math.inf  # the epoch after which it rests
         self._taken = 0  # steps taken by this worker
-        self._runs: list[tuple[int, Future[None]]] = []  # done when so many have been taken
         self._commands: queue.SimpleQueue[_Queued] = queue.SimpleQueue()
         self._held_back: list[_Queued] = []
         self._count = 0
@@ -113,6 +111,18 @@ class Worker:
         self._submit(command, outcome)
         return outcome.result()
 
+    def run(self, steps: int) -> None:
+        """Waits until so many steps more are taken, or it rests.
+
+        Raises:
+            Exception: What the training raised.
+        """
+        end = self.ask("run", steps=steps)
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken >= end or self.state != "running")
+        if self.state == "failed":
+            raise self.error or RuntimeError("the training failed")
+
     def wait(self, timeout: float | None) -> bool:
         """Waits until no fit is going on, or it rests because of its loss; returns whether it came to that."""
         self._refuse_within("wait")
@@ -120,7 +130,7 @@ class Worker:
             return self._changed.wait_for(lambda: self.not_finite or not self.alive, timeout)
 
     def status(self) -> dict[str, Any]:
-        """How the run stands, in plain data; made in the thread that asks, at no cost to the training."""
+        """The state of the run, in plain data; computed in the caller's thread, at no cost to the training."""
         error = "".join(traceback.format_exception(self.error)) if self.error else None
         about = {"name": self._name, "state": self.state, "not_finite": self.not_finite, "error": error}
         warning = self.warning()
@@ -133,7 +143,7 @@ class Worker:
         if self.within or isinstance(thread, threading._DummyThread):  # one of TensorFlow's, for data
             raise RuntimeError(
                 f"`{action}` would wait for the training, and was called from within it. Call it from another "
-                "thread, or from a cell; or hand a command over with `send`, which does not wait."
+                "thread, or from a cell; or use `send`, which does not wait."
             )
 
     def _submit(self, command: dict[str, Any], outcome: "Future[Any] | None") -> str:
@@ -156,17 +166,16 @@ class Worker:
                         self._answer(queued)
                     else:
                         self._advance()
-            except BaseException as error:  # even failing failed: nobody may wait for ever
+            except BaseException as error:  # even failing failed: those who wait must get an answer
                 self._give_up(error)
 
     def _give_up(self, error: BaseException) -> None:
         """Ends the thread, with an answer to all who wait for it; the next command begins another."""
         with self._changed:
             self.error, self.state, self._thread = self.error or error, "failed", None
-            waiting = [run for _, run in self._runs] + [queued.outcome for queued in self._held_back]
+            waiting, self._held_back = [queued.outcome for queued in self._held_back], []
             while not self._commands.empty():
                 waiting.append(self._commands.get().outcome)
-            self._runs, self._held_back = [], []
             self._changed.notify_all()
         for outcome in waiting:
             if outcome is not None:
@@ -204,8 +213,8 @@ class Worker:
                 session.find_external_changes("script")
             result = self._obey(queued.command)
             if self._at_rest:
-                self._watch()
-        except BaseException as error:  # a callback may well call `sys.exit`: nobody may wait for ever
+                self.session.watch()
+        except BaseException as error:  # a callback may call `sys.exit`: those who wait must get an answer
             if queued.outcome is not None:
                 queued.outcome.set_exception(error)
             else:
@@ -220,15 +229,11 @@ class Worker:
         """Whether the user may change the model itself now."""
         return self.state != "running" and self.session.plan is not None
 
-    def _watch(self) -> None:
-        self.session.watch()
-
     def _refuse(self, command: Mapping[str, Any], error: BaseException) -> None:
         author = str(command.get("author", "script"))
         self.session.emit(Refused(str(error)), author=author, command=command["command"])
 
     def _obey(self, command: Mapping[str, Any]) -> Any:
-        session = self.session
         actions: dict[str, Callable[..., Any]] = {
             "fit": self._fit,
             "pause": self._pause,
@@ -238,16 +243,8 @@ class Worker:
             "more_epochs": self._more_epochs,
             "stop": self._stop,
             "rewind": self._rewind,
-            "set": session.set,
-            "call": lambda function, **about: session.call(function, self.model),
-            "note": partial(commands.note, session),
-            "save": partial(commands.save, session, write_model=self.model.save),
-            "rename": partial(commands.rename, session),
-            "delete": partial(commands.delete, session),
-            "export": partial(commands.export, session, self.export),
-            "keep_last": lambda **about: session.keep_last(),
-            "digest": lambda **about: session.trainer.capture().digest(),
             "diagnostics": lambda on, **about: self.diagnostics.switch(on),
+            **commands.of_session(self.session, self.model, self.export),
         }
         about = {key: value for key, value in command.items() if key != "action"}
         if unknown := about.keys() - _FIELDS:
@@ -279,13 +276,8 @@ class Worker:
             self._end("finished")
         elif session.position.step >= self._until or session.position.epoch >= self._last_epoch:
             self._move_to("paused")
-        self._answer_runs()
-
-    def _answer_runs(self) -> None:
-        """Answers those who asked for steps that are taken, also where it runs on."""
-        for run in [run for run in self._runs if run[0] <= self._taken]:
-            self._runs.remove(run)
-            run[1].set_result(None)
+        with self._changed:
+            self._changed.notify_all()
 
     # ------------------------------------------------------------------------- the commands
 
@@ -319,16 +311,14 @@ class Worker:
             commands.emit(self.session, Resumed(), about)
         self._go(math.inf)
 
-    def _run(self, steps: int, **about: Any) -> "Future[None]":
+    def _run(self, steps: int, **about: Any) -> int:
         if not self.alive:
             raise ValueError(f"There are no steps to run: the run is {self.state}. Call `fit(...)` first.")
         steps = int(checked("steps", steps, any_whole()))
-        # Who asked before is not cut short.
-        longest = max([steps, *(end - self._taken for end, _ in self._runs)])
-        outcome: Future[None] = Future()
-        self._runs.append((self._taken + steps, outcome))
-        self._go(self.session.position.step + longest)
-        return outcome
+        until = self.session.position.step + steps
+        # An earlier `run` is not cut short.
+        self._go(max(until, self._until) if self.state == "running" and self._until < math.inf else until)
+        return self._taken + steps
 
     def _finish_epoch(self, **about: Any) -> None:
         if not self.alive:
@@ -386,7 +376,7 @@ class Worker:
 
     def _move_to(self, state: str) -> None:
         if state != "running" and self.session.plan is not None:
-            self._watch()  # before anybody learns that the model is theirs to change
+            self.session.watch()  # before `wait` returns and the user may change the model
         self.on_move(state)
         with self._changed:
             self.state = state
@@ -396,13 +386,7 @@ class Worker:
         self._rate.reset()
         if not self.alive:
             self.on_rest()
-        for _, run in self._runs:
-            if state == "failed":
-                run.set_exception(self.error or RuntimeError("the training failed"))
-            else:
-                run.set_result(None)
-        self._runs = []
 
 
 class _Stopped(Exception):
-    """A validation was left, as somebody asked to stop."""
+    """A validation was ended by the command `stop`."""

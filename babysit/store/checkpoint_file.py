@@ -8,11 +8,9 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
-import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +19,11 @@ import safetensors.numpy
 
 from babysit.core.controls import Controls
 from babysit.core.position import Position
-from babysit.core.state import State, array_bytes
+from babysit.core.state import State
 
 FORMAT = 3
 _TENSORS, _MODEL, _MANIFEST = "state.safetensors", "model.keras", "manifest.json"
-_DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
-_TYPES = {
-    "bool": "BOOL",
-    "complex64": "C64",
-    "bfloat16": "BF16",
-    **{f"{kind}{bits}": f"{kind[0].upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
-    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
-}
+_UNFINISHED = ".unfinished"  # ends the name of a folder that is being written or removed
 
 
 # ------------------------------------------------------------------------------- writing
@@ -52,25 +43,22 @@ def write(
         state: What to write.
         about: What else the manifest says: plain data.
         number: Of the folder.
-        write_model: Writes `model.keras` to the path it is given. If it raises, the checkpoint goes without, and the
-            manifest says why.
+        write_model: Writes `model.keras` to the path it is given. If it raises, the checkpoint goes without.
 
     Raises:
         OSError: If it cannot be written; then nothing is left.
     """
     directory.mkdir(exist_ok=True)
     folder = directory / f"{number:06d}"
-    temporary = directory / f".{folder.name}-{os.getpid()}"
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists, and a checkpoint is never overwritten")
+    unfinished = _unfinished(folder)
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had the same number
-        temporary.mkdir()
-        manifest = _fill(temporary, state, {**about, "number": number}, write_model)
-        _sync(temporary)
-        os.rename(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    try:
+        unfinished.mkdir()
+        manifest = _fill(unfinished, state, {**about, "number": number}, write_model)
+        _sync(unfinished)
+        os.rename(unfinished, folder)
         _sync(directory)
     except BaseException:
         remove(folder)
@@ -81,14 +69,19 @@ def write(
 def _fill(
     folder: Path, state: State, about: Mapping[str, Any], write_model: Callable[[Path], Any] | None
 ) -> dict[str, Any]:
-    arrays = _flat(state.tensors)
-    _write(folder / _TENSORS, *_packed(arrays))
-    reason = _write_model(folder / _MODEL, write_model) if write_model else None
+    groups = state.tensors.items()
+    arrays = {f"{group}/{i:05d}": np.asarray(one, order="C") for group, many in groups for i, one in enumerate(many)}
+    _save(folder / _TENSORS, arrays)
+    if write_model is not None:
+        try:
+            write_model(folder / _MODEL)
+            _sync(folder / _MODEL)
+        except Exception:  # whatever a layer without a configuration raises
+            (folder / _MODEL).unlink(missing_ok=True)
     files = sorted(folder.iterdir())
     manifest = {
         **about,
-        **_plain(state),
-        **({"without_model": reason} if reason else {}),
+        **asdict(replace(state, tensors={})),
         "format": FORMAT,
         "digest": state.digest(),
         "sizes": {file.name: file.stat().st_size for file in files},
@@ -100,47 +93,18 @@ def _fill(
     return manifest
 
 
-def _plain(state: State) -> dict[str, Any]:
-    names = ("seed", "followed", "trainable", "built_for", "event")
-    plain = {name: getattr(state, name) for name in names}
-    return {"position": asdict(state.position), "controls": state.controls.to_plain(), **plain}
-
-
-def _write_model(path: Path, write_model: Callable[[Path], Any]) -> str | None:
-    """Writes the model's file; returns the reason if that fails."""
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     try:
-        write_model(path)
-        _sync(path)
-    except Exception as error:  # whatever a layer without a configuration raises
-        path.unlink(missing_ok=True)
-        return f"{type(error).__name__}: {error}"
-    return None
+        safetensors.numpy.save_file(arrays, path)  # other threads go on meanwhile, as they would not with `save`
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path.name} cannot be written: {error}") from error
+    path.chmod(path.parent.stat().st_mode & 0o666)  # it is its owner's alone before that
+    _sync(path)
 
 
-def _packed(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
-    """The pieces of a safetensors file. The library's own writer copies all arrays and holds up other threads."""
-    header: dict[str, Any] = {}
-    end = 0
-    ordered = sorted(arrays.items(), key=lambda named: -named[1].itemsize)  # which aligns each of them
-    for name, array in ordered:
-        if array.dtype.name not in _TYPES:
-            raise TypeError(f"A checkpoint cannot hold numbers of type {array.dtype}, as {name} has them.")
-        begin, end = end, end + array.nbytes
-        header[name] = {
-            "dtype": _TYPES[array.dtype.name],
-            "shape": list(array.shape),
-            "data_offsets": [begin, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield struct.pack("<Q", len(text)) + text
-    yield from (array_bytes(array) for _, array in ordered)
-
-
-def _write(path: Path, *pieces: bytes | memoryview) -> None:
+def _write(path: Path, content: bytes) -> None:
     with open(path, "xb") as file:
-        for piece in pieces:
-            file.write(piece)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())  # never tried again: a second one may succeed although data were lost
 
@@ -157,22 +121,20 @@ def _sync(path: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Removes a checkpoint's folder; a kill in between leaves none that is listed."""
-    hidden = folder.with_name(f".{folder.name}-{os.getpid()}-removed")
-    try:
-        os.rename(folder, hidden)
-    except OSError:
-        hidden = folder
-        with contextlib.suppress(OSError):
-            (folder / _MANIFEST).unlink()
-    shutil.rmtree(hidden, ignore_errors=True)
+    """Removes a checkpoint's folder, finished or not; a kill in between leaves none that is listed."""
+    with contextlib.suppress(OSError):
+        os.rename(folder, _unfinished(folder))
+    shutil.rmtree(_unfinished(folder), ignore_errors=True)
 
 
 def clear_away(directory: Path) -> None:
     """Removes what killed processes left half written or half removed; only the owner of a run may call it."""
-    for folder in directory.glob(".[0-9]*-*"):
-        if re.fullmatch(r"\.\d{6,}-\d+(-removed)?", folder.name):
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in directory.glob(f".[0-9]*{_UNFINISHED}"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unfinished(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}{_UNFINISHED}")
 
 
 # ------------------------------------------------------------------------------- reading
@@ -184,27 +146,27 @@ def read(folder: Path) -> tuple[State, dict[str, Any]]:
     Raises:
         ValueError: If it is missing, incomplete or damaged.
     """
-    with _as_refusal(folder):
+    try:
         manifest = _manifest(folder)
-        _check_content(folder / _TENSORS, manifest)
+        if _sha256(folder / _TENSORS) != manifest["sha256"][_TENSORS]:
+            raise ValueError(f"its {_TENSORS} has changed since it was written")
         arrays = safetensors.numpy.load_file(folder / _TENSORS)
         tensors: dict[str, list[np.ndarray]] = {"model": [], "optimizer": [], "metrics": []}
-        for name, shape in manifest["shapes"].items():
-            tensors.setdefault(name.split("/")[0], []).append(arrays[name].reshape(shape))
-        state = _state(manifest, tensors)
+        for name in manifest["shapes"]:
+            tensors.setdefault(name.split("/")[0], []).append(arrays[name])
+        plain = {one.name: _with_tuples(manifest[one.name]) for one in fields(State) if one.name in manifest}
+        position, controls = Position(**plain["position"]), Controls.from_plain(plain["controls"])
+        state = State(**{**plain, "position": position, "controls": controls, "tensors": tensors})
         if state.digest() != manifest["digest"]:
             raise ValueError("its state does not have the recorded digest")
+    except Exception as error:  # whatever damage leads to
+        raise ValueError(f"The checkpoint {folder} cannot be used: {error}. Choose another one.") from error
     return state, manifest
 
 
-def described(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose tensors have their size; their content is not read.
-
-    Raises:
-        ValueError: If it is missing, incomplete or damaged.
-    """
-    with _as_refusal(folder):
-        return _manifest(folder)
+def _with_tuples(plain: Any) -> Any:
+    """What was a tuple before JSON made a list of it."""
+    return tuple(map(_with_tuples, plain)) if isinstance(plain, list) else plain
 
 
 def check_model(folder: Path) -> None:
@@ -213,61 +175,31 @@ def check_model(folder: Path) -> None:
     Raises:
         ValueError: If it is missing or damaged.
     """
-    manifest = described(folder)
-    if _MODEL in manifest["sizes"]:
-        try:
-            _check_content(folder / _MODEL, manifest)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{error}. The state beside it is not touched by that: load or rewind to it.") from error
+    path, expected = folder / _MODEL, _manifest(folder)["sha256"].get(_MODEL)
+    if expected and not (path.is_file() and _sha256(path) == expected):
+        raise ValueError(
+            f"Its {_MODEL} is missing or damaged. The state beside it is not touched by that: load or rewind to it."
+        )
 
 
-def complete(directory: Path) -> list[Path]:
-    """The folders of a run's checkpoints that were written to the end, oldest first."""
-    return [folder for folder, _ in manifests(directory)]
-
-
-def manifests(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The complete checkpoints of a run and their manifests, oldest first."""
+def manifests(directory: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The complete checkpoints of a run and their manifests, oldest first; the content of tensors is not read."""
+    found = []
     for folder in numbered(directory):
-        with contextlib.suppress(ValueError):
-            yield folder, described(folder)
+        with contextlib.suppress(Exception):  # damaged
+            found.append((folder, _manifest(folder)))
+    return found
 
 
 def numbered(directory: Path) -> list[Path]:
     """The folders of a run's checkpoints, damaged ones among them, oldest first."""
-    folders = (folder for folder in directory.glob("[0-9]*") if re.fullmatch(r"[0-9]{6,18}", folder.name))
+    folders = (folder for folder in directory.glob("[0-9]*") if folder.name.isdecimal())
     return sorted(folders, key=lambda folder: int(folder.name))
 
 
-def is_complete(folder: Path, sizes: Mapping[str, int]) -> bool:
-    """Whether a checkpoint that was complete still is, by the sizes of its files."""
-    try:
-        return (folder / _MANIFEST).is_file() and (folder / _TENSORS).stat().st_size == sizes[_TENSORS]
-    except OSError:
-        return False
-
-
-def next_number(directory: Path) -> int:
-    """The number of the next folder."""
-    return max((int(folder.name) for folder in numbered(directory)), default=0) + 1
-
-
-def environments(directory: Path) -> list[dict[str, str]]:
-    """What exactness depended on while a run was trained, by its checkpoints, each once."""
-    found: list[dict[str, str]] = []
-    for _, manifest in manifests(directory):
-        if (environment := manifest["environment"]) and environment not in found:
-            found.append(environment)
-    return found
-
-
-@contextlib.contextmanager
-def _as_refusal(folder: Path) -> Iterator[None]:
-    """Turns whatever damage leads to into one kind of error, with the folder and the cure."""
-    try:
-        yield
-    except _DAMAGE as error:
-        raise ValueError(f"The checkpoint {folder} cannot be used: {error}. Choose another one.") from error
+def is_complete(folder: Path) -> bool:
+    """Whether a checkpoint that was complete still is, by the files that are there."""
+    return (folder / _MANIFEST).is_file() and (folder / _TENSORS).is_file()
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -278,7 +210,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise ValueError("its manifest has changed since it was written")
     if manifest["number"] != int(folder.name):
         raise ValueError(f"it is number {manifest['number']}, copied or moved")
-    _check_size(folder / _TENSORS, manifest)
+    if (folder / _TENSORS).stat().st_size != manifest["sizes"][_TENSORS]:
+        raise ValueError(f"its {_TENSORS} has another size than when it was written")
     return manifest
 
 
@@ -286,35 +219,6 @@ def _manifest_sha256(manifest: Mapping[str, Any]) -> str:
     """The hash of all that a manifest says: the digest covers neither the step nor the ramps."""
     hashes = {name: value for name, value in manifest["sha256"].items() if name != _MANIFEST}
     return hashlib.sha256(json.dumps({**manifest, "sha256": hashes}).encode()).hexdigest()
-
-
-def _check_size(path: Path, manifest: Mapping[str, Any]) -> None:
-    found, expected = path.stat().st_size, manifest["sizes"][path.name]
-    if found != expected:
-        raise ValueError(f"its {path.name} has {found:,} bytes instead of {expected:,}")
-
-
-def _check_content(path: Path, manifest: Mapping[str, Any]) -> None:
-    _check_size(path, manifest)
-    if _sha256(path) != manifest["sha256"][path.name]:
-        raise ValueError(f"its {path.name} has changed since it was written")
-
-
-def _state(manifest: Mapping[str, Any], tensors: Mapping[str, Sequence[np.ndarray]]) -> State:
-    return State(
-        position=Position(**manifest["position"]),
-        controls=Controls.from_plain(manifest["controls"]),
-        tensors=tensors,
-        seed=manifest["seed"],
-        followed=manifest["followed"],
-        trainable=tuple(manifest["trainable"]),
-        built_for=tuple(map(tuple, manifest["built_for"])),
-        event=manifest["event"],
-    )
-
-
-def _flat(groups: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
-    return {f"{group}/{i:05d}": array for group, arrays in groups.items() for i, array in enumerate(arrays)}
 
 
 def _sha256(path: Path) -> str:

@@ -9,19 +9,23 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from babysit.core.runlog import RunLog
 from babysit.core.state import State
-from babysit.store.checkpoint_file import clear_away, is_complete, manifests, next_number, read, remove, write
+from babysit.store.checkpoint_file import clear_away, is_complete, manifests, numbered, read, remove, write
 from babysit.store.retention import Retention, RetentionItem, to_delete
 
 SHARE = 0.035  # of the training's time that automatic checkpoints may cost: CheckFreq (FAST '21)
 PERIOD_S = 1.0  # between two automatic ones at least, however cheap they are
 MOST_WAITING = 8  # states that wait to be written at most
-FOR_EVER = ("named", "start")  # reasons for which a checkpoint is never deleted
+MEMORY_BYTES = 64 * 2**20  # that the states in memory may take together
+# What the checkpoints on disk may take before more are deleted than their age asks for. Named ones, starts of branches
+# and the last one on each branch are never deleted.
+DISK_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Checkpoint:
         path: Its folder.
         branch: The branch it was saved on.
         digest: sha256 of the state, hexadecimal.
+        event: Number of the last event that the state contains.
+        kept: Why it is kept as long as there is room, in a word.
     """
 
     step: int
@@ -41,58 +47,26 @@ class Checkpoint:
     path: Path
     branch: str
     digest: str
-
-
-class Candidate(NamedTuple):
-    """A state that the run can return to, in memory or on disk.
-
-    Attributes:
-        branch: The branch it was captured on.
-        step: Steps done.
-        event: Number of the last event that it contains.
-        load: Returns it; raises ValueError if it is damaged.
-    """
-
-    branch: str
-    step: int
-    event: int
-    load: Callable[[], State]
-
-
-@dataclass(frozen=True)
-class _Saved:
-    """A checkpoint on disk, with what its manifest says."""
-
-    checkpoint: Checkpoint
-    event: int
-    kept: str
-    sizes: Mapping[str, int]
-    renamed: bool = False
-
-    @property
-    def named_by_user(self) -> bool:
-        return self.renamed or self.kept == "named"
+    event: int = field(default=0, repr=False)
+    kept: str = field(default="", repr=False)
 
     @property
     def number(self) -> int:
-        return int(self.checkpoint.path.name)
+        """Its place in the order in which the states of the run were captured."""
+        return int(self.path.name)
 
-    @property
-    def start(self) -> tuple[str, int]:
-        return self.checkpoint.branch, self.checkpoint.step
+    def load(self) -> State:
+        """The state.
 
-    @property
-    def candidate(self) -> Candidate:
-        path = self.checkpoint.path
-        return Candidate(*self.start, self.event, lambda: read(path)[0])
-
-    def named(self, name: str | None) -> "_Saved":
-        return replace(self, checkpoint=replace(self.checkpoint, name=name), renamed=True)
+        Raises:
+            ValueError: If it is damaged.
+        """
+        return read(self.path)[0]
 
 
 @dataclass(frozen=True, eq=False)
-class _WriteJob:
-    """A state to be written, or one that is remembered."""
+class Snapshot:
+    """A state in memory, perhaps on its way to disk."""
 
     state: State
     branch: str
@@ -102,8 +76,21 @@ class _WriteJob:
     write_model: Callable[[Path], Any] | None = None
 
     @property
-    def candidate(self) -> Candidate:
-        return Candidate(self.branch, self.state.position.step, self.state.event, lambda: self.state)
+    def step(self) -> int:
+        """Steps done on its branch."""
+        return self.state.position.step
+
+    @property
+    def event(self) -> int:
+        """Number of the last event that the state contains."""
+        return self.state.event
+
+    def load(self) -> State:
+        """The state."""
+        return self.state
+
+
+Candidate = Checkpoint | Snapshot  # a state that the run can return to
 
 
 class CheckpointStore:
@@ -111,46 +98,31 @@ class CheckpointStore:
 
     Args:
         folder: Where the checkpoints lie.
+        log: Of the run: it knows where branches begin and which names the user gave.
         flush: Writes the log to disk, which happens before a checkpoint is written. Where it raises, none is.
-        branch_starts: Returns (branch, step) where branches begin, on either side; these are never deleted.
-        names: Folder -> name given later. A name given twice belongs to the newer checkpoint.
         environment: What exactness depends on; every manifest holds it.
-        memory_bytes: What the states in memory may take together.
-        disk_bytes: What the checkpoints on disk may take before more are deleted than their age asks for. The start,
-            named ones, starts of branches and the last one on each branch are never deleted.
 
     Attributes:
         error: A sentence about the last write, if it failed.
         owner: Returns what must stay alive while a write is under way; a weak reference will do.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        flush: Callable[[], None],
-        branch_starts: Callable[[], Collection[tuple[str, int]]],
-        names: Mapping[str, str] | None = None,
-        environment: Mapping[str, str] | None = None,
-        memory_bytes: int = 64 * 2**20,
-        disk_bytes: int = 2 * 2**30,
-    ) -> None:
+    def __init__(self, folder: Path, log: RunLog, flush: Callable[[], None], environment: Mapping[str, str]) -> None:
         self.error: str | None = None
         self.owner: Callable[[], Any] = lambda: None
-        self._folder, self._flush, self._branch_starts = folder, flush, branch_starts
-        self._environment = dict(environment or {})
-        self._memory_bytes, self._disk_bytes = memory_bytes, disk_bytes
+        self._folder, self._log, self._flush = folder, log, flush
+        self._environment = dict(environment)
+        self._memory_bytes, self._disk_bytes = MEMORY_BYTES, DISK_BYTES
         self._changed = threading.Condition(threading.RLock())  # for all that follows
-        self._in_memory: list[_WriteJob] = []
-        self._waiting: list[_WriteJob] = []
-        self._writing: _WriteJob | None = None
+        self._in_memory: list[Snapshot] = []
+        self._waiting: list[Snapshot] = []  # the first of them is being written
         self._writer: threading.Thread | None = None
-        self._saving = threading.Lock()  # one write at a time
         self._closed = False
         self._next_due = time.perf_counter() + PERIOD_S
         clear_away(folder)
-        self._saved = _saved_in(folder, names or {})
-        self._numbers = itertools.count(max([next_number(folder), *(int(name) + 1 for name in names or {})]))
+        self._saved = checkpoints_in(folder, log)
+        used = [*(one.name for one in numbered(folder)), *log.checkpoint_names]
+        self._numbers = itertools.count(max(map(int, used), default=0) + 1)
 
     # ------------------------------------------------------------------------------ saving
 
@@ -168,26 +140,26 @@ class CheckpointStore:
             state: What to save.
             branch: The branch it was captured on.
             name: A name, or None.
-            kept: Why it is kept as long as there is room, in a word. "named" and "start" are kept for ever.
+            kept: Why it is kept as long as there is room, in a word. What has a name is kept for ever.
             write_model: Writes `model.keras` to the path it is given. If it raises, the checkpoint goes without.
 
         Raises:
             OSError: If the disk does not take it; nothing is left then.
         """
         self.settle()
-        return self._write(_WriteJob(state, branch, self._number(), kept, name, write_model))
+        return self._write(Snapshot(state, branch, next(self._numbers), kept, name, write_model))
 
-    def save_soon(self, state: State, branch: str, kept: str = "", name: str | None = None) -> None:
+    def save_soon(self, state: State, branch: str, kept: str = "") -> None:
         """Lets another thread save a state, which stays in memory too if it is kept.
 
         If states come faster than the disk takes them, the caller waits.
         """
-        job = _WriteJob(state, branch, self._number(), kept, name)
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < MOST_WAITING)
+            snapshot = Snapshot(state, branch, next(self._numbers), kept)
             if kept:
-                self._remember(job)
-            self._waiting.append(job)
+                self._remember(snapshot)
+            self._waiting.append(snapshot)
             if self._writer is None:
                 self._writer = threading.Thread(
                     target=self._write_waiting, args=(self.owner(),), name="babysit-checkpoints", daemon=True
@@ -207,7 +179,7 @@ class CheckpointStore:
     def remember(self, state: State, branch: str) -> None:
         """Keeps a state in memory; older ones are forgotten as their bytes and their age ask for."""
         with self._changed:
-            self._remember(_WriteJob(state, branch, self._number()))
+            self._remember(Snapshot(state, branch, next(self._numbers)))
 
     def settle(self) -> None:
         """Returns when all that waits now is written."""
@@ -216,8 +188,8 @@ class CheckpointStore:
         if writer is None or writer is threading.current_thread() or not writer.is_alive():
             return
         with self._changed:
-            jobs = {self._writing, *self._waiting} - {None}
-            self._changed.wait_for(lambda: jobs.isdisjoint({self._writing, *self._waiting}))
+            waiting = set(self._waiting)
+            self._changed.wait_for(lambda: waiting.isdisjoint(self._waiting))
 
     def close(self) -> None:
         """Writes what waits; later saves raise, as the run is over here or goes on elsewhere."""
@@ -225,20 +197,13 @@ class CheckpointStore:
         self._closed = True
         self._in_memory.clear()
 
-    def _number(self) -> int:
-        with self._changed:
-            return next(self._numbers)
-
-    def _remember(self, job: _WriteJob) -> None:
-        if job.state.size_bytes > self._memory_bytes:
+    def _remember(self, snapshot: Snapshot) -> None:
+        if snapshot.state.size_bytes > self._memory_bytes:
             return
-        self._in_memory.append(job)
-        items = [
-            RetentionItem(one.branch, one.number, one.state.size_bytes, *([Retention.FOR_EVER] if one is job else []))
-            for one in self._in_memory
-        ]
-        gone = to_delete(items, self._memory_bytes)
-        self._in_memory = [one for one in self._in_memory if one.number not in gone]
+        items = [RetentionItem(one.branch, one.number, one.state.size_bytes) for one in self._in_memory]
+        newest = RetentionItem(snapshot.branch, snapshot.number, snapshot.state.size_bytes, Retention.FOR_EVER)
+        gone = to_delete([*items, newest], self._memory_bytes)
+        self._in_memory = [*(one for one in self._in_memory if one.number not in gone), snapshot]
 
     def _count_cost(self, seconds: float, period_s: float = 0.0) -> None:
         with self._changed:
@@ -247,23 +212,26 @@ class CheckpointStore:
 
     def _write_waiting(self, owner: Any) -> None:
         """Writes what waits. Holds the owner: its finalizer would wait for this thread."""
-        while (job := self._next_job()) is not None:
+        while True:
+            with self._changed:
+                if not self._waiting:
+                    self._writer = None
+                    return
             with contextlib.suppress(Exception):  # `error` says it: a failed save does not harm the training
-                self._write(job)
+                self._write(self._waiting[0])
+            with self._changed:
+                del self._waiting[0]
+                self._changed.notify_all()
 
-    def _next_job(self) -> _WriteJob | None:
-        with self._changed:
-            self._writing = self._waiting.pop(0) if self._waiting else None
-            if self._writing is None:
-                self._writer = None
-            self._changed.notify_all()
-            return self._writing
-
-    def _write(self, job: _WriteJob) -> Checkpoint:
+    def _write(self, snapshot: Snapshot) -> Checkpoint:
         began = time.perf_counter()
         try:
-            with self._saving:
-                saved = self._written(job)
+            if self._closed:
+                raise ValueError(f"The run at {self._folder.parent} is closed here: it goes on in another Panda.")
+            self._flush()
+            about: dict[str, Any] = {"name": snapshot.name, "branch": snapshot.branch, "kept": snapshot.kept}
+            about |= {"environment": self._environment, "time": time.time()}
+            manifest = write(self._folder, snapshot.state, about, snapshot.number, snapshot.write_model)
         except Exception as error:
             self.error = (
                 f"The last checkpoint could not be written ({error}). The training goes on; the next one is tried "
@@ -272,18 +240,9 @@ class CheckpointStore:
             raise
         finally:
             self._count_cost(time.perf_counter() - began, PERIOD_S)
-        self.error = None
-        return saved.checkpoint
-
-    def _written(self, job: _WriteJob) -> _Saved:
-        if self._closed:
-            raise ValueError(f"The run at {self._folder.parent} is closed here: it goes on in another Panda.")
-        self._flush()
-        about = {"name": job.name, "branch": job.branch, "kept": job.kept, "environment": self._environment}
-        manifest = write(self._folder, job.state, about | {"time": time.time()}, job.number, job.write_model)
-        saved = _saved_as(self._folder / f"{job.number:06d}", manifest)
+        self.error, saved = None, _checkpoint(self._folder / f"{snapshot.number:06d}", manifest)
         with self._changed:
-            self._saved.append(saved)
+            self._saved = sorted([*self._saved, saved], key=lambda one: one.number)
         self._thin()
         return saved
 
@@ -293,55 +252,41 @@ class CheckpointStore:
     def all(self) -> list[Checkpoint]:
         """The complete ones on disk, oldest first."""
         self.settle()
-        return [saved.checkpoint for saved in self._listed()]
+        return self._listed()
+
+    def _listed(self) -> list[Checkpoint]:
+        return [one for one in self._saved if is_complete(one.path)]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """Those on disk, as far as is known without looking at it, in plain data, oldest first."""
-        with self._changed:
-            saved = _with_names_once(self._saved)
-        found = [(one.checkpoint, "named" if one.named_by_user else one.kept) for one in saved]
+        saved = [(one, "named" if one.name else one.kept) for one in self._saved]
         return [
             {"folder": one.path.name, "step": one.step, "name": one.name, "branch": one.branch, "kept": kept}
-            for one, kept in found
+            for one, kept in saved
         ]
 
     @property
     def names(self) -> list[str]:
-        """The names that the user gave. Those that babysit gives, as `best`, may be given again."""
-        self.settle()
-        return [one.checkpoint.name for one in self._listed() if one.checkpoint.name and one.named_by_user]
+        """Those that are taken."""
+        return [one.name for one in self.all if one.name]
 
     def candidates(self) -> list[Candidate]:
         """The states that the run can return to, oldest first by event and step, those in memory after equal ones."""
         with self._changed:
-            jobs = [*self._in_memory, *self._waiting, *([self._writing] if self._writing else [])]
-            there = [saved.candidate for saved in self._listed()]
-            there += [job.candidate for job in {job.number: job for job in jobs}.values()]
-        return sorted(there, key=lambda candidate: (candidate.event, candidate.step))
+            in_memory = dict.fromkeys([*self._in_memory, *self._waiting])
+            return in_order([*self._listed(), *in_memory])
 
-    def found(self, folder: str) -> tuple[Checkpoint, State]:
-        """The checkpoint in a folder of that name, and its state.
+    def found(self, folder: str) -> Checkpoint:
+        """The checkpoint in a folder of that name.
 
         Raises:
-            ValueError: If there is none, or it is damaged.
+            ValueError: If there is none.
         """
-        checkpoint = self._find(folder).checkpoint
-        return checkpoint, read(checkpoint.path)[0]
-
-    def newest_sound(self) -> tuple[Checkpoint, State]:
-        """The newest one that can be used, and its state.
-
-        Raises:
-            ValueError: If there is none; it says why.
-        """
-        reasons = []
-        for checkpoint in reversed(self.all):
-            try:
-                return checkpoint, read(checkpoint.path)[0]
-            except ValueError as error:
-                reasons.append(str(error))
-        raise ValueError(f"The run has no checkpoint that can be used. {' '.join(reasons)}")
+        for one in self.all:
+            if one.path.name == folder:
+                return one
+        raise ValueError(f"`folder` must be that of a checkpoint. Received: {folder!r}. Choose one of the list.")
 
     def checked_name(self, name: object) -> str:
         """Returns the name if a new checkpoint may have it.
@@ -366,21 +311,8 @@ class CheckpointStore:
     def free_name(self, step: int) -> str:
         """A new name with the step in it."""
         taken = self.names
-        candidates = itertools.chain([""], (f" ({i})" for i in itertools.count(2)))
-        return next(name for more in candidates if (name := f"step {step:,}{more}") not in taken)
-
-    def _find(self, folder: str) -> _Saved:
-        self.settle()
-        for saved in self._listed():
-            if saved.checkpoint.path.name == folder:
-                return saved
-        raise ValueError(f"`folder` must be that of a checkpoint. Received: {folder!r}. Choose one of the list.")
-
-    def _listed(self) -> list[_Saved]:
-        """Those complete on disk, oldest first; a name that was given twice is the newer one's."""
-        with self._changed:
-            known = sorted(self._saved, key=lambda saved: saved.number)
-        return _with_names_once([saved for saved in known if is_complete(saved.checkpoint.path, saved.sizes)])
+        names = (f"step {step:,}" + (f" ({i})" if i > 1 else "") for i in itertools.count(1))
+        return next(name for name in names if name not in taken)
 
     # ---------------------------------------------------------------- renaming and deleting
 
@@ -390,80 +322,65 @@ class CheckpointStore:
         Raises:
             ValueError: If there is no such checkpoint, or the name is taken or none.
         """
-        renamed = self._find(folder).named(self.checked_name(name))
+        renamed = replace(self.found(folder), name=self.checked_name(name))
         with self._changed:
-            self._saved = [renamed if saved.number == renamed.number else saved for saved in self._saved]
-        return renamed.checkpoint
+            self._saved = [renamed if one.number == renamed.number else one for one in self._saved]
+        return renamed
 
     def delete(self, folder: str) -> Checkpoint:
         """Deletes a checkpoint; returns what it was.
 
         Raises:
-            ValueError: If there is none, it is the start, or a branch starts from it.
+            ValueError: If there is none, or a branch starts from it.
         """
-        saved = self._find(folder)
-        if saved.kept == "start" or saved.start in self._branch_starts():
+        one = self.found(folder)
+        if (one.branch, one.step) in self._log.branch_starts:
             raise ValueError(
-                f"`folder` must not be where a branch starts: step {saved.checkpoint.step:,} could not be returned to. "
+                f"`folder` must not be where a branch starts: step {one.step:,} could not be returned to. "
                 f"Received: {folder!r}. Choose another one."
             )
-        self._remove({saved.number})
-        return saved.checkpoint
+        self._remove({one.number})
+        return one
 
     def _thin(self) -> None:
         """Deletes what its age and the room on disk ask for."""
-        listed, starts = self._listed(), self._branch_starts()
-        last = {one.checkpoint.branch: one.number for one in sorted(listed, key=lambda one: (one.event, one.number))}
-        needed = {*(one.number for one in listed[-1:]), *last.values()}  # the tips of branches are reached from them
+        saved, starts = self._listed(), self._log.branch_starts
+        last = {one.branch: one.number for one in sorted(saved, key=lambda one: (one.event, one.number))}
+        needed = {*(one.number for one in saved[-1:]), *last.values()}  # the tips of branches are reached from them
 
-        def retention(saved: _Saved) -> Retention:
-            if saved.checkpoint.name or saved.kept in FOR_EVER or saved.number in needed or saved.start in starts:
+        def retention(one: Checkpoint) -> Retention:
+            if one.name or one.number in needed or (one.branch, one.step) in starts:
                 return Retention.FOR_EVER
-            return Retention.WITH_ROOM if saved.kept else Retention.BY_AGE
+            return Retention.WITH_ROOM if one.kept else Retention.BY_AGE
 
-        items = [
-            RetentionItem(one.checkpoint.branch, one.number, _size_bytes(one.checkpoint.path), retention(one))
-            for one in listed
-        ]
+        items = [RetentionItem(one.branch, one.number, _size_bytes(one.path), retention(one)) for one in saved]
         self._remove(to_delete(items, self._disk_bytes))
 
     def _remove(self, numbers: Collection[int]) -> None:
         with self._changed:
-            gone = [saved for saved in self._saved if saved.number in numbers]
-            self._saved = [saved for saved in self._saved if saved.number not in numbers]
-        for saved in gone:
-            remove(saved.checkpoint.path)
+            gone = [one for one in self._saved if one.number in numbers]
+            self._saved = [one for one in self._saved if one.number not in numbers]
+        for one in gone:
+            remove(one.path)
+
+
+def in_order(found: Iterable[Candidate]) -> list[Candidate]:
+    """States that a run can return to, oldest first by event and step."""
+    return sorted(found, key=lambda one: (one.event, one.step))
+
+
+def checkpoints_in(folder: Path, log: RunLog) -> list[Checkpoint]:
+    """The complete checkpoints of a run that another process may own, oldest first; nothing is written."""
+    names, found = log.checkpoint_names, [_checkpoint(path, manifest) for path, manifest in manifests(folder)]
+    return [replace(one, name=names.get(one.path.name, one.name)) for one in found]
+
+
+def _checkpoint(path: Path, about: Mapping[str, Any]) -> Checkpoint:
+    known = about["name"], path, about["branch"], about["digest"], about["event"], about["kept"]
+    return Checkpoint(about["position"]["step"], *known)
 
 
 def _size_bytes(folder: Path) -> int:
-    return sum(file.lstat().st_size for file in folder.iterdir())
-
-
-def checkpoints_in(folder: Path, names: Mapping[str, str] | None = None) -> list[Checkpoint]:
-    """The complete checkpoints of a run that another process may own, oldest first; nothing is written."""
-    return [saved.checkpoint for saved in _with_names_once(_saved_in(folder, names or {}))]
-
-
-def candidates_in(folder: Path) -> list[Candidate]:
-    """The states on disk of a run that another process may own, oldest first; nothing is written."""
-    there = [saved.candidate for saved in _saved_in(folder, {})]
-    return sorted(there, key=lambda candidate: (candidate.event, candidate.step))
-
-
-def _saved_in(folder: Path, names: Mapping[str, str]) -> list[_Saved]:
-    found = [_saved_as(path, manifest) for path, manifest in manifests(folder)]
-    return [one.named(name) if (name := names.get(one.checkpoint.path.name)) else one for one in found]
-
-
-def _saved_as(path: Path, manifest: Mapping[str, Any]) -> _Saved:
-    about = manifest["position"]["step"], manifest["name"], path, manifest["branch"], manifest["digest"]
-    return _Saved(Checkpoint(*about), manifest["event"], manifest["kept"], manifest["sizes"])
-
-
-def _with_names_once(found: Sequence[_Saved]) -> list[_Saved]:
-    """The checkpoints, a name that was given twice left with the newest that has it."""
-    holders = {one.checkpoint.name: one for one in found}
-    return [
-        one if holders[one.checkpoint.name] is one else replace(one, checkpoint=replace(one.checkpoint, name=None))
-        for one in found
-    ]
+    with contextlib.suppress(OSError):  # it may just be removed
+        return sum(file.stat().st_size for file in folder.iterdir())
+    return 0

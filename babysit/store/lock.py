@@ -1,16 +1,14 @@
 """The lock of a run: only one process may write it."""
 
 import contextlib
-import json
 import os
 import platform
 import time
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-_LOCK, _HOLDER = ".lock", ".writer.json"
+_LOCK, _HOLDER = ".lock", ".writer"
 
 
 class Lock:
@@ -33,11 +31,12 @@ class Lock:
         except Timeout:
             raise ValueError(
                 f"`directory` must be written by one process at a time: {directory} is held by "
-                f"{_described(self._holder)}. `stop()` it there, or end that process; its log and its checkpoints "
+                f"{_words(directory)}. `stop()` it there, or end that process; its log and its checkpoints "
                 "can be read meanwhile."
             ) from None
         with contextlib.suppress(OSError):  # the lock holds without it
-            _write(self._holder, {"pid": os.getpid(), "host": platform.node(), "since": time.time()})
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            self._holder.write_text(f"process {os.getpid()} on {platform.node()} since {since}")
 
     def release(self) -> None:
         """Releases the lock; calling it twice is harmless."""
@@ -57,21 +56,13 @@ def holder(directory: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError:
-        return _described(directory / _HOLDER)
+        return _words(directory)
     return None
 
 
-def _write(path: Path, plain: Any) -> None:
-    temporary = path.with_name(f"{path.name}-{os.getpid()}")
-    temporary.write_text(json.dumps(plain))
-    os.replace(temporary, path)  # a reader sees all of it
-
-
-def _described(path: Path) -> str:
+def _words(directory: Path) -> str:
     """The holder of a lock, in words."""
     try:
-        holder = json.loads(path.read_bytes())
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
-        return f"process {int(holder['pid'])} on {str(holder['host'])[:100]} since {since}"
-    except (OSError, LookupError, TypeError, ValueError, OverflowError):
+        return (directory / _HOLDER).read_text() or "another process"
+    except (OSError, ValueError):
         return "another process"

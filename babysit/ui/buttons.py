@@ -1,21 +1,16 @@
 """The buttons of a run: pause, step, stop, save, undo, rewind."""
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import ipywidgets as widgets
 
 from babysit.core.words import label
-from babysit.ui.widgets import Send, button, classed, row, unlabelled, write
+from babysit.ui.timeline import checkpoint_words
+from babysit.ui.widgets import PendingCommand, Send, button, classed, on_change, row, unlabelled, write
 
 _USER = ("dashboard", "script")  # whose changes can be undone
 _KEPT = 50
-
-
-class _Change(NamedTuple):
-    step: int
-    changes: dict[str, Any]
 
 
 class RunButtons:
@@ -23,115 +18,104 @@ class RunButtons:
 
     Args:
         send: Sends a command.
-        state: Returns the state of the run: `running`, `paused` …
     """
 
-    def __init__(self, send: Send, state: Callable[[], str]) -> None:
-        self._send, self._state = send, state
-        self._changes: list[_Change] = []  # can be undone, on the present branch
-        self._undone: dict[str | None, _Change] = {}  # by the command that was sent
-        self._undoing = threading.Lock()  # the answer may come before `send` has returned
-        self._offered: str | None = None  # selected in the menu by the program, not by the user
-        self._build()
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._changes: list[
+            tuple[int, Mapping[str, Any]]
+        ] = []  # step and changes: can be undone, on the present branch
+        self._undoing = PendingCommand()
+        self._chosen: str | None = None  # the checkpoint that the user chose in the menu
+        self._build(send)
 
-    def _build(self) -> None:
+    def _build(self, send: Send) -> None:
+        steps, epochs = _count(100, "how many steps"), _count(10, "how many epochs more")
         self._toggle = button("Pause", self._on_toggle, "primary")
-        self._step = button("Step", lambda: self._send("run", steps=1))
-        self._steps = button("Steps", lambda: self._send("run", steps=self._count.value))
-        self._count = _count(100, "how many steps")
-        self._epoch = button("To epoch end", lambda: self._send("finish_epoch"))
-        self._stop = button("Stop", lambda: self._send("stop"))
-        self._more = button("More epochs", lambda: self._send("more_epochs", epochs=self._epochs.value))
-        self._epochs = _count(10, "how many epochs more")
-        self._save = button("Save checkpoint", lambda: self._send("save", name=None))
         self._undo = button("Undo last change", self._on_undo)
-        self._over = button(
-            "Start over", lambda: self._send("rewind", step=0), tooltip="back to step 0, on a new branch"
+        self._menu = unlabelled(
+            widgets.Dropdown(options=[("no checkpoint yet", None)], description="checkpoint to rewind to")
         )
-        self._back = button("Rewind", self._on_rewind)
-        self._menu = widgets.Dropdown(options=[("no checkpoint yet", None)], description="checkpoint to rewind to")
-        first = [self._toggle, self._step, _pair(self._steps, self._count), self._epoch, self._stop]
-        first.append(_pair(self._more, self._epochs))
-        then = [self._save, self._undo, self._over]
-        groups = row(*first), row(*then, _pair(self._back, unlabelled(self._menu)))
-        self.widget = row(*groups, name="babysit-run-buttons")
+        on_change(self._menu, self._on_choice)
+
+        def made(description: str, action: str, **about: Any) -> widgets.Button:
+            """A button that sends a command with these fields, some of them functions of the moment."""
+
+            def act() -> None:
+                send(action, **{name: value() if callable(value) else value for name, value in about.items()})
+
+            return button(description, act)
+
+        step = made("Step", "run", steps=1)
+        several = made("Steps", "run", steps=lambda: steps.value)
+        epoch, stop = made("To epoch end", "finish_epoch"), made("Stop", "stop")
+        more = made("More epochs", "more_epochs", epochs=lambda: epochs.value)
+        save, over = made("Save checkpoint", "save", name=None), made("Start over", "rewind", step=0)
+        back = made("Rewind", "rewind", folder=lambda: self._menu.value)
+        self._enabled: dict[widgets.Button, Callable[[Mapping[str, Any]], bool]] = {
+            **dict.fromkeys([self._toggle, step, several, epoch, stop], _is_alive),
+            **dict.fromkeys([more, save], lambda status: status["state"] != "idle"),
+            over: lambda status: status["state"] != "idle" and status["step"] > 0,
+            back: lambda status: bool(status["checkpoints"]),
+        }
+        first = row(self._toggle, step, _pair(several, steps), epoch, stop, _pair(more, epochs))
+        self.widget = row(first, row(save, self._undo, over, _pair(back, self._menu)), name="babysit-run-buttons")
 
     # ---------------------------------- called by the page, on any thread: only send
 
     def _on_toggle(self) -> None:
-        self._send("pause" if self._state() == "running" else "resume")
+        self._send(self._toggle.description.lower())
 
-    def _on_rewind(self) -> None:
-        if self._menu.value is not None:
-            self._send("rewind", folder=self._menu.value)
+    def _on_choice(self, folder: str) -> None:
+        self._chosen = folder
 
     def _on_undo(self) -> None:
-        with self._undoing:
-            if self._changes:
-                last = self._changes.pop()
-                back = {name: old for name, (old, _) in last.changes.items()}
-                why = f"undoes the change at step {last.step:,}"
-                self._undone[self._send("set", changes=back, why=why)] = last
+        with self._undoing.lock:
+            if self._changes and self._undoing.value is None:
+                step, changes = last = self._changes[-1]
+                back = {name: old for name, (old, _) in changes.items()}
+                why = f"undoes the change at step {step:,}"
+                self._undoing.send(lambda: self._send("set", changes=back, why=why), last)
 
     # ------------------------------------------------------- called by the pump alone
 
-    def add(self, table: str, row: Mapping[str, Any]) -> None:
-        """Reads a row of the log: a change that can be undone."""
-        if table == "entries":
-            self._add_entry(row)
-
-    def _add_entry(self, row: Mapping[str, Any]) -> None:
-        with self._undoing:
-            undone = self._undone.pop(row["command"], None)
-            if undone is not None and row["action"] == "refuse":
-                self._changes.append(undone)
-            elif undone is None and row["action"] == "set" and row["author"] in _USER and row["changes"]:
-                self._changes = [*self._changes, _Change(row["step"], dict(row["changes"]))][-_KEPT:]
-            elif row["action"] in ("rewind", "fit"):  # they set other values
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Reads an entry: a change that can be undone, or that has been."""
+        with self._undoing.lock:
+            undone = self._undoing.value
+            if self._undoing.answer(entry):
+                if entry["action"] != "refuse":
+                    self._changes = [change for change in self._changes if change is not undone]
+            elif entry["action"] == "set" and entry["author"] in _USER and entry["changes"]:
+                self._changes = [*self._changes, (entry["step"], entry["changes"])][-_KEPT:]
+            elif entry["action"] in ("rewind", "fit"):  # they set other values
                 self._changes = []
 
     def refresh(self, status: Mapping[str, Any]) -> None:
         """Enables the buttons that mean something now."""
-        state, alive = status["state"], status["state"] in ("running", "paused")
-        write(self._toggle, description="Pause" if state == "running" else "Resume", disabled=not alive)
-        for control in (self._step, self._steps, self._epoch, self._stop):
-            write(control, disabled=not alive)
-        for control in (self._more, self._save):
-            write(control, disabled=state == "idle")
-        with self._undoing:  # the user may undo it meanwhile
-            last = self._changes[-1] if self._changes else None
-        write(self._undo, disabled=last is None, tooltip=_undo_words(last))
-        write(self._over, disabled=state == "idle" or status["step"] == 0)
+        write(self._toggle, description="Pause" if status["state"] == "running" else "Resume")
+        for control, enabled in self._enabled.items():
+            write(control, disabled=not enabled(status))
+        last = self._changes[-1:] if self._undoing.value is None else []
+        words = [f"{', '.join(map(label, changes))}, changed at step {step:,}" for step, changes in last]
+        write(self._undo, disabled=not last, tooltip=" ".join(words))
         self._refresh_menu(status["checkpoints"])
 
     def _refresh_menu(self, checkpoints: Sequence[Mapping[str, Any]]) -> None:
+        """Lists the newest checkpoints; the user's choice stays, else the newest that has a name is selected."""
         newest = sorted(checkpoints, key=lambda row: int(row["folder"]), reverse=True)[:_KEPT]
-        options = tuple((_checkpoint_words(row), row["folder"]) for row in newest) or (("no checkpoint yet", None),)
-        write(self._back, disabled=not newest)
-        if options != self._menu.options:
-            # The user's choice stays; else the newest one that the user saved is selected, or the newest.
-            saved = next((row["folder"] for row in newest if row.get("kept") == "named"), options[0][1])
-            keeps = self._menu.value != self._offered and self._menu.value in [folder for _, folder in options]
-            self._offered = self._offered if keeps else saved
-            write(self._menu, options=options, value=self._menu.value if keeps else saved)
+        options = tuple((checkpoint_words(row), row["folder"]) for row in newest) or (("no checkpoint yet", None),)
+        named = [row["folder"] for row in newest if row["kept"] == "named"]
+        keeps = self._chosen in [folder for _, folder in options]
+        write(self._menu, options=options, value=self._chosen if keeps else [*named, options[0][1]][0])
 
 
-def _checkpoint_words(row: Mapping[str, Any]) -> str:
-    step = f"step {row['step']:,}"
-    if not row["name"]:
-        return f"automatic · {step}"
-    return str(row["name"]) if row["name"].startswith(step) else f"{row['name']} · {row['step']:,}"
-
-
-def _undo_words(last: _Change | None) -> str:
-    if last is None:
-        return "nothing has been changed on this branch"
-    return f"{', '.join(map(label, last.changes))}, changed at step {last.step:,}"
+def _is_alive(status: Mapping[str, Any]) -> bool:
+    return status["state"] in ("running", "paused")
 
 
 def _count(value: int, description: str) -> Any:
-    made = widgets.BoundedIntText(value=value, min=1, max=10_000_000, description=description)
-    made.tooltip = description
+    made = widgets.BoundedIntText(value=value, min=1, max=10_000_000, description=description, tooltip=description)
     return classed(unlabelled(made), "babysit-count")
 
 

@@ -1,133 +1,98 @@
-"""The chart on the page: its picture, the toolbar above, the chosen annotation below, and a text alternative."""
+"""The chart on the page: its picture, the toolbar above, another run to compare with, and the same in words."""
 
 import html
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ipywidgets as widgets
 
-from babysit.ui.alt_text import alt_text
+from babysit.ui import theme
 from babysit.ui.chart_toolbar import ChartToolbar
-from babysit.ui.compared_run import OpenRun
-from babysit.ui.entries import LogEntry
-from babysit.ui.figure import ChartFigure
-from babysit.ui.page_monitor import PageMonitor
-from babysit.ui.widgets import Send, caption, classed, row, unlabelled, write
+from babysit.ui.chart_view import ChartView
+from babysit.ui.compared_run import ComparedRun, OpenRun
+from babysit.ui.figure import ChartFigure, ChartRun
+from babysit.ui.run_series import RunSeries
+from babysit.ui.summary import summary
+from babysit.ui.widgets import Send, classed, write
 
 FRAME_SHARE = 0.05  # frames may cost this share of one core; dearer ones come less often
-FRAME_WAIT_S = 2.0  # but at least so often: the few that draw everything anew cost much
-ALT_TEXT_INTERVAL_S = 5.0
-OFFERED = 100  # entries in the menu
+FRAME_WAIT_S = 5.0  # but at least so often: the first one loads fonts
+SUMMARY_INTERVAL_S = 5.0
+FILE_SIZE = 900, 540, 2.0
 
 
 class Chart:
-    """The curves of a run, as the user has chosen to see them.
+    """The curves of one run, or of several that are steered as one, as the user has chosen to see them.
 
     Args:
         send: Sends a command.
         wake: Wakes the pump.
-        page: Whether anybody looks, how large the chart may be, and what was clicked.
+        view: Carries the picture to the page.
+        names: Of several runs; none for one run alone.
         open_run: Opens the log of another run, to lay it over.
     """
 
     def __init__(
-        self, send: Send, wake: Callable[[], None], page: PageMonitor, open_run: OpenRun | None = None
+        self,
+        send: Send,
+        wake: Callable[[], None],
+        view: ChartView,
+        names: Sequence[str] = (),
+        open_run: OpenRun | None = None,
     ) -> None:
-        self._send, self._page = send, page
-        self._figure = ChartFigure(open_run=open_run)
-        self.series = self._figure.series
-        self._toolbar = ChartToolbar(send, wake)
-        self._size = (0, 0, 0.0)  # of the last picture
-        self._drawn = self._offered = -1  # versions of the series
-        self._next_frame = self._next_text = 0.0
-        self._image = widgets.Image(format="png")
-        self._menu = widgets.Dropdown(options=[("", 0)], description="details of a change")
-        self._menu.observe(lambda _: wake(), "value")
-        self._details, self._alt_text = caption(), classed(widgets.HTML(), "babysit-alt-text")
-        details = row(unlabelled(self._menu), self._details, name="babysit-details")
-        parts = [self._toolbar.widget, widgets.Box([self._image]), self._alt_text, details]
+        self._send, self._page = send, view
+        colours = theme.RUNS * len(names)
+        runs = [ChartRun(RunSeries(), colours[i], colours[i], name) for i, name in enumerate(names)]
+        self._runs = runs or [ChartRun(RunSeries())]
+        self.series = self._runs[0].series
+        self._figure = ChartFigure(self._runs)
+        self._several = bool(names)
+        self._compared = ComparedRun(open_run)
+        self._toolbar = ChartToolbar(None if names else send, wake)
+        self._drawn: Any = None  # what the last frame was drawn from: the view and size, and the series' versions
+        self._next_frame = self._next_summary = 0.0
+        self._summary = classed(widgets.HTML(), "babysit-alt-text")
+        parts = [self._toolbar.widget, view.widget, self._summary, self._toolbar.below]
         self.widget = classed(widgets.VBox(parts), "babysit-chart")
 
     # ------------------------------------------------------- called by the pump alone
 
-    @property
-    def chosen(self) -> int | None:
-        """The `seq` of the entry whose details are shown, or None."""
-        return self._menu.value or None
+    def add(self, tables: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+        """Adds new rows of the log; `run` in each is the number of its run, where there are several."""
+        for i, run in enumerate(self._runs):
+            run.series.add({name: [row for row in rows if row.get("run", 0) == i] for name, rows in tables.items()})
 
     def refresh(self, at_once: bool = False) -> None:
-        """Shows the present state; draws at once, or when a frame is due and somebody looks."""
-        for click in self._page.clicks():
-            self._on_click(click)
-        if self._offered != self.series.fixed_version:
-            self._offer(self.chosen)
-            self._offered = self.series.fixed_version
-        view = self._toolbar.view(self._figure.limits, self.chosen)
-        new_view, self._figure.view = view != self._figure.view, view
-        write(self._details, value=_details(self.series.entry(self.chosen)))
+        """Shows the present state; draws at once, or when a frame is due and the chart is in sight."""
+        view = self._view()
         for kind in self._toolbar.exports():
-            self._send("export", kind=f"chart.{kind}", content=self._figure.export(kind))
-        if at_once or self._page.is_visible:
-            self._draw(at_once or new_view)
-            self._describe(at_once)
-        self._toolbar.refresh(self._figure)
+            file = ChartFigure(self._figure.runs)
+            file.draw(view, *FILE_SIZE)
+            self._send("export", kind=f"chart.{kind}", content=file.file(kind))
+        now, page = time.monotonic(), self._page
+        wanted = view, page.width, page.ratio, len(self.series.lineage_entries())
+        state = wanted, [run.series.version for run in self._figure.runs]
+        stale = state != self._drawn and page.is_ready and now >= self._next_frame
+        if at_once or stale or (page.is_visible and (self._drawn is None or wanted != self._drawn[0])):
+            began = time.thread_time()
+            height = min(max(round(0.6 * page.width), 380), 540)
+            self._figure.draw(view, page.width, height, page.ratio)
+            page.show(self._figure.frame())
+            self._drawn = state
+            self._next_frame = now + min((time.thread_time() - began) / FRAME_SHARE, FRAME_WAIT_S)
+        if at_once or (page.is_visible and now >= self._next_summary):
+            write(self._summary, value=f"<p>{html.escape(summary(self.series))}</p>")
+            self._next_summary = now + SUMMARY_INTERVAL_S
 
-    def _draw(self, at_once: bool) -> None:
-        now, view = time.monotonic(), self._figure.view
-        size = _size(*self._page.size, view.metrics, view.hyperparameters)
-        stale = self._drawn != self.series.version or view.other is not None
-        if not at_once and size == self._size and not (stale and now >= self._next_frame):
-            return
-        began = time.thread_time()
-        if (picture := self._figure.draw(*size)) is not None:
-            write(self._image, value=picture, width=str(size[0]), height=str(size[1]))
-        self._drawn, self._size = self.series.version, size
-        self._next_frame = now + min((time.thread_time() - began) / FRAME_SHARE, FRAME_WAIT_S)
-
-    def _describe(self, at_once: bool) -> None:
-        if (now := time.monotonic()) >= self._next_text or at_once:
-            write(self._alt_text, value=f"<p>{html.escape(alt_text(self.series))}</p>")
-            self._next_text = now + ALT_TEXT_INTERVAL_S
-
-    # ------------------------------------------------------------------------- details of an entry
-
-    def _on_click(self, click: Mapping[str, Any]) -> None:
-        """Chooses the entry that was clicked, in the logbook or on the chart; none if it is chosen already."""
-        seq = click.get("entry")
-        if "place" in click:
-            across, down = click["place"]
-            seq = self._figure.entry_at(across * self._size[0], down * self._size[1])
-        self._offer(seq if isinstance(seq, int) and seq != self.chosen else None)
-
-    def _offer(self, chosen: int | None) -> None:
-        """Brings the menu of entries up to date, the newest first, and chooses one of them."""
-        entries = self.series.lineage_entries()[-OFFERED:]
-        entry = self.series.entry(chosen)
-        if entry is not None and entry not in entries:  # an old one, or one on an abandoned branch
-            entries = [entry, *entries]
-        options = [(f"{one.step:,} · {one.action_words}", one.seq) for one in reversed(entries)]
-        nothing = "show details of a change" if options else "nothing changed yet"
-        write(self._menu, options=((nothing, 0), *options), value=entry.seq if entry else 0, disabled=not options)
-
-
-def _details(entry: LogEntry | None) -> str:
-    """What was done, why and by whom, and the losses before and after."""
-    if entry is None:
-        return ""
-    why = f" — {html.escape(entry.why)}" if entry.why else ""
-    parts = [f'<span class="babysit-user">{html.escape(entry.action_words)}</span>{why}']
-    parts.append(f"by {html.escape(entry.author)}")
-    if entry.losses:
-        parts.append(f"{entry.losses}, {entry.averaged_steps}")
-    return " · ".join(parts)
-
-
-def _size(
-    width: int, ratio: float, metrics: tuple[str, ...] | None, hyperparameters: tuple[str, ...] | None
-) -> tuple[int, int, float]:
-    """Width and height of the chart in pixels of the page, and image pixels per pixel; higher for many panels."""
-    height = min(max(round(0.6 * width), 380), 540)
-    metric, steered = len(metrics or ()), len(hyperparameters or ())
-    needed = 270 + 85 * metric + 50 * steered if metric + steered > 2 else 0
-    return width, max(height, needed), ratio
+    def _view(self) -> Any:
+        """What to show: as chosen in the toolbar and on the page, with the other run, if there is one."""
+        self._compared.show(self._toolbar.other)
+        self._toolbar.complain(self._compared.problem)
+        title = "training solid, validation dotted" if self._several else ""
+        self._figure.runs = self._runs
+        if name := self._compared.name:
+            other = ChartRun(self._compared.series, theme.OTHER, theme.OTHER, "other")
+            self._figure.runs, title = [*self._runs, other], f"other: {name}"
+        return replace(self._toolbar.view(self.series), zoom=self._page.zoom, title=title)

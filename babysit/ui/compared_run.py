@@ -1,5 +1,6 @@
 """Another run, read from its directory to be laid over the chart, and never written."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,47 +25,39 @@ class ComparedRun:
     """Another run's series, read a little at each call, and again now and then if it still trains.
 
     Args:
-        smoothing: Weight of the past in its smoothed curve.
         open_run: Opens the log of the run in a directory; None where no run can be opened.
     """
 
-    def __init__(self, smoothing: float, open_run: OpenRun | None) -> None:
-        self.series, self.problem, self.version = RunSeries(smoothing), "", 0
+    def __init__(self, open_run: OpenRun | None) -> None:
+        self.series, self.problem = RunSeries(), ""
         self._directory: str | None = None
         self._run: Rows | None = None
-        self._smoothing, self._open_run = smoothing, open_run
+        self._open_run = open_run
         self._cursor, self._next_s = 0, 0.0
 
     @property
     def name(self) -> str:
         """The name of its directory; empty if none is shown."""
-        return Path(self._directory).name if self._directory is not None and not self.problem else ""
+        return Path(self._directory).name if self._directory and not self.problem else ""
 
     def show(self, directory: str | None) -> None:
         """Switches to the run in a directory, or to none, and reads new rows."""
         if directory != self._directory:
-            self.series = RunSeries(self._smoothing)
+            self.series = RunSeries()
             self._directory, self._run, self.problem, self._cursor, self._next_s = directory, None, "", 0, 0.0
-            self.version += 1
         if directory is not None and time.monotonic() >= self._next_s:
-            before, self.problem = (self._cursor, self.problem), ""
+            self.problem = ""
             try:
                 self._read(directory)
             except Exception as error:  # of whatever lies in a directory that the user typed
                 self._run = None
                 self.problem = f"`{directory}` holds no run that could be read: {error}."
                 self._next_s = time.monotonic() + _PAUSE_S
-            self.version += before != (self._cursor, self.problem)
-
-    def smooth(self, smoothing: float) -> None:
-        """Smooths its curves with another weight."""
-        self._smoothing = smoothing
-        self.series.smooth(smoothing)
 
     def _read(self, directory: str) -> None:
         if self._open_run is None:
             raise ValueError("this dashboard opens no other runs")
-        self._run = self._run or self._open_run(directory)
+        self._run = self._run or self._open_run(os.path.expanduser(directory))
         end = time.monotonic() + _READ_S
         while time.monotonic() < end:
             tables: Mapping[str, list[dict[str, Any]]]

@@ -8,11 +8,12 @@ all widgets, and a control's own value only when the value in effect differs fro
 
 import atexit
 import html
+import math
 import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any, Protocol
 
@@ -20,18 +21,17 @@ import ipywidgets as widgets
 
 from babysit.ui.buttons import RunButtons
 from babysit.ui.chart import Chart
+from babysit.ui.chart_view import ChartView
 from babysit.ui.compared_run import OpenRun
 from babysit.ui.diagnostics import DiagnosticsPanel
 from babysit.ui.header import StatusBar
 from babysit.ui.logbook import Logbook
-from babysit.ui.page_monitor import PageMonitor
 from babysit.ui.sliders import Sliders
 from babysit.ui.timeline import TimelinePanel
 from babysit.ui.widgets import (
-    DashboardPart,
     classed,
     close,
-    disable_for_good,
+    folded,
     late_controls_warning,
     reset_subshell_routing,
     write,
@@ -40,7 +40,10 @@ from babysit.ui.widgets import (
 INTERVAL_S = 0.25
 UNSEEN_INTERVAL_S = 5.0  # while no page shows it
 CATCH_UP_S = 1.0  # new rows of a running run are read for at most so long before everything else has its turn
+COMPILING_S = 0.5  # a step that is not there so long after a change is probably being compiled
 STYLE = resources.files("babysit.ui").joinpath("style.css").read_text()
+_TRACED = ("set", "edit", "rewind")  # after these the step may have to be traced again
+_COMPILING = "No step has been taken since the last change: the step is being compiled again, or validation goes on."
 _GONE = (
     "This run has ended and no variable refers to its panda any more, so it was removed from this kernel. "
     "`babysit.Panda.load` loads it from its folder."
@@ -77,13 +80,13 @@ class Dashboard:
         """Builds every widget, fills them, and starts the pump."""
         self._reference = weakref.ref(run)
         self._kept: Run | None = run
-        self._goes_on = self._keep = True  # whether the run goes on; whether it did at this refresh or the one before
+        self._goes_on = True
         self._cursor = 0
-        self._refusal = self._written = ""  # the last entry, if it is a refusal or reports a file
+        self._last: Mapping[str, Any] = {}  # the last entry
         self._error, self._late = "", late_controls_warning()
         self._next_refresh = 0.0
         self._wake, self._closing = threading.Event(), threading.Event()
-        self._page = PageMonitor(self._wake.set)
+        self._page = ChartView(self._send, self._wake.set)
         self._open_run = open_run
         self._build()
         reset_subshell_routing(self.widget)
@@ -110,21 +113,21 @@ class Dashboard:
         self._pump.join()
 
     def _build(self) -> None:
-        self._chart = Chart(self._send, self._wake.set, self._page, self._open_run)
+        self._chart = Chart(self._send, self._wake.set, self._page, open_run=self._open_run)
         self._logbook = Logbook(self._send, self._wake.set, self._chart.series)
         timeline = TimelinePanel(self._send, self._wake.set, self._chart.series)
-        diagnostics, sliders = DiagnosticsPanel(self._send), Sliders(self._send)
+        diagnostics = DiagnosticsPanel(self._send)
         tabs = {"Logbook": self._logbook.widget, "Timeline": timeline.widget, "Diagnostics": diagnostics.widget}
         below = classed(widgets.Tab([*tabs.values()], titles=[*tabs]), "babysit-below")
-        self._arrange(StatusBar(), sliders, self._chart.widget, [timeline, diagnostics], below)
-        self._controls.append(self._logbook.widget)
+        self._arrange(StatusBar(), self._chart.widget, below)
+        self._readers.append(timeline)
+        self._parts += [timeline, diagnostics]
 
-    def _arrange(self, status_bar: Any, sliders: Sliders, chart: Any, parts: list[Any], *below: Any) -> None:
+    def _arrange(self, status_bar: Any, chart: Any, *below: Any) -> None:
         """Makes the widget: the status bar, buttons, a message, sliders beside the chart, and what is below."""
-        buttons = RunButtons(self._send, lambda: self._run.status()["state"])
-        self._parts: list[DashboardPart] = [sliders, buttons, *parts]
-        self._controls = [part.widget for part in self._parts]  # disabled where the run is only watched
-        self._status_bar = status_bar
+        sliders, buttons = Sliders(self._send), RunButtons(self._send)
+        self._readers: list[Any] = [sliders, buttons]  # their `add` reads each entry of the log
+        self._parts: list[Any] = [sliders, buttons, status_bar]  # their `refresh` shows the status
         self._message = widgets.HTML()
         rows = [
             widgets.HTML(f"<style>{STYLE}</style>", layout={"display": "none"}),
@@ -133,7 +136,6 @@ class Dashboard:
             classed(widgets.Box([self._message]), "babysit-message"),
             classed(widgets.HBox([sliders.widget, chart]), "babysit-body"),
             *below,
-            self._page.widget,
         ]
         self.widget = classed(widgets.VBox(rows), "babysit")
 
@@ -153,36 +155,37 @@ class Dashboard:
             woken = self._wake.is_set()
             self._closing.wait(0.02 if woken else 0)
             self._wake.clear()
-            self._page.tick()
             if (run := self._reference()) is None:
                 return self._finish()
             if woken or self._page.is_visible or time.monotonic() >= self._next_refresh:
                 self._refresh()
-            self._kept = run if self._keep or self._page.is_shown else None
+            self._kept = run if self._goes_on or self._page.is_shown else None
             del run  # else it would be kept while this thread waits
 
     def _finish(self) -> None:
-        """Shows the end of a run that was removed, says so, and disables the controls."""
+        """Shows the end of a run that was removed, says so, and dims the controls."""
         self._attempt(self._draw, True)
         self._attempt(write, self._message, value=f'<span class="babysit-remark">{_GONE}</span>')
-        self._attempt(disable_for_good, self.widget)
+        self.widget.add_class("babysit-watching")
         self._chart = None
         atexit.unregister(self._stop_pump)
 
     def _refresh(self) -> None:
         """Brings every widget up to date with the run."""
         self._error, self._next_refresh = "", time.monotonic() + UNSEEN_INTERVAL_S
-        self._attempt(self._catch_up)
+        self._attempt(self._catch_up, time.monotonic() + CATCH_UP_S)
         status = self._attempt(self._run.status)  # after the entries, so that it includes them
-        if status is not None:
-            goes_on = status["state"] in ("running", "paused") or bool(status.get("read_only"))
-            self._goes_on, self._keep = goes_on, self._goes_on or goes_on  # once more, for its last rows
-            for part in (*self._parts, self._status_bar):
-                self._attempt(part.refresh, status)
-            self._attempt(self._draw)
-            for widget in self._controls if status.get("read_only") else ():
-                self._attempt(disable_for_good, widget)
-            self._attempt(self._refresh_message, status)
+        if status is None:
+            return
+        self._goes_on = status["state"] in ("running", "paused") or bool(status.get("read_only"))
+        if not self._goes_on:
+            self._attempt(self._catch_up, math.inf)
+        for part in self._parts:
+            self._attempt(part.refresh, status)
+        self._attempt(self._draw)
+        if status.get("read_only"):
+            self.widget.add_class("babysit-watching")
+        self._attempt(lambda: write(self._message, value=self._message_words(status)))
 
     def _attempt(self, act: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         """Calls a function; an error is shown, and does not keep the rest of the dashboard from being refreshed."""
@@ -191,51 +194,52 @@ class Dashboard:
         except Exception:
             self._error = traceback.format_exc()
 
-    def _catch_up(self) -> None:
-        """Reads new rows, some at a time; while the run trains, for at most `CATCH_UP_S`."""
-        end = time.monotonic() + CATCH_UP_S
-        while not self._closing.is_set():
+    def _catch_up(self, until: float) -> None:
+        """Reads new rows, some at a time, until there are no more or it is too late."""
+        while time.monotonic() < until and not self._closing.is_set():
             rows, cursor = self._run.since(self._cursor)
             caught_up, self._cursor = cursor == self._cursor, cursor
             if any(rows.values()):
-                self._add(rows)
-            if caught_up or (time.monotonic() > end and self._run.status()["state"] == "running"):
+                self._attempt(self._add, rows)
+            if caught_up:
                 return
 
     def _add(self, rows: Mapping[str, list[dict[str, Any]]]) -> None:
-        self._attempt(self._chart.series.add, rows)
-        ordered = [(row["seq"], table, row) for table, found in rows.items() for row in found]
-        for _, table, row in sorted(ordered, key=lambda item: item[0]):
-            self._add_to_parts(table, row)
-        if rows["entries"]:
-            last = rows["entries"][-1]
-            self._refusal = str(last["why"]) if last["action"] == "refuse" else ""
-            self._written = f"written to {last['file']}" if last.get("file") else ""
+        self._attempt(self._chart.add, rows)
+        self._read(rows["entries"])
 
-    def _add_to_parts(self, table: str, row: Mapping[str, Any]) -> None:
-        for part in self._parts:
-            self._attempt(part.add, table, row)
+    def _read(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        for entry in entries:
+            self._last = entry
+            for part in self._readers:
+                self._attempt(part.add, entry)
 
     def _draw(self, at_once: bool = False) -> None:
         self._attempt(self._chart.refresh, at_once)
-        self._logbook.refresh(self._chart.chosen)
+        self._logbook.refresh()
 
-    def _refresh_message(self, status: Mapping[str, Any]) -> None:
+    def _message_words(self, status: Mapping[str, Any]) -> str:
         if status["error"]:
-            words = _folded(status["error"].strip().splitlines()[-1], status["error"])
-        elif status["not_finite"]:
-            words = (
+            return folded(status["error"].strip().splitlines()[-1], status["error"])
+        if status["not_finite"]:
+            return (
                 f"The loss at step {status['step']:,} is not a finite number, so the run is paused. "
                 "Rewind to a checkpoint, or in the timeline to any step before it, and lower the learning rate."
             )
-        elif self._error:
-            words = _folded("A part of the dashboard could not be drawn.", self._error)
-        else:
-            words = html.escape(status["warning"] or self._refusal)
-            remarks = self._written or " ".join(filter(None, [*status["remarks"], self._late]))
-            words = words or f'<span class="babysit-remark">{html.escape(remarks)}</span>'
-        write(self._message, value=words)
+        if self._error:
+            return folded("A part of the dashboard could not be drawn.", self._error)
+        refusal = self._last["why"] if self._last.get("action") == "refuse" else ""
+        if alarm := status["warning"] or refusal:
+            return html.escape(str(alarm))
+        remarks = " ".join(filter(None, [*status["remarks"], self._late]))
+        if self._last.get("file"):
+            remarks = f"written to {self._last['file']}"
+        elif self._waits_for_step(status):
+            remarks = _COMPILING
+        return f'<span class="babysit-remark">{html.escape(remarks)}</span>'
 
-
-def _folded(summary: str, details: str) -> str:
-    return f"<details><summary>{html.escape(summary)}</summary><pre>{html.escape(details)}</pre></details>"
+    def _waits_for_step(self, status: Mapping[str, Any]) -> bool:
+        """Whether a step is long in coming after a change."""
+        if status["state"] != "running" or self._last.get("action") not in _TRACED:
+            return False
+        return bool(self._last["step"] == status["step"] and time.time() - self._last["time"] > COMPILING_S)

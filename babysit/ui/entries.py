@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from babysit.core.words import CHANGES, describe, describe_action, is_turn, joined
-from babysit.ui.ticks import three_digits
 
 AROUND = 200  # losses are averaged over at most so many steps before and after an entry
 _ON_CHART = ("set", "rewind", "edit", "note", "nan", "fail", "save")
@@ -14,19 +13,11 @@ _ON_CHART = ("set", "rewind", "edit", "note", "nan", "fail", "save")
 
 @dataclass
 class LogEntry:
-    """One entry of the log.
+    """One entry of the log, its fields as in `babysit.core.journal.Entry`.
 
     Attributes:
-        seq: The number of its row, by which it is asked for.
         last_seq: The number of the last row that was joined to it.
-        step: Steps done when it was applied.
-        author: Who did it.
-        action: What kind of thing was done.
-        changes: Hyperparameter -> (old value, new value).
-        over: Steps in which the change was made.
         why: The reason given; reasons that were added later follow it.
-        branch: The branch it belongs to.
-        file: The path that was written, if it reports an export.
         before: The mean loss of the last 200 steps before it, or of those since the user's change before it.
         steps_before: The number of those steps.
         after: The mean loss of the first 200 steps after it, or of those up to the user's next change.
@@ -63,7 +54,7 @@ class LogEntry:
         """`loss 0.291 → 0.224`; empty where nothing was changed or a loss is unknown."""
         if self.action not in CHANGES or math.isnan(self.before) or math.isnan(self.after):
             return ""
-        return f"loss {three_digits(self.before)} → {three_digits(self.after)}"
+        return f"loss {self.before:.3g} → {self.after:.3g}"
 
     @property
     def averaged_steps(self) -> str:
@@ -97,7 +88,6 @@ class LogEntry:
 
 def entry_of(row: Mapping[str, Any]) -> LogEntry:
     """The entry of a row of the table `entries`."""
-    changes = {name: (old, new) for name, (old, new) in row["changes"].items()}
-    author, why = str(row["author"]), str(row["why"])
-    fields = {name: row[name] for name in ("seq", "step", "action", "over", "branch")}
-    return LogEntry(**fields, last_seq=row["seq"], author=author, why=why, changes=changes, file=row.get("file"))
+    fields = {name: row[name] for name in ("seq", "step", "action", "changes", "over", "branch")}
+    texts: dict[str, Any] = {name: str(row[name]) for name in ("author", "why")}
+    return LogEntry(**fields, **texts, last_seq=row["seq"], file=row.get("file"))

@@ -1,245 +1,366 @@
-"""The chart of a run: live curves on a matplotlib figure.
+"""The chart of one or several runs, drawn by matplotlib, for the screen and for files alike.
 
-It is given the series of a run and asked for a picture; it knows no widget. It draws no more
-points than there are pixels. Axes, grid, annotations and words are drawn once and kept; a
-picture adds the curves to them, and limits move in steps, so that the background is seldom
-drawn anew.
-
-Only one thread may use it at a time.
+Each picture draws all curves anew, with no more points than pixels. It knows no widget.
 """
 
 import io
-import math
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
 
+from babysit.core.words import label, number
 from babysit.ui import theme
-from babysit.ui.compared_run import ComparedRun, OpenRun
-from babysit.ui.frame import Frame
-from babysit.ui.panel import ChartPanel, Curve
+from babysit.ui.entries import LogEntry
 from babysit.ui.run_series import RunSeries
-from babysit.ui.series import HIGH, LOW, MEAN, SMOOTHED, STEP, reduced
-from babysit.ui.ticks import round_up
-from babysit.ui.view import View
+from babysit.ui.series import HIGH, LOW, MEAN, SMOOTHED, STEP, reduced, with_smoothed
 
-MAIN = ("learning_rate", "batch_size", "momentum", "beta_1")
-GHOSTS = 12
+GHOSTS, MARKS = 12, 200  # the newest abandoned branches, and the newest changes that the page gets
+DOTS = 60  # so many epochs have a dot each
+_LEFT, _RIGHT, _BOTTOM, _TITLE = 70, 112, 40, 22  # pixels around the panels, and above each
+_SHARES = {"loss": 4.0, "metric": 1.25, "hyperparameter": 0.7}
+_LINE, _LETTER = 13, 6  # pixels of a line of words, and of a letter
+_SHORT = {"learning_rate": "lr", "batch_size": "batch"}
+_WORDS = {"rewind": "rewound", "edit": "edited", "nan": "not finite", "fail": "failed"}
+
+
+@dataclass(frozen=True)
+class View:
+    """What a chart shows; `dataclasses.replace` makes another view.
+
+    Attributes:
+        smoothing: Weight of the past in the smoothed loss, from 0 to below 1.
+        log: Whether the axis of the loss is logarithmic, if all of it is above 0.
+        last: The number of last steps to show; None for all.
+        zoom: The first and last step to show, whatever `last` says; None for no zoom.
+        metric: The metric below the loss; empty for none.
+        hyperparameter: The hyperparameter below it; empty for none.
+        title: Words at the right of the loss's title.
+    """
+
+    smoothing: float = 0.97
+    log: bool = True
+    last: int | None = None
+    zoom: tuple[float, float] | None = None
+    metric: str = ""
+    hyperparameter: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class ChartRun:
+    """A run in a chart.
+
+    Attributes:
+        series: What was measured.
+        colour: Of its curves.
+        valid_colour: Of what was measured on validation data.
+        name: Before the names of its curves; empty where it is the only run.
+    """
+
+    series: RunSeries
+    colour: str = theme.TRAIN
+    valid_colour: str = theme.VALID
+    name: str = ""
+
+
+@dataclass
+class Curve:
+    """One curve of a panel.
+
+    Attributes:
+        name: By which the page calls it; empty for one that it does not read.
+        columns: Its values at growing steps.
+        row: Which row of them is drawn.
+        style: How its line is drawn.
+        band: Whether the lowest and highest of each column are drawn as a band.
+        word: Printed before its last value at the right edge; None for no last value.
+    """
+
+    name: str
+    columns: np.ndarray
+    row: int
+    style: dict[str, Any]
+    band: bool = False
+    word: str | None = None
 
 
 class ChartFigure:
-    """A chart of one run.
+    """A chart of the present state of runs; changes, abandoned branches and the band are those of the first.
 
     ```python
-    chart = ChartFigure()
-    chart.series.add(tables)                            # rows of the log, as `since` gives them
-    chart.view = replace(chart.view, x="time")          # what to show
-    png = chart.draw(width_px=740, height_px=460, ratio=2)
+    chart = ChartFigure([ChartRun(series)])
+    chart.draw(View(metric="accuracy"), width=740, height=460, ratio=2)
+    frame, file = chart.frame(), chart.file("svg")
     ```
 
     Args:
-        view: What to show.
-        open_run: Opens the log of another run, to lay it over.
+        runs: The runs.
     """
 
-    def __init__(self, view: View | None = None, open_run: OpenRun | None = None) -> None:
-        self.view = view or View()
-        self._smoothing = self.view.smoothing
-        self.series = RunSeries(self._smoothing)
-        self._compared = ComparedRun(self._smoothing, open_run)
-        self._drawn: Any = None  # what the last picture was drawn from
-        self._limits = (0.0, 1.0)  # of x
-        self._frame: Frame | None = None
+    def __init__(self, runs: Sequence[ChartRun]) -> None:
+        self.runs = list(runs)
+        self._series = runs[0].series
+        self._layout: Any = None  # what the axes were made for
 
-    # ------------------------------------------------------------------------- the last picture
-
-    @property
-    def shown(self) -> tuple[str, ...]:
-        """The metrics and hyperparameters that have a panel in the last picture."""
-        return (*self._frame.key[3], *self._frame.key[4]) if self._frame is not None else ()
-
-    @property
-    def limits(self) -> tuple[float, float] | None:
-        """The limits of x in the last picture, in the unit of the axis."""
-        return self._limits if self._drawn is not None else None
-
-    @property
-    def problem(self) -> str:
-        """Why the other run is not shown; empty if it is."""
-        return self._compared.problem
-
-    def entry_at(self, x_pixel: float, y_pixel: float) -> int | None:
-        """The `seq` of the entry annotated at a place of the last picture, or None.
+    def draw(self, view: View, width: int, height: int, ratio: float = 1.0) -> None:
+        """Draws all curves anew.
 
         Args:
-            x_pixel: From its left edge, in pixels of the page.
-            y_pixel: From its upper edge.
-        """
-        return self._frame.annotations.at(x_pixel, y_pixel) if self._frame is not None else None
-
-    # ------------------------------------------------------------------------- drawing
-
-    def draw(self, width_px: int, height_px: int, ratio: float = 1.0) -> bytes | None:
-        """The chart as a PNG; None if nothing has changed since the last one.
-
-        Args:
-            width_px: Width in pixels of the page.
-            height_px: Height in pixels of the page.
+            view: What to show.
+            width: Width in pixels of the page.
+            height: Height in pixels of the page.
             ratio: Image pixels per pixel of the page.
         """
-        shape = (max(int(width_px), 200), max(int(height_px), 120), min(max(ratio, 0.5), 4.0))
-        if self.view.smoothing != self._smoothing:
-            self._smoothing = self.view.smoothing
-            self.series.smooth(self._smoothing)
-            self._compared.smooth(self._smoothing)
-        self._compared.show(self.view.other)
-        state = (shape, self.view, self.series.version, self._compared.version)
-        if state == self._drawn:
-            return None
-        frame = self._frame_of(shape)
-        self._draw_on(frame, same_view=self._drawn is not None and self._drawn[1] == self.view)
-        self._drawn = state
-        return frame.encoded()
+        self._view, self.end = view, max(run.series.steps() for run in self.runs)
+        self.limits = _limits(view, self.end)
+        self._lay_out(width, height, ratio)
+        self.curves: list[Curve] = []
+        for axes, (name, kind) in zip(self.figure.axes, self._panels(), strict=True):
+            self._draw_panel(axes, name, kind)
+        self.figure.axes[0].set_title(view.title, loc="right", fontsize=8, color=theme.FAINT, parse_math=False)
+        self.marks = [one for one in self._series.lineage_entries() if self.limits[0] <= one.step <= self.limits[1]]
+        self._draw_ghosts()
+        self._draw_marks()
 
-    def export(self, kind: str = "svg", width_px: int = 900, height_px: int = 540) -> bytes:
-        """The chart as a file: `svg`, `pdf` or `png`."""
-        copy = ChartFigure(self.view)
-        copy.series, copy._compared, copy._limits = self.series, self._compared, self._limits
-        copy.draw(width_px, height_px, 2.0)
+    # ------------------------------------------------------------------------- panels
+
+    def _panels(self) -> list[tuple[str, str]]:
+        panels = [("loss", "loss"), (self._view.metric, "metric"), (self._view.hyperparameter, "hyperparameter")]
+        return [(name, kind) for name, kind in panels if name]
+
+    def _lay_out(self, width: int, height: int, ratio: float) -> None:
+        """Makes the axes, each below the one before, or empties them if they fit; the loss has the most room."""
+        panels = self._panels()
+        if self._layout != (layout := (width, height, ratio, panels)):
+            self._layout, self._height, self._pixels = layout, height, width - _LEFT - _RIGHT
+            self.figure: Any = Figure((width / 100, height / 100), dpi=100 * ratio, facecolor="none")
+            FigureCanvasAgg(self.figure)
+            room, bottom = height - _BOTTOM - _TITLE * len(panels), float(height)
+            for name, kind in panels:
+                high = max(room, 40) * _SHARES[kind] / sum(_SHARES[kind] for _, kind in panels)
+                bottom -= _TITLE + high
+                box = _LEFT / width, bottom / height, self._pixels / width, high / height
+                self._style(self.figure.add_axes(box, facecolor="none"), label(name))
+            self.figure.axes[-1].tick_params(labelbottom=True)
+            self.figure.axes[-1].set_xlabel("step", color=theme.FAINT, fontsize=9, labelpad=3)
+        for axes in self.figure.axes:
+            for artist in (*axes.lines, *axes.collections, *axes.texts):
+                artist.remove()
+
+    def _style(self, axes: Any, title: str) -> None:
+        axes.set_title(title, loc="left", fontsize=9, color=theme.INK, pad=5, parse_math=False)
+        axes.grid(color=theme.GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(theme.AXIS)
+        axes.tick_params(labelcolor=theme.FAINT, color=theme.AXIS, length=3, labelsize=9, labelbottom=False)
+        axes.xaxis.set_major_locator(MaxNLocator(max(self._pixels // 80, 2), integer=True))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+
+    def _draw_panel(self, axes: Any, name: str, kind: str) -> None:
+        curves = [curve for curve in self._curves_of(name, kind) if curve.columns.shape[1]]
+        axes.relim()
+        axes.autoscale(True)
+        axes.set_xlim(*self.limits)
+        for curve in curves:
+            _draw(axes, curve)
+        _scale(axes, curves, self._view.log if kind == "loss" else None)
+        axes.autoscale_view(scalex=False)
+        self._write_last_values(axes, curves)
+        self.curves += curves
+
+    def _curves_of(self, name: str, kind: str) -> Iterator[Curve]:
+        for run in self.runs:
+            series, first = run.series, run is self.runs[0]
+            pre, word = f"{run.name} " if run.name else "", label(name)
+            if kind == "hyperparameter":
+                yield self._held(run, name, pre + word, theme.INK if len(self.runs) == 1 else run.colour)
+                continue
+            solid = {"color": run.colour, "linewidth": 1.8 if first else 1.4}
+            train, ended = self._columns(series, "measured", name), self._columns(series, "epochs", name)
+            if name == "loss" or not ended.shape[1]:
+                shown = "train" if name == "loss" else word
+                yield Curve(pre + shown, train, SMOOTHED, solid, band=first and len(self.runs) < 3, word=shown)
+            else:
+                yield Curve("", train, MEAN, {**solid, "linewidth": 0.9, "alpha": 0.45})
+                yield Curve(pre + word, ended, MEAN, solid, word="train")
+            dots = self._columns(series, "epochs", f"val_{name}")
+            dashed = {"color": run.valid_colour, "linewidth": 1.5}
+            dashed["linestyle"] = theme.DOTTED if run.valid_colour == run.colour else theme.DASHED
+            dashed |= {"marker": "o", "markersize": 3} if dots.shape[1] <= DOTS else {}
+            yield Curve(f"{pre}valid" if name == "loss" else f"{pre}valid {word}", dots, MEAN, dashed, word="valid")
+
+    def _columns(self, series: RunSeries, kind: str, name: str) -> np.ndarray:
+        columns = series.along(kind, name)
+        if kind == "measured":
+            columns = with_smoothed(columns, self._view.smoothing)
+        return reduced(columns, *self.limits, self._pixels)
+
+    def _held(self, run: ChartRun, name: str, word: str, colour: str) -> Curve:
+        """The values of a hyperparameter, of which each acts until the next; the last one up to the present step."""
+        columns = run.series.along("hyperparameters", name)
+        last = columns[:, -1:].copy()
+        last[STEP] = run.series.steps()
+        columns = reduced(np.hstack([columns, last]), *self.limits, self._pixels)
+        return Curve(word, columns, MEAN, {"color": colour, "linewidth": 1.5, "drawstyle": "steps-post"}, word="")
+
+    def _write_last_values(self, axes: Any, curves: Sequence[Curve]) -> None:
+        """Writes the last value of each curve right of the axes, at its height, without overlaps."""
+        found = []
+        for curve in (curve for curve in curves if curve.word is not None):
+            if len(known := np.flatnonzero(np.isfinite(curve.columns[curve.row]))):
+                last = curve.columns[curve.row, known[-1]]
+                word = curve.word if len(self.runs) == 1 else ""
+                text = number(last) if "drawstyle" in curve.style else f"{last:.3g}"
+                place = axes.transAxes.inverted().transform(axes.transData.transform((0, last)))[1]
+                found.append((float(np.clip(place, 0, 1)), f"{word} {text}".strip(), curve.style["color"]))
+        gap, above = 15 / (axes.get_position().height * self._height), np.inf
+        for i, (place, text, colour) in enumerate(sorted(found, reverse=True)):
+            above = max(min(place, above - gap), (len(found) - i - 1) * gap)
+            style = {"transform": axes.transAxes, "va": "center", "fontsize": 9, "color": colour}
+            axes.text(1 + 6 / self._pixels, above, text, weight="bold" if " " in text else "normal", **style)
+
+    # ------------------------------------------------------------------------- what was done
+
+    def _draw_ghosts(self) -> None:
+        """Draws abandoned branches, each from where the present lineage left it, with its name where it ends."""
+        axes, lineage = self.figure.axes[0], self._series.lineage()
+        axes.autoscale(False)
+        abandoned = [name for name in self._series.branches if name != self._series.branch]
+        for name in abandoned[-GHOSTS - len(lineage) :]:
+            columns = with_smoothed(self._series.along("measured", "loss", name=name), self._view.smoothing)
+            left = lineage[name].end if name in lineage else self._series.branches[name].start
+            x, *_, y = reduced(columns[:, columns[STEP] >= left], *self.limits, self._pixels)
+            if len(x) > 1:
+                axes.plot(x, y, color=theme.GHOST, linewidth=1.1, linestyle=theme.DOTTED)
+                axes.plot(x[:1], y[:1], color=theme.USER, marker="v", markersize=4.5)
+                style = {"color": theme.GHOST, "fontsize": 8, "clip_on": True, "parse_math": False}
+                axes.annotate(name, (x[-1], y[-1]), (4, 1), textcoords="offset points", **style)
+
+    def _draw_marks(self) -> None:
+        """Draws a line for each change by the user, a short one for each by others, and what the newest were."""
+        steps = [entry.step for entry in self.marks if entry.by_user and entry.action != "save"]
+        for axes in self.figure.axes:
+            upright = {"transform": axes.get_xaxis_transform()}
+            axes.vlines(steps, 0, 1, colors=theme.USER, linewidth=1, alpha=0.8, **upright)
+        axes = self.figure.axes[0]
+        others = [entry.step for entry in self.marks if not entry.by_user]
+        upright = {"transform": axes.get_xaxis_transform()}
+        axes.vlines(others, 0, 0.04, colors=theme.GHOST, linewidth=1, **upright)
+        saved = [entry.step for entry in self.marks if entry.action == "save"]
+        axes.plot(saved, [0] * len(saved), "D", color=theme.USER, markersize=4, clip_on=False, **upright)
+        self._write_labels(axes)
+
+    def _write_labels(self, axes: Any) -> None:
+        """Writes beside each line what was done, in as many lines as there are; where it has no room, nothing."""
+        height = axes.get_position().height * self._height
+        ends = [-1.0] * max(int(height / 2 / _LINE), 1)  # where the last words of each row end
+        for entry in (entry for entry in self.marks if entry.by_user):
+            at = (entry.step - self.limits[0]) / (self.limits[1] - self.limits[0]) * self._pixels
+            for line in _label_lines(entry):
+                length = _LETTER * len(line) + 6
+                left = at + length > self._pixels
+                row = next((row for row, end in enumerate(ends) if end <= at - length * left), None)
+                if row is not None and at >= length * left:
+                    ends[row] = at + length * (not left)
+                    colour = theme.ALARM if entry.action in ("nan", "fail") else theme.USER
+                    style: dict[str, Any] = {
+                        "color": colour,
+                        "fontsize": 8,
+                        "va": "top",
+                        "ha": "right" if left else "left",
+                    }
+                    style["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
+                    place = ((at - 3 if left else at + 3) / self._pixels, 1 - (row * _LINE + 3) / height)
+                    axes.text(*place, line, transform=axes.transAxes, parse_math=False, **style)
+
+    # ------------------------------------------------------------------------- what it gives
+
+    def file(self, kind: str) -> bytes:
+        """The picture as `png` or `svg`, on white paper."""
         file = io.BytesIO()
-        assert copy._frame is not None
-        copy._frame.figure.savefig(file, format=kind, facecolor=theme.PAPER)
+        self.figure.savefig(file, format=kind, facecolor="white")
         return file.getvalue()
 
-    def _frame_of(self, shape: tuple[int, int, float]) -> Frame:
-        """The frame for a picture of this shape; the last one if it fits."""
-        key = (*shape, *self._panel_names(shape[1]))
-        if self._frame is None or self._frame.key != key:
-            self._frame = Frame(key)
-        return self._frame
+    def frame(self) -> dict[str, Any]:
+        """The picture as the page shows it: a PNG without paper, where its panels are, and what is read off it.
 
-    def _panel_names(self, height_px: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        known, steered = self.series.metrics, self.series.hyperparameters
-        metrics, hyperparameters = self.view.metrics, self.view.hyperparameters
-        if metrics is None:
-            metrics = tuple(known[: max((height_px - 220) // 160, 0)])
-        if hyperparameters is None:
-            main = [name for name in steered if name.rpartition(".")[2] in MAIN] or steered
-            hyperparameters = tuple(main[: 3 if height_px >= 560 else int(height_px >= 300)])
-        return tuple(n for n in metrics if n in known), tuple(n for n in hyperparameters if n in steered)
+        `table` has a row for each curve, of its value at each of `steps`: 32-bit floats, NaN where there is none;
+        `steps` are 64-bit ones.
+        """
+        file = io.BytesIO()
+        self.figure.canvas.print_png(file, pil_kwargs={"compress_level": 1})
+        left, right = self.limits
+        steps = np.unique(np.linspace(max(left, 0), min(right, self.end), self._pixels).round())
+        read = [curve for curve in self.curves if curve.name]
+        table = np.array([_values_at(curve, steps) for curve in read], "<f4")
+        data = {"png": file.getvalue(), "steps": steps.astype("<f8").tobytes(), "table": table.tobytes()}
+        about = {"size": self._layout[:2], "box": (_LEFT, _TITLE, self._pixels, self._height - _BOTTOM - _TITLE)}
+        marks = [_mark(entry) for entry in self.marks[-MARKS:]]
+        curves = [(curve.name, curve.style["color"]) for curve in read]
+        return data | about | {"limits": self.limits, "curves": curves, "marks": marks}
 
-    def _draw_on(self, frame: Frame, same_view: bool) -> None:
-        self._limits = self._wanted_x()
-        curves = [self._curves_of(panel, frame.plot_px) for panel in frame.panels]
-        scales = []
-        for panel, found in zip(frame.panels, curves, strict=True):
-            panel.limits = panel.limits if same_view else None
-            scales.append(panel.wanted(found, self._is_log(panel, found)))
-        content = (self._limits, scales, self.series.fixed_version, self.view, self._compared.name)
-        if content != frame.content:
-            frame.content = content
-            self._draw_background(frame, scales)
-        frame.draw_curves(curves)
 
-    def _draw_background(self, frame: Frame, scales: list[Any]) -> None:
-        frame.clear()
-        for panel, (log, limits) in zip(frame.panels, scales, strict=True):
-            panel.set_limits(log, limits)
-        frame.set_x(self.view.x, self._limits)
-        if self.view.ghosts:
-            self._draw_ghosts(frame)
-        if name := self._compared.name:
-            frame.write_headline(f"other: {name if len(name) <= 40 else f'{name[:18]}…{name[-18:]}'}", theme.OTHER)
-        entries = self.series.lineage_entries() if self.view.annotations else []
-        places = self.series.axis(self.view.x)(np.array([entry.step for entry in entries])).tolist()
-        inside = [i for i, x in enumerate(places) if self._limits[0] <= x <= self._limits[1]]
-        frame.annotations.draw([entries[i] for i in inside], [places[i] for i in inside], self.view.entry)
-        frame.keep_background()
+def _limits(view: View, end: int) -> tuple[float, float]:
+    """The first and last step in sight."""
+    if view.zoom is not None:
+        return view.zoom
+    return (end - view.last if view.last is not None and view.last < end else 0), max(end, 10)
 
-    def _draw_ghosts(self, frame: Frame) -> None:
-        """Draws abandoned branches, each from where the present lineage left it."""
-        series, lineage = self.series, self.series.lineage()
-        for name in list(series.branches)[-GHOSTS - len(lineage) :]:
-            branch = series.branches[name]
-            if "loss" not in branch.measured or name == series.branch:
-                continue
-            left = max(lineage[name]) - 1 if name in lineage else branch.start
-            columns = branch.measured["loss"].columns(left)
-            x, thin = reduced(series.axis(self.view.x, name)(columns[STEP]), columns, *self._limits, frame.plot_px)
-            if len(x) > 1:
-                frame.draw_ghost(x, thin[SMOOTHED], name)
 
-    # ------------------------------------------------------------------------- axes
-
-    def _wanted_x(self) -> tuple[float, float]:
-        """Limits of x in the unit of the axis, which move in steps."""
-        view, series = self.view, self.series
-        if view.chosen is not None:
-            return view.chosen
-        axis, end = series.axis(view.x), series.steps()
-        right = float(axis(end))
-        if view.last is not None and end > view.last:
-            span = view.last if view.x == "step" else round_up(max(right - float(axis(end - view.last)), 1e-9))
-            jump = span / 10
-            right = math.ceil(right / jump - 1e-9) * jump
-            return right - span, right
-        left = math.floor(float(axis(0)))
-        least = {"step": 10, "epoch": 1, "time": 1}[view.x]
-        return left, left + max(round_up(max(right - left, 1e-9)), least)
-
-    def _is_log(self, panel: ChartPanel, curves: list[Curve]) -> bool:
-        """The loss's axis is as chosen in the view; another one is logarithmic where it spans much."""
-        if panel.kind == "loss":
-            return self.view.log
-        if panel.kind == "metric" and panel.name not in self._stepwise():
-            return False
-        values = np.concatenate([np.empty(0), *(curve.y[np.isfinite(curve.y)] for curve in curves)])
-        return bool(values.size and values.min() > 0 and values.max() / values.min() > 4)
-
-    # ------------------------------------------------------------------------- curves
-
-    def _stepwise(self) -> list[str]:
-        """Metrics with a value of their own each step, rather than a running one that an epoch ends."""
-        lineage = [self.series.branches[part] for part in self.series.lineage()]
-        ended = {name for branch in lineage for name in branch.epochs}
-        return [name for name in self.series.metrics if name not in ended and any(name in b.measured for b in lineage)]
-
-    def _curves_of(self, panel: ChartPanel, pixels: int) -> list[Curve]:
-        name, series, other = panel.name, self.series, self._compared.series
-        if panel.kind == "hyperparameter":
-            return [self._steered(name)]
-        if panel.kind == "loss" or name in self._stepwise():
-            found = [self._smoothed(series, name, pixels)]
-            others = [replace(self._smoothed(other, name, pixels), role="other", band=None, label="other")]
+def _draw(axes: Any, curve: Curve) -> None:
+    """Draws a curve over a band from the lowest to the highest of each column, without the rarest spikes."""
+    columns = curve.columns
+    if curve.band and np.isfinite(columns[LOW]).any():
+        low, high = np.nanquantile(columns[LOW], 0.01), np.nanquantile(columns[HIGH], 0.99)
+        band = columns[[LOW, HIGH]].clip(low, high)
+        if np.any(band[1] > band[0]):
+            axes.fill_between(columns[STEP], *band, color=curve.style["color"], alpha=0.22, linewidth=0)
         else:
-            running, columns = self._columns(series, "measured", name, pixels)
-            found = [Curve("running", running, columns[MEAN]), self._by_epoch(series, name, "train", "train")]
-            others = [self._by_epoch(other, name, "other", "other")]
-        found.append(self._by_epoch(series, f"val_{name}", "valid", "valid"))
-        others.append(self._by_epoch(other, f"val_{name}", "other valid", None))
-        return [curve for curve in found + (others if self._compared.name else []) if len(curve.x)]
+            axes.plot(columns[STEP], band[0], color=curve.style["color"], alpha=0.3, linewidth=1)
+    axes.plot(columns[STEP], columns[curve.row], **curve.style)
 
-    def _columns(self, series: RunSeries, kind: str, name: str, pixels: int) -> tuple[np.ndarray, np.ndarray]:
-        after = self._limits[0] - 1e4 if self.view.x == "step" else -math.inf  # nothing before that is in sight
-        columns = series.along(kind, name, after)
-        return reduced(series.axis(self.view.x)(columns[STEP]), columns, *self._limits, pixels)
 
-    def _smoothed(self, series: RunSeries, name: str, pixels: int) -> Curve:
-        x, columns = self._columns(series, "measured", name, pixels)
-        band = columns[[LOW, HIGH]] if self.view.band else None
-        return Curve("train", x, columns[SMOOTHED], band, label="train" if name == "loss" else "")
+def _scale(axes: Any, curves: Sequence[Curve], log: bool | None) -> None:
+    """Chooses the scale of y and its ticks; `log` is None for a logarithmic one of what spans much."""
+    values = np.concatenate([np.empty(0), *(curve.columns[curve.row] for curve in curves)])
+    values = values[np.isfinite(values)]
+    ticks = max(int(axes.bbox.height / axes.figure.dpi * 100 / 34), 3)
+    positive = bool(values.size and values.min() > 0)
+    wide = positive and values.max() > 4 * values.min() and all("drawstyle" in curve.style for curve in curves)
+    if positive and (wide if log is None else log):
+        axes.set_yscale("log", nonpositive="mask")
+        narrow = values.max() < 10 ** (ticks / 3) * values.min()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+        axes.minorticks_off()
+    else:
+        axes.set_yscale("linear")
+        axes.yaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter("{x:g}")
 
-    def _by_epoch(self, series: RunSeries, name: str, role: str, label: str | None) -> Curve:
-        x, columns = self._columns(series, "epochs", name, 1000)
-        return Curve(role, x, columns[MEAN], label=label)
 
-    def _steered(self, name: str) -> Curve:
-        """The values of a hyperparameter, the last one extended to the present step."""
-        axis = self.series.axis(self.view.x)
-        columns = self.series.along("hyperparameters", name)
-        x, values = reduced(axis(columns[STEP]), columns, *self._limits, 1000)
-        if len(x):  # the values at the limits are those that act there: a value acts until the next one
-            x = np.append(x, max(float(axis(self.series.steps())), x[-1])).clip(*self._limits)
-            values = np.hstack([values, values[:, -1:]])
-        return Curve("hyperparameter", x, values[MEAN], label="")
+def _label_lines(entry: LogEntry) -> list[str]:
+    changes = [
+        f"{_SHORT.get(name, label(name))} {number(old)} → {number(new)}"
+        for name, (old, new) in entry.changes.items()
+        if old is not None
+    ]
+    words = [f"“{entry.why[:24]}”"] if entry.action == "note" else [_WORDS.get(entry.action, "")]
+    return [*filter(None, words), *changes]
+
+
+def _values_at(curve: Curve, steps: np.ndarray) -> np.ndarray:
+    """The value of a curve at each of these steps, the last one known; NaN before the first."""
+    at = np.searchsorted(curve.columns[STEP], steps, "right") - 1
+    return np.where(at < 0, np.nan, curve.columns[curve.row, np.maximum(at, 0)])
+
+
+def _mark(entry: LogEntry) -> dict[str, Any]:
+    """What the page says of an entry: what was done, why, by whom, and the losses before and after."""
+    about = [f"by {entry.author}", *([f"{entry.losses}, {entry.averaged_steps}"] if entry.losses else [])]
+    return {"seq": entry.seq, "step": entry.step, "words": entry.words, "about": " · ".join(about)}

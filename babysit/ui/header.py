@@ -1,26 +1,18 @@
 """The status bar: name, state and progress of a run; and the title of the browser's tab."""
 
+import datetime
 import html
 from collections.abc import Mapping
+from importlib import resources
 from typing import Any
 
 import ipywidgets as widgets
 
-from babysit.ui.ticks import clock
 from babysit.ui.widgets import classed, slug, write
 
 # A `<script>` in an HTML widget is never run, but the error handler of an image is. Its data are escaped.
-# It sets the tab's title, gives sliders their spoken names, and keeps the arrow keys of lists and sliders from
-# JupyterLab, which would move between cells. A page that forbids scripts goes without.
-_IN_THE_PAGE = (
-    "document.title = this.dataset.title;"
-    "for (const handle of document.querySelectorAll('.babysit .noUi-handle')) {"
-    " const name = handle.closest('.jupyter-widgets')?.querySelector('.widget-label')?.textContent;"
-    " if (name) handle.setAttribute('aria-label', name); }"
-    "for (const list of document.querySelectorAll('.babysit :is(select, .noUi-handle)'))"
-    " list.setAttribute('data-lm-suppress-shortcuts', 'true');"
-)
-SHORT_EPOCH_S = 4  # the bar of shorter epochs would only flicker
+# A page that forbids scripts goes without.
+_IN_THE_PAGE = html.escape(resources.files("babysit.ui").joinpath("header.js").read_text(), quote=True)
 _SIGNS = {"running": "▶", "paused": "❚❚", "finished": "✓ FINISHED", "stopped": "■", "failed": "⚠ FAILED"}
 _SIGNS |= {"interrupted": "⚠ INTERRUPTED"}
 
@@ -29,15 +21,11 @@ class StatusBar:
     """Name, state and progress of a run, in one line."""
 
     def __init__(self) -> None:
-        self._title = widgets.HTML()
-        self._progress = widgets.FloatProgress(min=0, max=1)
-        self._progress.tooltip = "progress of the run"
-        self._epoch = widgets.FloatProgress(min=0, max=1)
-        self._epoch.tooltip = "progress of the epoch"
-        self._figures = widgets.HTML()
+        self._title, self._figures = widgets.HTML(), widgets.HTML()
+        self._progress = classed(widgets.FloatProgress(min=0, max=1, tooltip="progress of the run"), "babysit-progress")
         self.page = widgets.HTML(layout={"display": "none"})
-        bars = classed(widgets.VBox([self._progress, classed(self._epoch, "babysit-epoch")]), "babysit-bars")
-        self.widget = classed(widgets.HBox([self._title, bars, self._figures, self.page]), "babysit-status-bar")
+        parts = [self._title, self._progress, self._figures, self.page]
+        self.widget = classed(widgets.HBox(parts), "babysit-status-bar")
 
     def refresh(self, status: Mapping[str, Any]) -> None:
         """Shows the status of a run."""
@@ -48,10 +36,8 @@ class StatusBar:
         write(self._title, value=f"<b>{name}</b> <span>{branch}</span> {pill}")
         done, size = status["examples_done"], status["examples_an_epoch"]
         part = min(done / size, 1.0) if size else 0.0  # the length of a stream is unknown
-        rate = status["examples_a_second"]
         run = min((status["epoch"] + part) / max(status["epochs"], 1), 1.0)
         write(self._progress, value=run)
-        write(self._epoch, value=0.0 if size and rate and size / rate < SHORT_EPOCH_S else part)
         write(self._figures, value=_figures(status))
         title = html.escape(tab_title(status, run), quote=True)
         write(self.page, value=f'<img alt="" src="data:," data-title="{title}" onerror="{_IN_THE_PAGE}">')
@@ -67,19 +53,7 @@ def tab_title(status: Mapping[str, Any], run: float) -> str:
 
 def _figures(status: Mapping[str, Any]) -> str:
     rate, left = status["examples_a_second"], status["seconds_left"]
-    parts = [
-        f"epoch {min(status['epoch'] + 1, max(status['epochs'], 1)):,} of {status['epochs']:,}",
-        f"step {status['step']:,}",
-        f"{_two_digits(rate):,} examples/s" if rate else "",
-        f"{clock(left)} left" if left is not None else "",
-    ]
-    room = ("", "", "0,000 examples/s", "0:00 left")  # kept while unknown, so that nothing jumps
-    return "".join(
-        f"<span>{part}</span>" if part else f'<span style="visibility: hidden">{kept}</span>'
-        for part, kept in zip(parts, room, strict=True)
-    )
-
-
-def _two_digits(value: float) -> int:
-    """The number rounded to two digits, so that it does not flicker."""
-    return int(float(f"{value:.2g}"))
+    epoch = f"epoch {min(status['epoch'] + 1, max(status['epochs'], 1)):,} of {status['epochs']:,}"
+    speed = f"{int(float(f'{rate:.2g}')):,} examples/s" if rate else ""  # two digits, so that it does not flicker
+    time = f"{datetime.timedelta(seconds=round(left))} left" if left is not None else ""
+    return "".join(f"<span>{part}</span>" for part in (epoch, f"step {status['step']:,}", speed, time) if part)

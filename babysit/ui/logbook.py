@@ -9,7 +9,7 @@ import ipywidgets as widgets
 
 from babysit.ui.entries import AROUND, LogEntry
 from babysit.ui.run_series import RunSeries
-from babysit.ui.widgets import Send, button, caption, classed, export_button, row, space, unlabelled, write
+from babysit.ui.widgets import Send, button, caption, classed, export_button, row, unlabelled, write
 
 LINES = 60  # lines shown, which one message carries
 _EXPORTS = (("Markdown", "logbook"), ("script", "script"), ("model", "model"))
@@ -32,21 +32,18 @@ class Logbook:
         self._why.on_msg(self._on_message)
         add = button("Add note", self._on_note)
         add.disabled = False
-        self._filter = widgets.Text(placeholder="filter", description="show only lines with", continuous_update=True)
+        self._filter = widgets.Text(placeholder="filter", description="show only lines with")
         self._filter.observe(lambda _: wake(), "value")
         self._count, self._table = caption(), widgets.HTML()
-        exports = [export_button(name, partial(self._on_export, kind), name) for name, kind in _EXPORTS]
-        meaning = caption(f"loss: mean of up to {AROUND} steps before → after")
-        head = row(classed(unlabelled(self._filter), "babysit-filter", "babysit-looks"), self._count, space(), meaning)
+        exports = [export_button(name, partial(send, "export", kind=kind), name) for name, kind in _EXPORTS]
+        meaning = classed(caption(f"loss: mean of up to {AROUND} steps before → after"), "babysit-last")
+        head = row(classed(unlabelled(self._filter), "babysit-filter"), self._count, meaning)
         note = row(classed(unlabelled(self._why), "babysit-why"), add)
-        foot = row(note, space(), caption("export"), *exports)
+        foot = row(note, classed(caption("export"), "babysit-last"), *exports)
         table = classed(widgets.Box([self._table]), "babysit-lines")
         self.widget = classed(widgets.VBox([head, table, foot]), "babysit-logbook")
 
     # ---------------------------------- called by the page, on any thread: only send
-
-    def _on_export(self, kind: str) -> None:
-        self._send("export", kind=kind)
 
     def _on_message(self, _: Any, content: Any, buffers: Any) -> None:
         if content.get("event") == "submit":
@@ -59,17 +56,19 @@ class Logbook:
 
     # ------------------------------------------------------- called by the pump alone
 
-    def refresh(self, chosen: int | None) -> None:
-        """Shows the newest entries that pass the filter; the chosen one is highlighted."""
+    def refresh(self) -> None:
+        """Shows the newest entries that pass the filter."""
         if self._sent:
-            sent, self._sent = self._sent, ""
-            write(self._why, value="" if self._why.value.strip() == sent else self._why.value)
+            self._sent = ""
+            write(self._why, value="")
         wanted, entries = self._filter.value.strip().lower(), self._series.entries
-        state = self._series.entries_version, wanted, chosen
+        state = self._series.entries_version, wanted
         if state != self._shown:
-            found = [entry for entry in entries if not wanted or wanted in _searched(entry)]
-            write(self._count, value=_count(len(found), len(entries), bool(wanted)))
-            lines = "".join(_line(entry, chosen) for entry in reversed(found[-LINES:]))
+            found = [entry for entry in entries if wanted in _searched(entry)]
+            of = f" of {len(entries):,}" if wanted else ""
+            newest = f", the newest {LINES} shown" if len(found) > LINES else ""
+            write(self._count, value=f"{len(found):,}{of} lines{newest}")
+            lines = "".join(map(_line, reversed(found[-LINES:])))
             write(self._table, value=f"<table><tbody>{lines}</tbody></table>")
             self._shown = state
 
@@ -78,18 +77,12 @@ def _searched(entry: LogEntry) -> str:
     return f"{entry.step:,} {entry.words} {entry.author} {entry.branch}".lower()
 
 
-def _count(found: int, there: int, filtered: bool) -> str:
-    lines = f"{there:,} {'line' if there == 1 else 'lines'}"
-    count = f"{found:,} of {lines}" if filtered else lines
-    return count + (f", the newest {LINES} shown" if found > LINES else "")
-
-
-def _line(entry: LogEntry, chosen: int | None) -> str:
-    words = html.escape(entry.words)
-    changed = html.escape(entry.action_words) if entry.action == "set" else ""
-    marked = f'<span class="babysit-user">{changed}</span>{words.removeprefix(changed)}' if changed else words
-    cells = f'<td>{entry.step:,}</td><td title="{words}">{marked}</td>'
+def _line(entry: LogEntry) -> str:
+    words = marked = html.escape(entry.words)
+    if entry.action == "set":
+        changed = html.escape(entry.action_words)
+        marked = f'<span class="babysit-user">{changed}</span>{words.removeprefix(changed)}'
     about = f' data-entry="{entry.seq}"' if entry.on_chart else ""
-    about += ' class="babysit-chosen-line"' if about and entry.seq == chosen else ""
-    losses = f'<td title="{entry.averaged_steps}">{entry.losses}</td>' if entry.losses else "<td></td>"
+    cells = f'<td>{entry.step:,}</td><td title="{words}">{marked}</td>'
+    losses = f'<td title="{entry.averaged_steps}">{entry.losses}</td>'
     return f"<tr{about}>{cells}{losses}<td>{html.escape(entry.author)}</td></tr>"

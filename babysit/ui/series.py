@@ -6,8 +6,8 @@ any longer range has about a column for each two pixels. Memory grows with the l
 the steps, and slowly: there are fewer wide columns.
 """
 
-import functools
 import math
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -15,45 +15,31 @@ import numpy as np
 KEEP = 1024  # at least so many columns are kept of each width of up to four steps
 KEEP_WIDE = 256  # and of each greater width
 STEP, COUNT, LOW, HIGH, MEAN, SMOOTHED = range(6)
-ROWS = 6
-_SPAN = 64  # steps that are averaged at once
+ROWS = 5  # of a series; `with_smoothed` adds the last one
 _BUFFERED = 100
 
 
 class DecimatedSeries:
-    """Values at growing steps, in columns: lowest, highest, mean, and smoothed at the column's end.
+    """Values at growing steps, in columns: the last step, the number of finite values, lowest, highest and mean."""
 
-    The smoothed line is the exponentially weighted average, corrected for its start
-    (Kingma & Ba 2015, section 3). It is exact as long as its weight is not changed; a new weight
-    is applied to the columns that are kept.
-
-    Args:
-        smoothing: Weight of the past, from 0 to below 1.
-        average: The average at its start, and the number of values in it.
-    """
-
-    def __init__(self, smoothing: float = 0.0, average: tuple[float, float] = (math.nan, 0)) -> None:
-        self._smoothing, self._start = smoothing, average
-        self._average = average
+    def __init__(self) -> None:
         self._levels = [np.empty((ROWS, 0))]  # the newest first, each twice as wide as the one before
         self._buffer: list[tuple[np.ndarray, np.ndarray]] = []  # appended since the last read
 
-    def append(self, steps: np.ndarray, values: np.ndarray) -> None:
+    def append(self, steps: Any, values: Any) -> None:
         """Adds the values of the next steps; values that are not finite are ignored."""
-        self._buffer.append((steps, values))
-        if len(self._buffer) >= _BUFFERED or len(steps) >= KEEP:
+        self._buffer.append((np.atleast_1d(steps), np.atleast_1d(values)))
+        if len(self._buffer) >= _BUFFERED or len(self._buffer[-1][0]) >= KEEP:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._buffer:
-            return
-        steps, values = (np.concatenate(pieces, dtype="float64") for pieces in zip(*self._buffer, strict=True))
-        self._buffer = []
-        finite = np.isfinite(values)
-        smoothed, self._average = averaged(values, finite, self._smoothing, self._average)
-        rows = (steps, finite, values, values, np.where(finite, values, np.nan), smoothed)
-        self._levels[0] = np.hstack([self._levels[0], np.stack(rows)])
-        self._compact()
+        if self._buffer:
+            steps, values = (np.concatenate(pieces, dtype="float64") for pieces in zip(*self._buffer, strict=True))
+            self._buffer = []
+            finite = np.isfinite(values)
+            rows = np.stack([steps, finite, values, values, np.where(finite, values, np.nan)])
+            self._levels[0] = np.hstack([self._levels[0], rows])
+            self._compact()
 
     def _compact(self) -> None:
         """Moves the oldest columns of a full level to the next, in pairs."""
@@ -67,107 +53,28 @@ class DecimatedSeries:
                 self._levels[i] = level[:, oldest:].copy()
 
     def columns(self, after: float = -math.inf, end: float = math.inf) -> np.ndarray:
-        """Array of shape (6, columns), rows as named in this module, of the steps after `after` up to `end`."""
+        """Array of shape (5, columns), rows as named in this module, of the steps after `after` up to `end`."""
         self._flush()
-        levels = [level for level in reversed(self._levels) if level.shape[1]]
-        found = [level for level in levels if level[STEP, -1] > after and level[STEP, 0] <= end]
-        if not found:
-            return np.empty((ROWS, 0))
-        columns = np.hstack(found) if len(found) > 1 else found[0]
+        columns = np.hstack(self._levels[::-1])
         first, last = np.searchsorted(columns[STEP], (after, end), "right")
         return columns[:, first:last]
 
-    @property
-    def end(self) -> float:
-        """The last step; -infinity if there is none."""
-        self._flush()
-        return max((level[STEP, -1] for level in self._levels if level.shape[1]), default=-math.inf)
-
-    @property
-    def width(self) -> int:
-        """The number of columns."""
-        self._flush()
-        return sum(level.shape[1] for level in self._levels)
-
-    def average_at(self, step: float) -> tuple[float, float]:
-        """The smoothed value at a step, and the number of values in it."""
-        columns = self.columns(end=step)
-        if not columns.shape[1]:
-            return self._start
-        return float(columns[SMOOTHED, -1]), self._start[1] + float(columns[COUNT].sum())
-
-    def smooth(self, smoothing: float, average: tuple[float, float] = (math.nan, 0)) -> None:
-        """Smooths the kept columns with another weight, each as `count` values equal to its mean."""
-        self._flush()
-        self._smoothing, self._start = smoothing, average
-        value, count = average
-        total = value * (1 - smoothing**count) if count else 0.0
-        for level in reversed(self._levels):
-            for column in level.T:
-                if column[COUNT]:
-                    kept = smoothing ** column[COUNT]
-                    total, count = kept * total + (1 - kept) * column[MEAN], count + column[COUNT]
-                    value = total / (1 - smoothing**count)
-                column[SMOOTHED] = value
-        self._average = float(value), float(count)
-
     def thin(self, most: int) -> None:
         """Reduces a series that will not grow any more to at most `most` columns."""
-        if self.width <= most:
-            return
         columns = self.columns()
         while columns.shape[1] > most:
-            columns = np.hstack(
-                [_paired(columns[:, : columns.shape[1] // 2 * 2]), columns[:, columns.shape[1] // 2 * 2 :]]
-            )
+            even = columns.shape[1] // 2 * 2
+            columns = np.hstack([_paired(columns[:, :even]), columns[:, even:]])
         self._levels = [columns.copy()]
 
 
-def averaged(
-    values: np.ndarray, finite: np.ndarray, weight: float, average: tuple[float, float]
-) -> tuple[np.ndarray, tuple[float, float]]:
-    """The bias-corrected average after each value, and the pair `average` after the last one.
-
-    Args:
-        values: Of shape (n,).
-        finite: Which of them count, of shape (n,).
-        weight: Of the past, from 0 to below 1.
-        average: The average before them, and the number of values in it.
-    """
-    value, count = average
-    total = value * (1 - weight**count) if count else 0.0
-    counts = count + np.arange(1, finite.sum() + 1)
-    averages = _decaying(values[finite], weight, total) / (1 - weight**counts)
-    line = np.concatenate([[value], averages])
-    return line[np.cumsum(finite)], (float(line[-1]), float(count + len(averages)))
-
-
-def _decaying(values: np.ndarray, weight: float, total: float) -> np.ndarray:
-    """S = weight · s + (1 - weight) · value after each value, starting from s = `total`."""
-    kernel, powers = _kernel(weight)
-    sums = np.empty(len(values))
-    for first in range(0, len(values), _SPAN):
-        piece = values[first : first + _SPAN]
-        sums[first : first + _SPAN] = kernel[: len(piece), : len(piece)] @ piece + powers[: len(piece)] * total
-        total = sums[first + len(piece) - 1]
-    return sums
-
-
-@functools.lru_cache(8)
-def _kernel(weight: float) -> tuple[np.ndarray, np.ndarray]:
-    age = np.subtract.outer(np.arange(_SPAN), np.arange(_SPAN))
-    kernel = np.where(age >= 0, (1 - weight) * weight ** np.maximum(age, 0.0), 0.0)
-    return kernel, weight ** np.arange(1.0, _SPAN + 1)
-
-
 def _paired(columns: np.ndarray) -> np.ndarray:
-    """Pairs of columns merged into one; of shape (6, n / 2)."""
+    """Pairs of columns merged into one; of shape (5, n / 2)."""
     pairs: Any = columns.reshape(ROWS, -1, 2)
     count = pairs[COUNT].sum(axis=1)
     total = np.where(pairs[COUNT] > 0, pairs[MEAN] * pairs[COUNT], 0).sum(axis=1)
     mean = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
-    low, high = np.fmin.reduce(pairs[LOW], 1), np.fmax.reduce(pairs[HIGH], 1)
-    return np.stack([pairs[STEP, :, 1], count, low, high, mean, pairs[SMOOTHED, :, 1]])
+    return np.stack([pairs[STEP, :, 1], count, np.fmin.reduce(pairs[LOW], 1), np.fmax.reduce(pairs[HIGH], 1), mean])
 
 
 def mean(columns: np.ndarray) -> float:
@@ -176,29 +83,40 @@ def mean(columns: np.ndarray) -> float:
     return float(np.average(columns[MEAN, counted], weights=columns[COUNT, counted])) if counted.any() else math.nan
 
 
-def reduced(
-    x: np.ndarray, columns: np.ndarray, left: float, right: float, pixels: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The columns between two values of x, with one point beyond each, at most one per pixel.
+def with_smoothed(columns: np.ndarray, weight: float) -> np.ndarray:
+    """The columns with one more row: the exponentially weighted average at the end of each; of shape (6, n).
+
+    It is corrected for its start (Kingma & Ba 2015, section 3). The values of a column count as equal to its mean.
 
     Args:
-        x: Position of each column, of shape (n,), never decreasing.
-        columns: Of shape (6, n).
-        left: Left limit of the chart.
-        right: Right limit of the chart.
-        pixels: Width of the chart.
-
-    Returns:
-        x and columns, reduced; values that are not finite become NaN.
+        columns: All columns from the first step on, of shape (5, n).
+        weight: Weight of the past, from 0 to below 1.
     """
-    first, last = max(np.searchsorted(x, left) - 1, 0), np.searchsorted(x, right, "right") + 1
-    x, columns = x[first:last], columns[:, first:last]
-    if not len(x):
-        return x, columns
-    bins = np.floor((x - left) * (pixels / (right - left)))
+    count = columns[COUNT]
+    kept = weight**count
+    added = np.where(count > 0, (1 - kept) * columns[MEAN], 0)
+    pairs = zip(kept.tolist(), added.tolist(), strict=True)
+    totals = list(accumulate(pairs, lambda total, pair: pair[0] * total + pair[1], initial=0.0))[1:]
+    norm = 1 - weight ** np.cumsum(count)
+    return np.vstack([columns, np.divide(totals, norm, out=np.full(len(count), np.nan), where=norm > 0)])
+
+
+def reduced(columns: np.ndarray, left: float, right: float, pixels: int) -> np.ndarray:
+    """The columns between two steps, with one beyond each, at most one per pixel: its last, lowest and highest.
+
+    Args:
+        columns: Of shape (rows, n), by step.
+        left: First step in sight.
+        right: Last step in sight.
+        pixels: Width of the chart.
+    """
+    first, last = np.searchsorted(columns[STEP], left) - 1, np.searchsorted(columns[STEP], right, "right") + 1
+    columns = columns[:, max(first, 0) : last]
+    if not columns.shape[1]:
+        return columns
+    bins = np.floor((columns[STEP] - left) * (pixels / (right - left)))
     starts = np.flatnonzero(np.diff(bins, prepend=bins[0] - 1))
-    ends = np.append(starts[1:], len(x)) - 1
-    thin = columns[:, ends]
+    thin = columns[:, np.append(starts[1:], columns.shape[1]) - 1]
     thin[LOW], thin[HIGH] = np.fmin.reduceat(columns[LOW], starts), np.fmax.reduceat(columns[HIGH], starts)
     thin[~np.isfinite(thin)] = np.nan
-    return x[ends], thin
+    return thin

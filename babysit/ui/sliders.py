@@ -1,21 +1,129 @@
-"""The sliders: one for each hyperparameter, most of them in a drawer, and numbers derived from them."""
+"""The sliders: one for each hyperparameter, honest about what is asked for and what is in effect."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ipywidgets as widgets
 
-from babysit.core.words import number
-from babysit.ui.couplings import Couplings
-from babysit.ui.slider import HyperparameterSlider
-from babysit.ui.widgets import Send, classed, close, reset_subshell_routing, write
+from babysit.core.scale import Scale
+from babysit.core.words import label, number
+from babysit.ui.widgets import (
+    PendingCommand,
+    Send,
+    button,
+    classed,
+    close,
+    on_change,
+    refusal_html,
+    reset_subshell_routing,
+    slug,
+    ungrouped,
+    unlabelled,
+    write,
+)
 
 FIRST = ("learning_rate", "batch_size", "momentum", "beta_1")  # shown above the drawer
 _ENDS_REFUSAL = ("fit", "resume", "rewind")
+_SCALING = (("does not follow", "off"), ("in proportion", "linear"), ("by its square root", "square root"))
+# Twenty stops a decade, nearly evenly spaced, each a number that a person would write.
+_FINE = (1, 1.1, 1.25, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3, 3.5, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9)
+
+
+class HyperparameterSlider:
+    """A slider with fixed stops, a box for the exact value, and a note of what was asked for or is in effect.
+
+    Args:
+        name: The name of the hyperparameter.
+        status: Its value and bounds, as in `Run.status`.
+        send: Called with the name and a new value; returns the command's id.
+    """
+
+    def __init__(self, name: str, status: Mapping[str, Any], send: Callable[[str, Any], str]) -> None:
+        self._name, self._send = name, send
+        self._scale = Scale(status["low"], status["high"], status["kind"], status["whole"], status.get("zero", False))
+        self._stops = _stops(self._scale)
+        self._in_effect, self._start = status["value"], None
+        self._pending = PendingCommand()
+        words, how = label(name), {"continuous_update": False, "readout": False}
+        stops = [(number(stop), stop) for stop in self._stops]
+        self._slider = widgets.SelectionSlider(
+            options=stops, value=self._nearest(status["value"]), description=words, **how
+        )
+        self._exact = widgets.Text(description=f"{words}, exactly", continuous_update=False)
+        on_change(self._slider, self._ask_for)
+        on_change(self._exact, self._on_text)
+        self._note = classed(widgets.HTML(), "babysit-note")
+        self._reset = classed(button("reset", lambda: self._ask_for(self._start)), "babysit-reset")
+        foot = classed(widgets.HBox([self._note, self._reset]), "babysit-foot")
+        exact = classed(unlabelled(self._exact), "babysit-exact")
+        slider = classed(self._slider, f"babysit-{slug(name)}")
+        self.widget = classed(widgets.Box([slider, exact, foot]), "babysit-hyperparameter")
+
+    # ---------------------------------- called by the page, on any thread: only send
+
+    def _on_text(self, text: str) -> None:
+        """Asks for a number as typed: a comma may separate thousands of a whole number, else it is a decimal comma."""
+        try:
+            self._ask_for(float((ungrouped(text) if self._scale.whole else text).replace(",", ".")))
+        except ValueError:
+            self._pending.refusal = f"“{text}” is not a number"
+
+    def _ask_for(self, value: Any) -> None:
+        with self._pending.lock:
+            self._pending.refusal = ""
+            if value != self._in_effect or self._pending.value is not None:
+                self._pending.send(lambda: self._send(self._name, value), value)
+
+    # ------------------------------------------------------- called by the pump alone
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Reads an entry: the answer to the pending command, or the end of an earlier refusal."""
+        with self._pending.lock:
+            if self._pending.answer(entry):
+                self._in_effect = math.nan  # unknown until the next refresh, so that any value is sent
+            if entry["action"] != "refuse" and (self._name in entry["changes"] or entry["action"] in _ENDS_REFUSAL):
+                self._pending.refusal = ""
+
+    def refresh(self, status: Mapping[str, Any], start: Any = None) -> None:
+        """Shows the value in effect, unless another one is pending; `start` is the value to reset to."""
+        value, now = status["value"], "schedule" if status["follows_schedule"] else status["value"]
+        with self._pending.lock:
+            asked, self._in_effect, self._start = self._pending.value, value, start
+            if asked is None:
+                write(self._exact, value=f"{value:.15g}")
+                write(self._slider, value=self._nearest(value))
+        write(self._note, value=refusal_html(self._pending.refusal) or _note(status, asked))
+        tooltip = f"{label(self._name)} back to {number(start)}, as at the start"
+        write(self._reset, disabled=start is None or now == start, tooltip=tooltip)
+
+    def _nearest(self, value: float) -> float:
+        """The stop nearest to a value, wherever that lies."""
+        low, high, position = self._scale.low, self._scale.high, self._scale.position
+        if value in self._stops:
+            return value
+        return min(self._stops, key=lambda stop: abs(position(stop) - position(min(max(value, low), high))))
+
+
+def _stops(scale: Scale) -> list[float]:
+    if scale.whole:
+        return sorted({scale.low, scale.high} | {2**n for n in range(64) if scale.low <= 2**n <= scale.high})
+    if scale.kind == "linear":
+        return [float(f"{stop:.4g}") for stop in scale.grid(51).tolist()]
+    return scale.round_values(*([_FINE] if scale.kind == "log" else []))
+
+
+def _note(status: Mapping[str, Any], asked: Any) -> str:
+    if asked is not None:
+        return f"asked for {number(asked)}"
+    if status["follows_schedule"]:
+        return "follows its schedule"
+    since = status["since"] if isinstance(status["since"], list) else [status["since"]]  # of several runs
+    return f"in effect since step {' and '.join(f'{step:,}' for step in since)}"
 
 
 class Sliders:
-    """Every live hyperparameter of a run.
+    """Every live hyperparameter of a run, and the coupling of learning rate and batch size; most are in a drawer.
 
     Args:
         send: Sends a command.
@@ -26,67 +134,74 @@ class Sliders:
         self._sliders: dict[str, HyperparameterSlider] = {}
         self._bounds: list[tuple[str, float, float]] = []  # the sliders were built for these
         self._starts: dict[str, Any] = {}  # the values with which the run began
+        self._pending = PendingCommand()  # of the coupling
+        self._scaling = widgets.Dropdown(options=_SCALING, value="off", description="learning rate at a new batch size")
+        on_change(self._scaling, self._on_scaling)
+        self._refused = classed(widgets.HTML(), "babysit-note")
+        self._first, self._others = (classed(widgets.VBox(), "babysit-sliders") for _ in range(2))
         self._derived = classed(widgets.HTML(), "babysit-derived")
-        self._couplings = Couplings(send)
-        self._drawer: Any = None
-        self.widget = classed(widgets.VBox(), "babysit-controls")
+        rest = widgets.VBox([self._others, self._scaling, self._refused])
+        self._drawer = classed(widgets.Accordion([rest], titles=[""], selected_index=None), "babysit-drawer")
+        self.widget = classed(widgets.VBox([self._first, self._derived, self._drawer]), "babysit-controls")
 
     def _set(self, name: str, value: Any) -> str:
         return self._send("set", changes={name: value}, why="")
 
+    def _on_scaling(self, rule: str) -> None:
+        self._pending.send(lambda: self._set("scaling", rule), rule)
+
     # ------------------------------------------------------- called by the pump alone
 
-    def add(self, table: str, row: Mapping[str, Any]) -> None:
-        """Reads a row of the log: the values of the start, or the answer to a command."""
-        if table == "branches" and row["parent"] is None:
-            self._starts = dict(row.get("hyperparameters") or {}) | self._starts
-        elif table == "entries":
-            refusal = str(row["why"]) if row["action"] == "refuse" else None
-            for name, slider in self._sliders.items():
-                settles = refusal is None and (name in row["changes"] or row["action"] in _ENDS_REFUSAL)
-                slider.answer(row["command"], refusal, settles)
-            self._couplings.pending.answer(row["command"], refusal)
-            for name, (old, _) in row["changes"].items():
-                if old == "schedule":  # it gave the first values
-                    self._starts[name] = "schedule"
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Reads an entry: the values of the start, or the answer to a command."""
+        self._pending.answer(entry)
+        for slider in self._sliders.values():
+            slider.add(entry)
+        for name, (old, new) in entry["changes"].items():
+            if old is None and entry["action"] == "fit":
+                self._starts.setdefault(name, new)
+            elif old == "schedule":  # it gave the first values
+                self._starts[name] = old
 
     def refresh(self, status: Mapping[str, Any]) -> None:
         """Shows the values in effect."""
-        found = status["hyperparameters"]
+        found, scaling = status["hyperparameters"], status["couplings"].get("scaling", "off")
         bounds = [(name, value["low"], value["high"]) for name, value in found.items()]
         if bounds != self._bounds:
             self._bounds = bounds
-            replaced = [*(slider.widget for slider in self._sliders.values()), *filter(None, [self._drawer])]
-            self._sliders = {name: HyperparameterSlider(name, value, self._set) for name, value in found.items()}
-            self.widget.children = self._arranged()
-            reset_subshell_routing(self.widget)
-            for widget in replaced:
-                close(widget)
+            self._rebuild(found)
         for name, value in found.items():
-            self._sliders[name].refresh(value, "schedule" if value["follows_schedule"] else self._starts.get(name))
+            self._sliders[name].refresh(value, self._starts.get(name))
         write(self._derived, value=_derived({name: value["value"] for name, value in found.items()}))
-        self._couplings.refresh(status["couplings"])
+        with self._pending.lock:
+            if self._pending.value is None:
+                write(self._scaling, value=scaling)
+        write(self._refused, value=refusal_html(self._pending.refusal))
+        others = len(self._others.children)
+        more = f"{others} more hyperparameter{'s' if others > 1 else ''} · " if others else ""
+        rule = "off" if scaling == "off" else f"learning rate follows batch size, {scaling}"
+        write(self._drawer, titles=(f"{more}coupling: {rule}",))
 
-    def _arranged(self) -> list[Any]:
-        """The main sliders, the derived numbers, and drawers, closed to begin with."""
-        first = [slider.widget for name, slider in self._sliders.items() if name.rpartition(".")[2] in FIRST]
-        others = [slider.widget for name, slider in self._sliders.items() if name.rpartition(".")[2] not in FIRST]
-        self._drawer = None
-        if others:
-            title = f"{len(others)} more hyperparameter{'s' if len(others) > 1 else ''}"
-            drawer = widgets.Accordion([widgets.VBox(others)], titles=[title], selected_index=None)
-            self._drawer = classed(drawer, "babysit-drawer")
-        return [*first, self._derived, *filter(None, [self._drawer, self._sliders and self._couplings.widget])]
+    def _rebuild(self, found: Mapping[str, Mapping[str, Any]]) -> None:
+        replaced, self._sliders = (
+            self._sliders,
+            {name: HyperparameterSlider(name, v, self._set) for name, v in found.items()},
+        )
+        shown = {name: slider.widget for name, slider in self._sliders.items()}
+        first = [name for name in shown if name.rpartition(".")[2] in FIRST]
+        self._first.children = [shown[name] for name in first]
+        self._others.children = [shown[name] for name in shown if name not in first]
+        reset_subshell_routing(self.widget)
+        for slider in replaced.values():
+            close(slider.widget)
 
 
 def _derived(values: Mapping[str, float]) -> str:
     """Two numbers that describe the steps of a training: its effective learning rate, and that of an example."""
     rate, momentum, size = (values.get(name) for name in ("learning_rate", "momentum", "batch_size"))
-    lines = []
+    lines = {}
     if rate is not None and momentum is not None and momentum < 1:
-        lines.append(("learning rate ÷ (1 − momentum)", rate / (1 - momentum)))
+        lines["learning rate ÷ (1 − momentum)"] = rate / (1 - momentum)
     if rate is not None and size:
-        lines.append(("learning rate ÷ batch size", rate / size))
-    return "".join(
-        f"<div><span>{words}</span><span>{number(float(f'{value:.3g}'))}</span></div>" for words, value in lines
-    )
+        lines["learning rate ÷ batch size"] = rate / size
+    return "".join(f"<div><span>{words}</span><span>{value:.3g}</span></div>" for words, value in lines.items())

@@ -7,9 +7,7 @@ pump writes widgets, with `write`, which sends what has changed and nothing else
 import html
 import re
 import threading
-import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import ipywidgets as widgets
@@ -23,77 +21,38 @@ class Send(Protocol):
         """Returns at once; the result of the command is an entry of the log with that id."""
 
 
-class DashboardPart(Protocol):
-    """A part of the dashboard that reads the run's log and shows its status."""
-
-    widget: widgets.Widget
-
-    def add(self, table: str, row: Mapping[str, Any]) -> None:
-        """Reads a new row of the log."""
-
-    def refresh(self, status: Mapping[str, Any]) -> None:
-        """Brings the widgets up to date."""
-
-
-class WriteGuard:
-    """Lets the observers of a control ignore changes that the program itself writes."""
-
-    def __init__(self) -> None:
-        self._thread: int | None = None
-
-    @property
-    def active(self) -> bool:
-        """Whether this thread is writing the control."""
-        return self._thread == threading.get_ident()
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """While inside, changes come from the program and not from the user."""
-        self._thread = threading.get_ident()
-        try:
-            yield
-        finally:
-            self._thread = None
-
-
 class PendingCommand:
     """The last command that a control has sent, until it is answered.
 
     Attributes:
         value: What was asked for; None if nothing is pending.
-        refusal: Why the last command was refused, in HTML; empty if it was not.
+        refusal: Why the last command was refused; empty if it was not.
+        lock: Held while a command is sent, as the answer may come before its id is known.
     """
 
     def __init__(self) -> None:
         self._id: str | None = None
         self.value: Any = None
         self.refusal = ""
-        self.lock = threading.RLock()  # the answer may come before `send` has returned
+        self.lock = threading.RLock()
 
-    def send(self, send: Callable[[], str], value: Any) -> None:
+    def send(self, send: Callable[[], str], value: Any = True) -> None:
         """Calls `send` and remembers the id that it returns."""
         with self.lock:
             self.refusal = ""
             self._id, self.value = send(), value
 
-    def answer(self, command: str | None, refusal: str | None) -> bool:
-        """Whether an entry answers the pending command, which then is no longer pending.
-
-        Args:
-            command: The command of the entry.
-            refusal: Why it was refused; None if it was obeyed.
-        """
+    def answer(self, entry: Mapping[str, Any]) -> bool:
+        """Whether an entry of the log answers the pending command, which then is no longer pending."""
         with self.lock:
-            answered = self._id is not None and self._id == command
+            answered = self._id is not None and self._id == entry["command"]
             if answered:
                 self._id = self.value = None
-                self.refusal = refusal_html(refusal or "")
+                self.refusal = str(entry["why"]) if entry["action"] == "refuse" else ""
             return answered
 
 
-def refusal_html(words: str) -> str:
-    """A refusal as the page shows it; empty for none."""
-    return f'<span class="babysit-refusal" role="alert">{html.escape(words)}</span>' if words else ""
+# ------------------------------------------------------------------------- made
 
 
 def button(description: str, act: Callable[[], Any], style: str = "", tooltip: str | None = None) -> widgets.Button:
@@ -132,9 +91,14 @@ def row(*children: Any, name: str = "babysit-row") -> widgets.HBox:
     return classed(widgets.HBox(children), name)
 
 
-def space() -> widgets.Box:
-    """A box that fills the rest of a line."""
-    return widgets.Box(layout={"flex": "1 1 auto"})
+def refusal_html(words: str) -> str:
+    """A refusal as the page shows it; empty for none."""
+    return f'<span class="babysit-refusal" role="alert">{html.escape(words)}</span>' if words else ""
+
+
+def folded(summary: str, details: str) -> str:
+    """A line that opens to show the details."""
+    return f"<details><summary>{html.escape(summary)}</summary><pre>{html.escape(details)}</pre></details>"
 
 
 def slug(name: str) -> str:
@@ -148,32 +112,35 @@ def ungrouped(words: str) -> str:
     return words.replace(",", "") if re.fullmatch(r"\d{1,3}(,\d{3})+", words) else words
 
 
+# ------------------------------------------------------------------------- observed and written
+
+_thread = threading.local()
+
+
+def on_change(control: Any, act: Callable[[Any], Any]) -> None:
+    """Calls `act` with the value of a control whenever the user has changed it, and not when `write` has."""
+
+    def changed(change: Mapping[str, Any]) -> None:
+        if not getattr(_thread, "writes", False):
+            act(change["new"])
+
+    control.observe(changed, "value")
+
+
 def write(widget: widgets.Widget, **values: Any) -> None:
     """Sets the values that differ, in one message; sends none if nothing differs."""
-    if widget in _disabled:
-        values.pop("disabled", None)
     changed = {name: value for name, value in values.items() if getattr(widget, name) != value}
     if "options" in changed:  # setting them selects the first one
         changed = values
     if changed:
-        with widget.hold_sync():
-            for name, value in changed.items():
-                setattr(widget, name, value)
+        _thread.writes = True
+        try:
+            with widget.hold_sync():
+                for name, value in changed.items():
+                    setattr(widget, name, value)
+        finally:
+            _thread.writes = False
         reset_subshell_routing(widget)
-
-
-_disabled: "weakref.WeakSet[widgets.Widget]" = weakref.WeakSet()
-
-
-def disable_for_good(widget: Any) -> None:
-    """Disables all controls below a widget, whatever `write` sets later; those of class `babysit-looks` stay."""
-    if "babysit-looks" in getattr(widget, "_dom_classes", ()):
-        return
-    if widget.has_trait("disabled"):
-        write(widget, disabled=True)
-        _disabled.add(widget)
-    for child in getattr(widget, "children", ()):
-        disable_for_good(child)
 
 
 def reset_subshell_routing(widget: widgets.Widget) -> None:

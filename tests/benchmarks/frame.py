@@ -6,10 +6,12 @@ import tracemalloc
 
 import numpy as np
 
-from babysit.ui.figure import ChartFigure
+from babysit.ui.figure import ChartFigure, ChartRun, View
+from babysit.ui.run_series import RunSeries
 from tests.benchmarks.ways import print_row, ratio
 
-FRAMES, WIDTHS = 30, [20, 20, 18]
+SHAPE = 740, 460
+FRAMES, WIDTHS = 10, [20, 20, 18]
 
 
 def main():
@@ -22,30 +24,35 @@ def main():
 
 def measured(steps):
     """The median frame, each behind ten steps more, in ms; what the chart keeps, in MB; its picture, in kB."""
-    fed(100).draw(740, 460)  # fonts and the like are kept for good
+    frame_of(*fed(100))  # fonts and the like are kept for good
     tracemalloc.start()
-    curves = fed(steps)
-    curves.draw(740, 460)
+    series, chart = fed(steps)
+    frame_of(series, chart)
     kept = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()  # which slows everything down
     taken, sent = [], []
     for i in range(FRAMES):
-        curves.series.add({"blocks": [block(steps + 1 + 10 * i, np.full(10, 0.5))]})
+        series.add({"blocks": [block(steps + 1 + 10 * i, np.full(10, 0.5))]})
         began = time.thread_time()
-        picture = curves.draw(740, 460)
+        frame = frame_of(series, chart)
         taken.append(time.thread_time() - began)
-        sent.append(len(picture))
+        sent.append(sum(len(frame[part]) for part in ("png", "steps", "table")))
     return statistics.median(taken) * 1000, kept / 1e6, statistics.median(sent) / 1000
 
 
+def frame_of(series, chart):
+    chart.draw(View(), *SHAPE)
+    return chart.frame()
+
+
 def fed(steps):
-    curves, piece = ChartFigure(), steps // 100
+    series, piece = RunSeries(), steps // 100
     start = {"name": "branch 1", "parent": None, "step": 0, "last": 0, "hyperparameters": {}, "seq": 0}
-    curves.series.add({"branches": [start]})
+    series.add({"branches": [start]})
     losses = np.random.default_rng(0).random(piece)
     for first in range(1, steps, piece):
-        curves.series.add({"blocks": [block(first, losses)]})
-    return curves
+        series.add({"blocks": [block(first, losses)]})
+    return series, ChartFigure([ChartRun(series)])
 
 
 def block(first, losses):

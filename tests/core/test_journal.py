@@ -139,8 +139,6 @@ def test_a_note_about_a_change_is_read_with_it(log, journal):
         ),
         (entry("note", why="coffee"), "note — coffee"),
         (entry("pause"), "paused"),
-        (entry("note", why=5), "note — 5"),
-        (entry(changes={"momentum": (0.9, [1])}), "momentum 0.9 → [1]"),
     ],
 )
 def test_an_entry_is_a_line_of_words(told, words):

@@ -200,7 +200,7 @@ def test_what_is_measured_once_an_epoch_is_no_column(history):
 def test_a_nan_that_was_measured_is_kept(log, history):
     take(log, {"loss": np.array([np.nan], "float32"), "accuracy": np.array([0.5], "float32")})
     assert np.isnan(history["loss"][-1])
-    assert np.isnan(log.loss(ROOT, 7)) and log.has_loss(ROOT)
+    assert np.isnan(log.loss(ROOT, 7)) and "loss" in log.names(log.lineage(ROOT))
 
 
 def test_a_metric_that_is_measured_later_is_nan_before(log, history):
@@ -306,13 +306,6 @@ def test_epochs_are_what_model_fit_reports(history):
     assert history.history == {"loss": [1.0, 0.5], "accuracy": [0.5, 0.5], "val_loss": [2.0, 2.0]}
     assert list(history.epochs) == ["loss", "accuracy", "val_loss"]
     np.testing.assert_array_equal(history.epochs["loss"], [1.0, 0.5])
-
-
-def test_epochs_may_hold_lists_of_different_lengths(log, history):
-    end_epoch(log, 3, {"loss": 1.0, "sizes": [1, 2]})
-    end_epoch(log, 4, {"loss": 1.0, "sizes": [1, 2, 3]})
-    assert history.epochs["sizes"].tolist() == [[1, 2], [1, 2, 3]]
-    assert history.epochs["loss"].tolist() == [1.0, 0.5, 1.0, 1.0]
 
 
 def test_to_pandas_is_the_columns_indexed_by_step(history):

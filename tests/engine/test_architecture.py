@@ -8,13 +8,11 @@ import os
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras.src.saving.serialization_lib import SafeModeScope
 
 import babysit
 from babysit import demos
 from babysit.engine import architecture
-from babysit.engine.architecture import MOST_CHARACTERS, build, describe, is_whole
 
 DEMOS = {"dense": demos.dense_network, "convolutional": demos.convolutional_network}
 every_demo = pytest.mark.parametrize("make", DEMOS.values(), ids=DEMOS.keys())
@@ -141,72 +139,12 @@ def test_a_functional_model_of_two_outputs_comes_back():
     assert {name: output.shape for name, output in again.output.items()} == {"a": (None, 2), "b": (None, 1)}
 
 
-def test_a_written_down_vocabulary_comes_back():
-    words = keras.layers.TextVectorization(vocabulary=["step", "slope"])
-    again = there_and_back(keras.Sequential([keras.Input((), dtype="string"), words]))
-    assert again.layers[-1].get_vocabulary() == words.get_vocabulary()
-
-
-def on_strings(layer):
-    return keras.Sequential([keras.Input((), dtype="string"), layer])
-
-
-def on_numbers(layer):
-    return keras.Sequential([keras.Input((), dtype="int64"), layer])
-
-
-def vocabulary_file(tmp_path):
-    path = tmp_path / "words.txt"
-    path.write_text("step\nslope\n")
-    return str(path)
-
-
-def adapted(layer, data=("step slope", "saddle", "step")):
-    layer.adapt(np.array(data))
-    return layer
-
-
-def replaced(layer, words):
-    layer.set_vocabulary(words)
-    return layer
-
-
-LOOKUPS = {
-    "adapted to texts": lambda tmp: on_strings(adapted(keras.layers.TextVectorization(output_sequence_length=4))),
-    "adapted to words": lambda tmp: on_strings(adapted(keras.layers.StringLookup(num_oov_indices=2))),
-    "adapted to words that are counted": lambda tmp: on_strings(
-        adapted(
-            keras.layers.StringLookup(output_mode="count", mask_token="slope", max_tokens=9, pad_to_max_tokens=True)
-        )
-    ),
-    "adapted to numbers": lambda tmp: on_numbers(adapted(keras.layers.IntegerLookup(mask_token=0), [7, 0, 7, -3])),
-    "from a file": lambda tmp: on_strings(keras.layers.TextVectorization(vocabulary=vocabulary_file(tmp))),
-    "from a file of words": lambda tmp: on_strings(keras.layers.StringLookup(vocabulary=vocabulary_file(tmp))),
-    "replaced": lambda tmp: on_strings(replaced(keras.layers.StringLookup(vocabulary=["step"]), ["saddle", "step"])),
-    "within another model": lambda tmp: on_strings(on_strings(adapted(keras.layers.TextVectorization()))),
-}
-
-
-@pytest.mark.parametrize("make", LOOKUPS.values(), ids=LOOKUPS.keys())
-def test_a_vocabulary_comes_back_whatever_it_was_made_of(make, tmp_path):
-    model = make(tmp_path)
-    again = there_and_back(model)
-    if model.inputs[0].dtype == "int64":
-        asked = tf.constant([7, 0, -3, 12])
-    else:
-        asked = tf.constant(["step slope saddle", "step", "slope", "peak", ""])
-    np.testing.assert_array_equal(again(asked), model(asked))
-
-
-def test_a_run_whose_vocabulary_was_adapted_is_loaded_without_its_model(tmp_path):
-    texts, y = np.array(["step slope", "saddle", "step", "peak"], object), np.arange(4.0, dtype="float32")
-    vectorization = adapted(keras.layers.TextVectorization(output_sequence_length=2))
-    layers = [keras.layers.Embedding(9, 2), keras.layers.Flatten(), keras.layers.Dense(1)]
-    model = keras.Sequential([keras.Input((), dtype="string"), vectorization, *layers])
-    model.compile("adam", "mse")
-    babysit.Panda(model, tmp_path / "run").fit(texts, y, batch_size=2, epochs=2).wait(60)
-    again = babysit.Panda.load(tmp_path / "run")
-    np.testing.assert_array_equal(again.model(tf.constant(texts)), model(tf.constant(texts)))
+@pytest.mark.parametrize("kind", [keras.layers.TextVectorization, keras.layers.StringLookup])
+def test_a_model_with_a_vocabulary_is_not_described_and_asked_for(kind):
+    plain = architecture.describe(keras.Sequential([keras.Input((), dtype="string"), kind(vocabulary=["step"])]))
+    assert plain is None
+    with pytest.raises(ValueError, match="a layer with a vocabulary.*`model=`"):
+        architecture.build(plain)
 
 
 def test_a_run_whose_inputs_were_normalised_is_loaded_without_its_model(tmp_path):
@@ -218,16 +156,6 @@ def test_a_run_whose_inputs_were_normalised_is_loaded_without_its_model(tmp_path
     babysit.Panda(model, tmp_path / "run").fit(x, x[:, 0], epochs=2).wait(60)
     again = babysit.Panda.load(tmp_path / "run")
     np.testing.assert_array_equal(again.model(x), model(x))
-
-
-def test_of_two_vocabularies_under_one_name_none_is_told():
-    one, other = (
-        on_strings(adapted(keras.layers.StringLookup(name="words"), words)) for words in (["step"], ["slope", "saddle"])
-    )
-    inputs = keras.Input((), dtype="string")
-    model = keras.Model(inputs, [one(inputs), other(inputs)])
-    with pytest.raises(ValueError, match="`StringLookup` keeps its vocabulary beside its config.*`model=`"):
-        there_and_back(model)
 
 
 # ------------------------------------------------------- what only the user can bring
@@ -284,22 +212,6 @@ def test_a_part_of_the_user_s_own_is_not_described_and_asked_for(make, tmp_path)
     plain = architecture.describe(make(tmp_path))
     assert plain is None
     assert refused(plain)
-
-
-LOST = {
-    "of weighted words": lambda: adapted(keras.layers.TextVectorization(output_mode="tf_idf")),
-    "of too many": lambda: keras.layers.TextVectorization(
-        vocabulary=[f"{i:09}" for i in range(MOST_CHARACTERS // 9 + 1)]
-    ),
-}
-
-
-@pytest.mark.parametrize("make", LOST.values(), ids=LOST.keys())
-def test_a_vocabulary_that_is_not_kept_is_named_and_asked_for(make):
-    plain = json.loads(json.dumps(describe(on_strings(make()))))
-    assert not is_whole(plain)
-    with pytest.raises(ValueError, match="`TextVectorization` keeps its vocabulary beside its config.*`model=`"):
-        build(plain)
 
 
 # -------------------------------------------------------------------- hostile records

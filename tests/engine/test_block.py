@@ -12,7 +12,6 @@ from babysit import demos
 from babysit.engine import block as blocks_module
 from babysit.engine.block import Block, training_block
 from babysit.engine.step_logs import StepLogs, StepResult
-from babysit.engine.stepwise import Stepwise, why_not_fused
 
 (X, Y), _ = demos.digits()
 X, Y = X[:96], Y[:96]
@@ -23,8 +22,6 @@ def built(make=demos.dense_network, **how):
     """A model as the trainer prepares one, and its twin for `Model.fit`."""
     models = make(seed=3), make(seed=3)
     for model in models:
-        if model._distribute_strategy:
-            continue  # Keras builds it in its own scope
         if how:
             model.compile(keras.optimizers.SGD(0.1, momentum=0.9), model.loss, metrics=["accuracy"], **how)
         symbolic = keras.KerasTensor((None, 8, 8, 1)), keras.KerasTensor((None,), "int64")
@@ -34,7 +31,7 @@ def built(make=demos.dense_network, **how):
 
 def run(model, batch_size=32, examples=96, blocks=None, held=None, measured=None, order=True, watch=False):
     """An epoch in order, in blocks of so many steps; the logs of each."""
-    block = training_block(model, held or nullcontext, None if examples % batch_size else batch_size, measured)
+    block = training_block(model, held or nullcontext, None if examples % batch_size else batch_size, measured or dict)
     data = tf.constant(X[:examples]), tf.constant(Y[:examples])
     indices = tf.range(examples, dtype=tf.int64) if order else None
     logs, cursor = [], 0
@@ -285,80 +282,3 @@ def test_ragged_and_sparse_examples_are_gathered_or_taken_whole():
     sparse = tf.sparse.from_dense([[1.0, 0.0], [0.0, 5.0]])
     block = Block(keras.Model(), lambda data: StepResult({"sum": tf.reduce_sum(data.values)}), nullcontext)
     assert block.run(sparse, None, 0, 2, 1).columns["sum"].tolist() == [6.0]
-    with pytest.raises(ValueError, match=r"SparseTensor must be one batch.*Use order=None, count=1"):
-        block.run(sparse, None, 0, 1, 2)
-
-
-# -------------------------------------------------------------------- what cannot be fused
-
-
-class Own(keras.Sequential):
-    """A model that makes its train function itself."""
-
-    calls = 0
-
-    def make_train_function(self, force=False):
-        function = super().make_train_function(force)
-        type(self).calls += 1
-        return function
-
-
-def own(seed):
-    model = demos.dense_network(seed=seed)
-    model = Own([keras.Input((8, 8, 1)), *model.layers])
-    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    return model
-
-
-def mirrored(seed):
-    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        return demos.dense_network(seed=seed)
-
-
-@pytest.mark.parametrize(("make", "reason"), [(own, "overrides `make_train_function`"), (mirrored, "MirroredStrategy")])
-@pytest.mark.parametrize("examples", [96, 80])
-def test_what_cannot_be_fused_is_stepped_through_keras_and_says_why(make, reason, examples):
-    model, twin = built(make)
-    assert reason in why_not_fused(model)
-    assert isinstance(training_block(model, nullcontext), Stepwise)
-    logs = run(model, examples=examples)[0]
-    fit = twin.fit(X[:examples], Y[:examples], shuffle=False, verbose=0)
-    assert_same(model, twin)
-    assert logs.columns["accuracy"].shape == (3,)
-    assert pythonify_logs(logs.last) == {name: values[0] for name, values in fit.history.items()}
-
-
-def test_each_structure_has_a_train_function_of_its_own():
-    """Frozen, thawed and gone back to: a block trains by the model as it is now."""
-    model, _ = built(own)
-    data, order = (tf.constant(X), tf.constant(Y)), tf.range(96)
-    thawed, frozen = Stepwise(model), Stepwise(model)
-    dense, *_, last = [layer for layer in model.layers if layer.trainable_variables]
-
-    def moved(block):
-        before = [dense.kernel.numpy(), last.kernel.numpy()]
-        block.run(data, order, 0, 32, 1)
-        return [bool((old != new.numpy()).any()) for old, new in zip(before, (dense.kernel, last.kernel), strict=True)]
-
-    assert moved(thawed) == [True, True]
-    dense.trainable = False
-    assert moved(frozen) == [False, True]
-    dense.trainable = True
-    assert moved(thawed) == [True, True]
-
-
-def test_a_train_function_of_the_users_own_is_kept():
-    model, _ = built()
-    calls = []
-    model.train_function = lambda iterator: calls.append(next(iterator)) or {"loss": 1.0}
-    assert "of its own" in why_not_fused(model)
-    run(model)
-    run(model)
-    assert len(calls) == 6
-
-
-def test_a_stock_model_can_be_fused_before_and_after_model_fit():
-    model, _ = built()
-    assert why_not_fused(model) == ""
-    model.fit(X, Y, verbose=0)
-    assert why_not_fused(model) == ""

@@ -11,7 +11,6 @@ import babysit
 from babysit import demos
 from babysit.engine import diagnostics
 from babysit.engine.diagnostics import Diagnostics
-from babysit.engine.probe import Probe
 
 (X, Y), VALIDATION = demos.digits()
 X, Y = X[:240], Y[:240]
@@ -63,7 +62,6 @@ def test_a_linear_model_has_the_signs_that_numpy_finds_by_hand(signs):
     ratio = np.linalg.norm(after - before) / np.linalg.norm(before)
     assert by_layer(found, "ratio") == {"dense": pytest.approx(ratio, rel=1e-3)}
     assert found["left_out"] == []
-    assert found["memory_bytes"] > 1e7 and found["cores"] > 0
 
 
 def penalised(optimizer=None):
@@ -210,10 +208,10 @@ def test_what_makes_no_sense_is_left_out_with_a_word():
 
 
 def test_a_look_that_fails_ends_the_measuring_and_not_the_training(monkeypatch):
-    def broken(self, batch):
+    def broken(*arguments):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(Probe, "__call__", broken)
+    monkeypatch.setattr(diagnostics, "batch_at", broken)
     panda = babysit.Panda(demos.dense_network(seed=1), seed=1)
     panda.diagnostics()
     panda.fit(X, Y, epochs=2).wait()
@@ -245,41 +243,3 @@ def test_it_is_measured_no_more_often_than_its_share_allows(monkeypatch, signs):
     panda.fit(X, Y, epochs=5).wait()
     assert list(signs) == [1, 2]  # the first look traces, and its cost counts for nothing
     assert panda.status()["diagnostics"]["every_s"] > 1e3
-
-
-# --------------------------------------------------------------------------- the first loss
-
-
-def remarks_of_the_first_step(x=X, y=Y, loss="sparse_categorical_crossentropy", penalty=None, weights=None, **how):
-    keras.utils.set_random_seed(1)
-    layers = [keras.layers.Flatten(), keras.layers.Dense(10, "softmax", kernel_regularizer=penalty)]
-    model = keras.Sequential([keras.Input(x.shape[1:]), *layers])
-    model.compile("sgd", loss, loss_weights=weights)
-    panda = babysit.Panda(model).fit(x, y, epochs=2, paused=True, **how)
-    panda.run(2)
-    return panda.status()["remarks"]
-
-
-def test_a_first_loss_far_above_the_log_of_the_classes_is_remarked():
-    [remark] = remarks_of_the_first_step(x=X * 255)
-    assert "near ln 10 = 2.3;" in remark.replace(". ", "; ") and "scaled" in remark
-
-
-@pytest.mark.parametrize(
-    "how",
-    [
-        {},
-        {"batch_size": 1},
-        {"x": X * 255, "class_weight": dict.fromkeys(range(10), 9.0)},
-        {"class_weight": dict.fromkeys(range(10), 9.0)},
-        {"sample_weight": np.full(len(X), 9.0)},
-        {"penalty": keras.regularizers.L2(9.0)},
-        {"weights": 9.0},
-        {"y": np.eye(10)[Y], "loss": keras.losses.CategoricalCrossentropy(label_smoothing=0.3)},
-        {"loss": keras.losses.SparseCategoricalCrossentropy(reduction="sum")},
-        {"y": 100.0 * np.eye(10)[Y], "loss": "mse"},
-    ],
-    ids=", ".join,
-)
-def test_a_first_loss_of_which_nothing_is_known_or_odd_is_not(how):
-    assert remarks_of_the_first_step(**how) == []

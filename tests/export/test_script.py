@@ -33,29 +33,25 @@ def sgd_with_momentum(folder):
     panda.run(3)
     panda.set(batch_size=50, momentum=0.5, why=WICKED)
     panda.run(4)
-    panda.set(momentum=0, **{"dropout.rate": 0.6})
+    panda.set(momentum=0.2, **{"dropout.rate": 0.6})
     panda.run(3)
     panda.set(momentum=0.95, batch_size=24, **{"dropout.rate": 0.0})
     return finish(panda)
 
 
-def sgd_whose_momentum_leaves_0(folder):
+def sgd_without_momentum_nor_shuffling(folder):
     panda = start(demos.dense_network(keras.optimizers.SGD(0.05), seed=1), folder, shuffle=False)
     panda.run(4)
-    panda.set(momentum=0.9)
-    panda.run(4)
-    panda.set(momentum=0.0)
-    panda.run(4)
-    panda.set(momentum=0.8, batch_size=7)
+    panda.set(learning_rate=0.02, batch_size=7)
     return finish(panda)
 
 
-def rmsprop_whose_momentum_leaves_0(folder):
+def rmsprop_up_to_the_middle_of_an_epoch(folder):
     panda = start(demos.dense_network(keras.optimizers.RMSprop(0.001, centered=True), seed=1), folder, shuffle="batch")
     panda.run(7)
-    panda.set(momentum=0.6, rho=0.8)
+    panda.set(rho=0.8)
     panda.run(2)
-    return panda  # in the middle of an epoch
+    return panda
 
 
 def a_schedule_taken_over_and_given_back(folder):
@@ -95,7 +91,7 @@ class Restless(keras.callbacks.Callback):
 
 def weights_put_in_place(folder):
     panda = start(demos.dense_network(seed=1), folder, callbacks=[Restless()])
-    panda.set(momentum=0.0)
+    panda.set(momentum=0.5)
     panda.run(13)
     panda.model.layers[-1].bias.assign(np.ones(10))
     panda.set(learning_rate=0.02, momentum=0.9, batch_size=50)
@@ -200,7 +196,7 @@ class Own(keras.Model):
 
 def own_model():
     model = Own()
-    model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.5), "sparse_categorical_crossentropy")
     return model
 
 
@@ -243,45 +239,6 @@ def a_model_without_a_call(folder):
     return finish(panda)
 
 
-class Rivals(keras.Model):
-    """A model without a `call`, with two optimizers."""
-
-    def __init__(self):
-        super().__init__()
-        self.critic = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(1)])
-        self.artist = keras.Sequential([keras.layers.Dense(64), keras.layers.Reshape((8, 8, 1))])
-        self.noise = keras.random.SeedGenerator(3)
-
-    def compile(self, critic_optimizer, artist_optimizer):
-        super().compile()
-        self.critic_optimizer, self.artist_optimizer = critic_optimizer, artist_optimizer
-
-    def train_step(self, data):
-        images, _ = data
-        with tf.GradientTape(persistent=True) as tape:
-            drawn = self.artist(keras.random.normal((keras.ops.shape(images)[0], 5), seed=self.noise))
-            real, false = (keras.ops.mean(self.critic(seen)) for seen in (images, drawn))
-            losses = {"critic": false - real + real**2, "artist": -false}
-        for name, loss in losses.items():
-            variables = getattr(self, name).trainable_variables
-            gradients = tape.gradient(loss, variables)
-            getattr(self, f"{name}_optimizer").apply_gradients(zip(gradients, variables, strict=True))
-        return losses
-
-
-def rivals():
-    model = Rivals()
-    model.compile(keras.optimizers.Adam(0.01), keras.optimizers.RMSprop(0.001))
-    return model
-
-
-def two_optimizers_without_a_call(folder):
-    panda = start(rivals(), folder)
-    panda.run(4)
-    panda.set(**{"artist.learning_rate": 0.01, "critic.beta_1": 0.5})
-    return finish(panda)
-
-
 class Paired(keras.Model):
     """A model whose step calls it with what its examples alone are not."""
 
@@ -314,14 +271,18 @@ def a_step_that_calls_the_model_in_its_own_way(folder):
 WORDS = np.array([f"{'even' if y % 2 == 0 else 'odd'} {'small' if y < 5 else 'large'} it's {y}" for y in Y])
 
 
-def words_that_were_adapted_to(folder):
+def adapted_model():
     keras.utils.set_random_seed(1)
     vectorization = keras.layers.TextVectorization(output_sequence_length=4)
     vectorization.adapt(WORDS)
     layers = [keras.layers.Embedding(20, 4), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")]
     model = keras.Sequential([keras.Input((), dtype="string"), vectorization, *layers])
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
-    return finish(start(model, folder, x=WORDS.astype(object)))
+    return model
+
+
+def words_that_were_adapted_to(folder):
+    return finish(start(adapted_model(), folder, x=WORDS.astype(object)))
 
 
 def scaled_model():
@@ -408,8 +369,8 @@ RUNS = [
     weights_of_two_bytes,
     an_edit_after_the_checkpoint_that_was_returned_to,
     sgd_with_momentum,
-    sgd_whose_momentum_leaves_0,
-    rmsprop_whose_momentum_leaves_0,
+    sgd_without_momentum_nor_shuffling,
+    rmsprop_up_to_the_middle_of_an_epoch,
     a_schedule_taken_over_and_given_back,
     any_step_with_batches_left_out,
     weights_put_in_place,
@@ -423,7 +384,6 @@ RUNS = [
     penalties_and_smoothing,
     a_model_of_ones_own,
     a_model_without_a_call,
-    two_optimizers_without_a_call,
     a_step_that_calls_the_model_in_its_own_way,
     words_that_were_adapted_to,
     scaled_losses,
@@ -437,14 +397,14 @@ LOADED = """    arrays = np.load(Path(__file__).with_name("data.npz"))
 # What is returned where it is not the images and their labels, and what builds a model that is the reader's own.
 DATA = {
     penalties_and_smoothing: 'arrays["x"], arrays["one_hot"]',
-    a_model_without_a_call: 'arrays["x"]',
+    a_model_without_a_call: 'arrays["x"],',
     words_that_were_adapted_to: 'arrays["words"].astype(object), arrays["y"]',
 }
 MODELS = {
     seeds_drawn_on_by_validation: "noisy_model",
     scaled_losses: "scaled_model",
+    words_that_were_adapted_to: "adapted_model",
     a_model_without_a_call: "autoencoder",
-    two_optimizers_without_a_call: "rivals",
     a_step_that_calls_the_model_in_its_own_way: "paired",
 }
 OWN = """        from tests.export.test_script import {model}

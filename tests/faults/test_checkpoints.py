@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from babysit.core.runlog import RunLog
 from babysit.store import checkpoint_file
-from babysit.store.checkpoint_file import complete, read
+from babysit.store.checkpoint_file import manifests, read
 from babysit.store.checkpoint_store import CheckpointStore
 from tests.faults import ALL, sample
 from tests.store.states import BRANCH, STATE, assert_equal, at
@@ -27,7 +28,7 @@ FILES = ["manifest.json", "state.safetensors"]
 
 
 def opened(folder):
-    return CheckpointStore(folder, flush=lambda: None, branch_starts=lambda: ())
+    return CheckpointStore(folder, RunLog(), lambda: None, {})
 
 
 @pytest.fixture
@@ -54,7 +55,14 @@ def assert_sound(store, newest, count=1):
         assert len(listed) == count
         for checkpoint in listed:
             assert read(checkpoint.path)[0].digest() == checkpoint.digest
-        assert_equal(one.newest_sound()[1], newest)
+        assert_equal(newest_sound(one), newest)
+
+
+def newest_sound(store):
+    """The newest state that can be loaded."""
+    for checkpoint in reversed(store.all):
+        with contextlib.suppress(ValueError):
+            return checkpoint.load()
 
 
 def assert_works_again(store, count=2):
@@ -109,7 +117,7 @@ def test_on_a_full_disk_of_any_size_a_save_is_whole_or_not_there(tmp_path):
 
 # ---------------------------------------------------------------------------- calls that fail
 
-CALLS = [("mkdir", 2), ("write", 1), ("write", 2), *(("fsync", n) for n in (1, 2, 3, 4)), ("rename", 1)]
+CALLS = [("mkdir", 2), ("write", 1), *(("fsync", n) for n in (1, 2, 3, 4)), ("rename", 1)]
 ERRORS = [errno.EIO, errno.ENOSPC, errno.EROFS]
 FAULTS = [(call, nth, error, ever) for call, nth in CALLS for error in ERRORS for ever in (False, True)]
 
@@ -194,7 +202,7 @@ def test_when_not_even_clearing_up_works_nothing_incomplete_is_listed(store, mon
         with pytest.raises(OSError):
             store.save(NEW, BRANCH)
         assert [checkpoint.step for checkpoint in store.all] == [5]
-        assert len(complete(store._folder)) == 1
+        assert len(manifests(store._folder)) == 1
     assert_works_again(store)
 
 
@@ -305,7 +313,7 @@ def assert_refused(store, folder, listed=None):
     with pytest.raises(ValueError, match="cannot be used: .*Choose another one"):
         read(folder)
     for one in (store, opened(store._folder)):
-        assert_equal(one.newest_sound()[1], OLD)
+        assert_equal(newest_sound(one), OLD)
         assert listed is None or [checkpoint.step for checkpoint in one.all] == listed
 
 
@@ -346,7 +354,7 @@ def test_a_file_cut_short_missing_or_another_one_is_refused_and_not_listed(store
     for size in sample(range(len(content)), 20):
         path.write_bytes(content[:size])
         assert_refused(store, newest)
-        assert len(complete(newest.parent)) == 1
+        assert len(manifests(newest.parent)) == 1
     shutil.copy(newest.parent / "000001" / file, path)
     assert_refused(store, newest)
     path.unlink()
@@ -364,7 +372,7 @@ def test_a_file_cut_short_missing_or_another_one_is_refused_and_not_listed(store
 def test_a_damaged_manifest_of_any_kind_is_a_refusal(store, newest, manifest):
     (newest / "manifest.json").write_bytes(manifest)
     assert_refused(store, newest)
-    assert len(complete(newest.parent)) == 1
+    assert len(manifests(newest.parent)) == 1
 
 
 def test_folders_that_were_moved_or_doubled_are_refused(store, newest):
@@ -374,13 +382,6 @@ def test_folders_that_were_moved_or_doubled_are_refused(store, newest):
     assert [checkpoint.step for checkpoint in opened(newest.parent).all] == [5, 6]
     shutil.rmtree(newest)
     assert_refused(store, newest, listed=[5])
-
-
-def test_without_any_that_can_be_used_it_says_why(store, newest):
-    for checkpoint in store.all:
-        (checkpoint.path / "state.safetensors").write_bytes(b"?" * (checkpoint.path / FILES[1]).stat().st_size)
-    with pytest.raises(ValueError, match="no checkpoint that can be used.*has changed"):
-        store.newest_sound()
 
 
 def test_a_damaged_candidate_says_so_when_it_is_loaded(store, newest):

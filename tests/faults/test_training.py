@@ -13,7 +13,7 @@ import pytest
 
 import babysit
 from babysit import demos
-from babysit.store.checkpoint_file import complete, read
+from babysit.store.checkpoint_file import manifests, read
 from tests.faults import ALL
 from tests.faults.steered import X, Y, network
 
@@ -85,8 +85,8 @@ SECOND = """
     except ValueError as error:
         print(error)
     from pathlib import Path
-    from babysit.store.checkpoint_file import complete, read
-    print([read(folder)[0].position.step for folder in complete(Path(sys.argv[1]) / "checkpoints")])
+    from babysit.store.checkpoint_file import manifests, read
+    print([read(folder)[0].position.step for folder, _ in manifests(Path(sys.argv[1]) / "checkpoints")])
 """
 
 
@@ -112,7 +112,7 @@ def test_a_run_that_is_over_is_given_back_when_it_is_taken_up_here(tmp_path):
     assert again.checkpoints[0].step == 0
     with pytest.raises(ValueError, match="goes on in another Panda"):
         panda.save("late")
-    assert [folder.name for folder in complete(again.directory / "checkpoints")] == [
+    assert [folder.name for folder, _ in manifests(again.directory / "checkpoints")] == [
         checkpoint.path.name for checkpoint in again.checkpoints
     ]
 

@@ -75,7 +75,7 @@ class NumpyTrainer:
         self.seed, self.accumulate, self._blocks = seed, accumulate, blocks or np.random.default_rng(0)
         self.position, self.controls, self.event = Position(), Controls(), 0
         self.followed, self.schedules, self.interrupted, self.compiled_anew = {}, (), False, False
-        self.repeatable, self.remark = True, ""
+        self.repeatable = True
         self.source = None
         self.weights, self.velocity, self.gradient = np.zeros(3), np.zeros(3), np.zeros(3)
         self.counts = np.zeros(2, np.int64)  # steps since the last update, numbers drawn
@@ -228,8 +228,7 @@ class MemoryStore:
         return sorted(self.kept, key=lambda one: (one.event, one.step))
 
     def found(self, folder):
-        one = self.kept[int(folder)]
-        return one, one.load()
+        return self.kept[int(folder)]
 
     def free_name(self, step):
         return f"step {step}"

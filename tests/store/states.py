@@ -28,6 +28,7 @@ STATE = State(
     followed={"learning_rate": 0.01},
     trainable=(True, False),
     built_for=((0, 1), ()),
+    slots=("momentum",),
     event=17,
 )
 

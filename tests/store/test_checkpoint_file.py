@@ -1,10 +1,10 @@
+import json
 import zipfile
 from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 import pytest
-import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -12,17 +12,7 @@ from hypothesis.extra import numpy as arrays
 from babysit.core.controls import Controls
 from babysit.core.position import Position
 from babysit.core.state import State
-from babysit.store.checkpoint_file import (
-    check_model,
-    clear_away,
-    complete,
-    described,
-    environments,
-    next_number,
-    read,
-    remove,
-    write,
-)
+from babysit.store.checkpoint_file import check_model, clear_away, manifests, numbered, read, remove, write
 from tests.store.states import STATE, assert_equal, at, with_model
 
 DTYPES = [
@@ -39,6 +29,11 @@ def saved(directory, state, number=1, **about):
     return directory / f"{number:06d}"
 
 
+def complete(directory):
+    """The folders of the complete checkpoints, oldest first."""
+    return [folder for folder, _ in manifests(directory)]
+
+
 # ------------------------------------------------------------------------------ round trip
 
 
@@ -48,7 +43,7 @@ def test_a_state_comes_back_whole(tmp_path):
     assert_equal(state, STATE)
     assert state.digest() == STATE.digest() == manifest["digest"]
     assert (manifest["name"], manifest["branch"], manifest["event"]) == ("before", "branch 1", 17)
-    assert described(folder) == manifest
+    assert manifests(folder.parent) == [(folder, json.loads(json.dumps(manifest)))]
     state.tensors["model"][0][...] = -1  # a copy, not the file
     assert_equal(read(folder)[0], STATE)
 
@@ -80,20 +75,9 @@ def test_odd_numbers_types_and_layouts_come_back(tmp_path):
         np.testing.assert_array_equal(view, back)
 
 
-def test_the_tensors_are_safetensors_as_its_own_reader_and_writer_have_them(tmp_path):
-    written = [np.arange(3).astype(dtype) for dtype in (*DTYPES, "complex64")]
-    path = saved(tmp_path, with_model(*written)) / "state.safetensors"
-    found = safetensors.numpy.load_file(path)
-    for i, array in enumerate(written):
-        np.testing.assert_array_equal(found[f"model/{i:05d}"], array)
-        assert found[f"model/{i:05d}"].dtype == array.dtype
-    assert path.stat().st_size == len(safetensors.numpy.save(found))
-
-
-@pytest.mark.parametrize("dtype", ["complex128", "<U3", "datetime64[s]"])
-def test_a_type_that_the_format_does_not_know_is_named_and_leaves_nothing(tmp_path, dtype):
-    with pytest.raises(TypeError, match="cannot hold numbers of type"):
-        saved(tmp_path, with_model(np.zeros(3, dtype)))
+def test_a_type_that_the_format_does_not_know_is_named_and_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="complex128"):
+        saved(tmp_path, with_model(np.zeros(3, "complex128")))
     with pytest.raises(TypeError):
         saved(tmp_path, STATE, name=object())
     assert list(tmp_path.iterdir()) == []
@@ -121,14 +105,13 @@ def test_the_model_s_file_is_checked_apart_from_the_state(tmp_path):
         assert_equal(read(path.parent)[0], STATE)
 
 
-def test_a_model_that_cannot_be_written_leaves_the_checkpoint_and_the_reason(tmp_path):
+def test_a_model_that_cannot_be_written_leaves_the_checkpoint(tmp_path):
     def write_model(path):
         path.write_bytes(b"half of")
         raise NotImplementedError("no get_config")
 
     folder = saved(tmp_path, STATE, write_model=write_model)
     assert not (folder / "model.keras").exists()
-    assert described(folder)["without_model"] == "NotImplementedError: no get_config"
     check_model(folder)
     assert_equal(read(folder)[0], STATE)
 
@@ -140,28 +123,25 @@ def test_checkpoints_are_listed_oldest_first_and_never_overwritten(tmp_path):
     for number in (999_999, 1_000_000, 3):
         saved(tmp_path, at(number), number)
     assert [folder.name for folder in complete(tmp_path)] == ["000003", "999999", "1000000"]
-    assert next_number(tmp_path) == 1_000_001
     with pytest.raises(OSError):
         saved(tmp_path, STATE, 3)
     assert read(tmp_path / "000003")[0].position.step == 3
-    assert (complete(tmp_path / "none"), next_number(tmp_path / "none")) == ([], 1)
+    assert complete(tmp_path / "none") == []
 
 
 def test_stray_files_are_not_listed_and_stop_no_save(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "000012").write_text("mine too")
     (tmp_path / "000007").mkdir()
-    (tmp_path / ("9" * 200)).mkdir()
     assert complete(tmp_path) == []
-    assert [saved(tmp_path, STATE, next_number(tmp_path))] == complete(tmp_path)
-    assert complete(tmp_path)[0].name == "000013"
+    assert [folder.name for folder in numbered(tmp_path)] == ["000007", "000012"]
+    assert [saved(tmp_path, STATE, 13)] == complete(tmp_path)
 
 
 def test_what_a_killed_process_left_is_cleared_away_and_nothing_else(tmp_path):
     folder = saved(tmp_path, STATE)
-    for leftover in (".000009-123", ".000009-123-removed"):
-        (tmp_path / leftover).mkdir()
-        (tmp_path / leftover / "state.safetensors").write_bytes(b"half")
+    (tmp_path / ".000009.unfinished").mkdir()
+    (tmp_path / ".000009.unfinished" / "state.safetensors").write_bytes(b"half")
     mine = [".git", ".000-mine", ".0000009-x", "notes"]
     for name in mine:
         (tmp_path / name).mkdir()
@@ -171,15 +151,7 @@ def test_what_a_killed_process_left_is_cleared_away_and_nothing_else(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == set(mine)
 
 
-def test_each_environment_is_listed_once(tmp_path):
-    assert environments(tmp_path) == []
-    for number, version in ((1, "2.1"), (2, "2.2"), (3, "2.1"), (4, "2.3")):
-        saved(tmp_path, STATE, number, environment={"numpy": version})
-    (tmp_path / "000004" / "manifest.json").write_text("{}")
-    assert environments(tmp_path) == [{"numpy": "2.1"}, {"numpy": "2.2"}]
-
-
 def test_what_says_nothing_of_the_order_is_no_part_of_the_digest(tmp_path):
     one, other = (saved(tmp_path, STATE, number, name=f"n{number}") for number in (1, 2))
     later = replace(STATE, event=99)
-    assert described(one)["digest"] == described(other)["digest"] == later.digest()
+    assert read(one)[1]["digest"] == read(other)[1]["digest"] == later.digest()

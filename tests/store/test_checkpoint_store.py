@@ -7,8 +7,11 @@ import weakref
 import numpy as np
 import pytest
 
-from babysit.store import checkpoint_file, checkpoint_store
-from babysit.store.checkpoint_store import CheckpointStore, candidates_in, checkpoints_in
+from babysit.core.events import Saved
+from babysit.core.runlog import BranchStart, RunLog
+from babysit.store import checkpoint_store
+from babysit.store.checkpoint_file import read
+from babysit.store.checkpoint_store import CheckpointStore, checkpoints_in
 from tests.patience import until
 from tests.store.states import BRANCH, STATE, assert_equal, at
 
@@ -20,9 +23,10 @@ def opened(tmp_path):
     """Opens the store of the test's run, as often as asked."""
     made = []
 
-    def open_(**how):
-        how = {"flush": lambda: None, "branch_starts": lambda: ()} | how
+    def open_(memory_bytes=checkpoint_store.MEMORY_BYTES, disk_bytes=checkpoint_store.DISK_BYTES, **how):
+        how = {"log": RunLog(), "flush": lambda: None, "environment": {}} | how
         made.append(CheckpointStore(tmp_path / "checkpoints", **how))
+        made[-1]._memory_bytes, made[-1]._disk_bytes = memory_bytes, disk_bytes
         return made[-1]
 
     yield open_
@@ -65,23 +69,21 @@ def test_what_is_saved_is_listed_and_comes_back(store):
     saved = store.save(at(3, event=17), BRANCH, "mine", "named")
     assert (saved.step, saved.name, saved.branch, saved.digest) == (3, "mine", BRANCH, at(3).digest())
     assert (store.all, [row["folder"] for row in store.rows]) == ([saved], [saved.path.name])
-    found, state = store.found(saved.path.name)
-    assert found == saved
-    assert_equal(state, at(3, event=17))
-    assert store.newest_sound()[0] == saved
+    assert store.found(saved.path.name) == saved
+    assert_equal(saved.load(), at(3, event=17))
 
 
 def test_the_list_and_the_names_outlive_the_process(opened):
     first = opened(environment={"numpy": "2.1"})
     saved = [first.save(at(step, event=step + 1), BRANCH, f"n{step}", "named") for step in (3, 5)]
     again = opened()
-    assert again.all == saved == checkpoints_in(saved[0].path.parent)
+    assert again.all == saved == checkpoints_in(saved[0].path.parent, RunLog())
     assert again.names == ["n3", "n5"]
-    for found in (again.candidates(), candidates_in(saved[0].path.parent)):
-        assert [(one.branch, one.step, one.event) for one in found] == [(BRANCH, 3, 4), (BRANCH, 5, 6)]
-        assert_equal(found[1].load(), at(5, event=6))
+    found = again.candidates()
+    assert [(one.branch, one.step, one.event) for one in found] == [(BRANCH, 3, 4), (BRANCH, 5, 6)]
+    assert_equal(found[1].load(), at(5, event=6))
     assert again.save(at(6), BRANCH).path.name > saved[-1].path.name
-    assert checkpoint_file.environments(saved[0].path.parent)[0] == {"numpy": "2.1"}
+    assert read(saved[0].path)[1]["environment"] == {"numpy": "2.1"}
 
 
 def test_the_log_is_written_first_and_where_it_cannot_be_no_checkpoint_is(opened, gate):
@@ -99,19 +101,8 @@ def test_the_log_is_written_first_and_where_it_cannot_be_no_checkpoint_is(opened
     assert [step for step, _ in gate.written] == [1]
 
 
-def test_a_name_given_twice_belongs_to_the_newer_one(opened, store):
-    for step in (1, 2):
-        store.save(at(step), BRANCH, "best")
-    store.save(at(3), BRANCH)
-    for one in (store, opened()):
-        assert named(one) == [(1, None), (2, "best"), (3, None)]
-        assert one.names == []  # the user may give it
-        assert one.checked_name("best") == "best"
-
-
-def test_free_and_checked_names_know_what_waits(store, gate):
-    store.save_soon(at(3), BRANCH, "named", "step 3")
-    gate.set()
+def test_free_and_checked_names_know_what_is_there(store):
+    store.save(at(3), BRANCH, "step 3")
     assert store.free_name(3) == "step 3 (2)"
     with pytest.raises(ValueError, match="never overwritten"):
         store.checked_name("step 3")
@@ -309,13 +300,18 @@ def test_never_two_within_a_second_and_none_while_one_is_written(store, gate):
 # --------------------------------------------------------------------------- what is deleted
 
 
+def begin_branch(log, step):
+    """Has the log know of a second branch."""
+    log.branches["branch 2"] = BranchStart(BRANCH, step, 0)
+
+
 def test_on_disk_the_newest_the_start_named_ones_and_starts_of_branches_stay(opened, tmp_path):
-    starts = []
-    store = opened(disk_bytes=0, branch_starts=lambda: starts)
+    log = RunLog()
+    store = opened(disk_bytes=0, log=log)
     store.save(at(0), BRANCH, kept="start")
     store.save(at(1), BRANCH, "mine", "named")
     store.save(at(2), BRANCH)
-    starts += [(BRANCH, 2), ("branch 2", 2)]
+    begin_branch(log, 2)
     store.save(at(2), "branch 2", kept="branch")
     for step in range(3, 8):
         store.save(at(step), "branch 2")
@@ -326,11 +322,11 @@ def test_on_disk_the_newest_the_start_named_ones_and_starts_of_branches_stay(ope
 
 
 def test_a_checkpoint_is_deleted_unless_a_branch_starts_there(opened):
-    starts = []
-    store = opened(branch_starts=lambda: starts)
+    log = RunLog()
+    store = opened(log=log)
     saved = [store.save(at(step), BRANCH, name, "named" if name else "") for step, name in ((1, None), (2, "mine"))]
     start = store.save(at(0), BRANCH, kept="start")
-    starts.append((BRANCH, 1))
+    begin_branch(log, 1)
     for one in (saved[0], start):
         with pytest.raises(ValueError, match="`folder` must not be where a branch starts"):
             store.delete(one.path.name)
@@ -354,7 +350,10 @@ def test_a_renamed_one_has_its_name_and_is_kept_for_ever(opened):
     for step in (3, 4):
         store.save(at(step), BRANCH)
     assert named(store) == [(1, "mine"), (2, "other"), (4, None)]
-    again = opened(names={automatic.path.name: "mine", "000009": "deleted since"}, disk_bytes=0)
+    log = RunLog()
+    for folder, name in ((automatic.path.name, "mine"), ("000009", "deleted since")):
+        log.add(BRANCH, 4, Saved(folder, name))
+    again = opened(log=log, disk_bytes=0)
     assert named(again) == named(store)
     assert again.names == ["mine", "other"]
     assert again.save(at(5), BRANCH).path.name == "000010"  # a number with a name is not used for another one
@@ -379,7 +378,7 @@ def test_memory_holds_no_more_than_its_bytes_and_the_newest_always(opened):
 def test_candidates_are_in_the_order_in_which_they_were_captured_wherever_they_lie(store, gate):
     gate.set()
     store.save(at(9, event=5), BRANCH, kept="edit")
-    store.save(at(7, event=2), BRANCH, "best")  # which is written when there is time
+    store.save(at(7, event=2), BRANCH)
     store.remember(at(2, event=0), BRANCH)
     gate.clear()
     store.save_soon(at(8, event=2), BRANCH, "edit")

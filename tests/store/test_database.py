@@ -59,7 +59,7 @@ def written(path):
 # ------------------------------------------------------------------------- append and read
 
 
-@pytest.mark.parametrize("place", ["waiting", "on disk", "in another process"])
+@pytest.mark.parametrize("place", ["on disk", "in another process"])
 def test_rows_come_back_as_they_went_in(database, place):
     scale = Scale(1e-3, 1.0, "log")
     fit = Fit({"µ": 0.1 + 0.2}, {"µ": scale}, {"µ": (None, 5e-324)}, FitSpec("d", None, 2), remarks=("a", "b"))
@@ -69,8 +69,7 @@ def test_rows_come_back_as_they_went_in(database, place):
     database.append(Steps(2, "branch 1", 8, columns, 2.5, {"loss": 1}, 96))
     for event in events[1:]:
         database.append(event)
-    if place != "waiting":
-        database.flush()
+    database.flush()
     reader = DatabaseReader(database.path) if place == "in another process" else database
     found = reader.rows()
     assert [found[0], *found[2:]] == events
@@ -90,6 +89,7 @@ def test_the_log_survives_reopening_and_goes_on(tmp_path):
     first.close()
     second = Database(tmp_path / "run.sqlite")
     second.append(note(2))
+    second.flush()
     assert numbers(second.rows()) == [1, 2]
     assert (second.meta("seed"), second.meta("architecture"), second.meta("other")) == (4, {"shape": [None, 8]}, None)
     second.close()
@@ -149,7 +149,7 @@ def test_a_reader_learns_that_the_file_has_changed(database):
         database.append(note(1))
         database.flush()
         assert reader.version != before
-        assert list(reader.faults()) == []
+        assert reader.faults() == []
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_the_status_is_written_when_it_changes_and_at_the_end(tmp_path):
     database.status_provider = lambda: lambda: dict(status)
     until(lambda: database.meta("status") == {"step": 1})
     changes = database._connection.total_changes
-    database.write_status()
+    database.flush()
     assert database._connection.total_changes == changes
     status["step"] = 2
     database.close()
@@ -185,9 +185,9 @@ def test_the_status_is_written_when_it_changes_and_at_the_end(tmp_path):
 
 def test_a_status_that_cannot_be_had_stops_no_writing(database):
     database.status_provider = lambda: lambda: {}[0]
-    database.write_status()
+    database.flush()
     database.status_provider = lambda: None
-    database.write_status()
+    database.flush()
     assert (database.meta("status"), database.error) == (None, None)
 
 
@@ -276,7 +276,7 @@ def test_a_failed_write_loses_nothing_and_says_so_until_one_succeeds(database, l
         database.flush_or_raise()
     database.append(steps(2))
     database.set_meta({"seed": 3})
-    assert (numbers(database.rows()), database.meta("seed"), written(database.path)) == ([1, 2], 3, [])
+    assert written(database.path) == []
     locked.rollback()
     database.flush_or_raise()
     assert (database.error, written(database.path)) == (None, [1, 2])
@@ -310,7 +310,7 @@ def test_a_half_written_batch_is_taken_back_whole(database):
         database.append(row)
     database.flush()
     assert "full" in database.error
-    assert (written(database.path), numbers(database.rows())) == ([], [1, 2, 3])
+    assert written(database.path) == []
     database._connection.execute("DROP TRIGGER full")
     database.flush()
     assert (database.error, written(database.path)) == (None, [1, 2, 3])
@@ -337,6 +337,7 @@ def test_append_does_not_wait_for_a_slow_disk(database):
     finally:
         release.set()
         writer.join()
+    database.flush()
     assert numbers(database.rows()) == list(range(1, 1000))
 
 
@@ -352,17 +353,14 @@ os._exit(0)
 """
 
 
-def test_a_write_that_was_cut_off_is_undone_for_the_owner_and_nothing_is_changed_for_a_reader(tmp_path):
+@pytest.mark.parametrize("opened", [Database, DatabaseReader])
+def test_a_write_that_was_cut_off_is_undone_by_whoever_opens_the_file(tmp_path, opened):
     database = Database(tmp_path / "run.sqlite")
     database.append(note(1))
     database.close()
     database._connection.close()
     subprocess.run([sys.executable, "-c", CUT_OFF, database.path], check=True)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert "run.sqlite-journal" in before
-    with DatabaseReader(database.path) as reader:
-        assert (numbers(reader.rows()), list(reader.faults()), reader.version) == ([1], [], None)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    again = Database(database.path)
-    assert numbers(again.rows()) == [1]
+    assert (tmp_path / "run.sqlite-journal").exists()
+    again = opened(database.path)
+    assert (numbers(again.rows()), again.faults()) == ([1], [])
     again.close()

@@ -2,7 +2,6 @@
 
 import gc
 import html
-import json
 import threading
 import time
 import weakref
@@ -12,13 +11,12 @@ import ipywidgets as widgets
 import numpy as np
 import pytest
 
-from babysit.ui.buttons import RunButtons
 from babysit.ui.chart_toolbar import ChartToolbar
 from babysit.ui.dashboard import Dashboard
 from babysit.ui.entries import LogEntry
-from babysit.ui.figure import ChartFigure
-from babysit.ui.slider import HyperparameterSlider
-from babysit.ui.view import View
+from babysit.ui.figure import View
+from babysit.ui.run_series import RunSeries
+from babysit.ui.sliders import HyperparameterSlider
 from tests.patience import until
 
 TABLES = ("entries", "blocks", "epochs", "branches")
@@ -194,22 +192,13 @@ def test_the_first_look_at_a_run_that_rests_shows_its_whole_record(run, monkeypa
     dashboard.close()
 
 
-class Loop:
-    """A kernel's, that has time to listen whenever it is `free`."""
-
-    free = False
-
-    def call_soon_threadsafe(self, answer):
-        if self.free:
-            answer()
-
-
 @pytest.mark.parametrize(("state", "shown"), [("running", False), ("paused", False), ("finished", True)])
 def test_a_run_that_goes_on_or_that_a_page_shows_is_kept_in_memory(state, shown, monkeypatch):
-    monkeypatch.setattr("babysit.ui.page_monitor._running_loop", lambda: Loop() if shown else None)
+    monkeypatch.setattr("babysit.ui.dashboard.UNSEEN_INTERVAL_S", 0.05)
     run = FakeRun()
     run.state, held = state, weakref.ref(run)
     dashboard = Dashboard(run)
+    reports(dashboard, visible=shown)
     asked = []
     monkeypatch.setattr(FakeRun, "status", lambda self, status=FakeRun.status: asked.append(1) or status(self))
     del run
@@ -220,13 +209,13 @@ def test_a_run_that_goes_on_or_that_a_page_shows_is_kept_in_memory(state, shown,
 
 
 def test_a_run_that_has_ended_is_released_once_no_page_shows_it(monkeypatch):
-    monkeypatch.setattr("babysit.ui.page_monitor._running_loop", loop := Loop)
-    monkeypatch.setattr(loop, "free", True)
+    monkeypatch.setattr("babysit.ui.dashboard.UNSEEN_INTERVAL_S", 0.05)
     run = FakeRun()
     run.state, held = "finished", weakref.ref(run)
     dashboard = Dashboard(run)
-    reports(dashboard, "view", width=600, ratio=2, page="one", at=1)
+    reports(dashboard, visible=True, width=600, ratio=2)
     del run
+    reports(dashboard, visible=False)
     until(lambda: gc.collect() >= 0 and held() is None and not dashboard._pump.is_alive())
     dashboard.close()
 
@@ -244,8 +233,7 @@ def test_a_run_that_has_ended_and_has_no_other_reference_is_released_and_the_pum
     assert at_exit == [dashboard._stop_pump]
     assert "at last" in words(dashboard.widget) and "At step 5" in words(dashboard.widget)
     assert "loads it from its folder" in find_message(dashboard)
-    assert find(dashboard.widget, description="More epochs").disabled
-    assert find(dashboard.widget, description="momentum").disabled
+    assert "babysit-watching" in dashboard.widget._dom_classes
     dashboard.close()
 
 
@@ -306,25 +294,21 @@ def test_a_slider_moved_back_before_the_first_move_is_shown_sends_both():
     slider = HyperparameterSlider("momentum", status, lambda name, value: sent.append(value) or str(len(sent)))
     control = find(slider.widget, description="momentum")
     control.value = 0.5
-    slider.answer("1", None, ends_refusal=True)  # obeyed, and not yet shown
+    slider.add({"command": "1", "action": "set", "changes": {"momentum": (0.9, 0.5)}})  # obeyed, and not yet shown
     control.value = 0.9
     assert sent == [0.5, 0.9]
 
 
-@pytest.mark.parametrize("scheduled", [True, False])
-def test_while_a_value_moves_the_slider_keeps_its_stops_and_shows_the_nearest(scheduled):
+def test_a_slider_keeps_its_stops_and_shows_the_one_nearest_to_the_value_in_effect():
     sent = []
     status = {"value": 0.01, "low": 1e-6, "high": 1.0, "kind": "log", "whole": False}
-    status |= {"since": 0, "follows_schedule": scheduled}
+    status |= {"since": 0, "follows_schedule": False}
     part = HyperparameterSlider("learning_rate", status, lambda name, value: sent.append(value) or "1")
     slider, exact = (find(part.widget, description=f"learning rate{words}") for words in ("", ", exactly"))
-    part.refresh(status | {"value": 0.0097})
     stops = slider.options
     for value, nearest in [(0.0077, 0.008), (0.0000123, 0.0000125), (3e-9, 1e-6), (0.0, 1e-6), (7.0, 1.0)]:
         part.refresh(status | {"value": value})
         assert (slider.value, slider.options, float(exact.value)) == (nearest, stops, value)
-    part.refresh(status | {"value": 7.0})
-    assert slider.value == 7.0  # it stands still
     assert sent == []
     slider.value = 0.1
     assert sent == [0.1]
@@ -372,7 +356,7 @@ def test_the_stops_of_the_learning_rate_are_tidy_and_an_exact_value_is_exact(run
     box.value = "3.14159265e-3"
     assert run.commands[-1]["changes"] == {"learning_rate": 3.14159265e-3}
     run.apply(run.commands[-1])
-    until(lambda: slider.value == 3.14159265e-3 and box.value == "0.00314159265")
+    until(lambda: slider.value == 0.003 and box.value == "0.00314159265")
     box.value = "fast"
     until(lambda: "“fast” is not a number" in words(dashboard.widget))
     box.value = "0,5"
@@ -389,18 +373,19 @@ def test_the_stops_of_the_learning_rate_are_tidy_and_an_exact_value_is_exact(run
     until(lambda: "not a number" not in words(dashboard.widget))
 
 
-def test_a_change_from_elsewhere_moves_the_slider_even_between_its_stops(run, dashboard):
+def test_a_change_from_elsewhere_moves_the_slider_and_is_shown_exactly(run, dashboard):
     run.apply({"changes": {"momentum": 0.9371, "batch_size": 100}, "command": None})
-    until(lambda: find(dashboard.widget, description="momentum").value == 0.9371)
-    until(lambda: find(dashboard.widget, description="batch size").value == 100)
+    for name, exactly, stop in [("momentum", "0.9371", 0.93), ("batch size", "100", 128)]:
+        until(
+            lambda name=name, exactly=exactly: find(dashboard.widget, description=f"{name}, exactly").value == exactly
+        )
+        until(lambda name=name, stop=stop: find(dashboard.widget, description=name).value == stop)
     assert run.commands == []
 
 
-def test_the_batch_size_offers_powers_of_two_within_the_data_and_the_value_in_effect(run, dashboard):
-    run.apply({"changes": {"batch_size": 100}, "command": None})
+def test_the_batch_size_offers_powers_of_two_and_the_ends_of_what_the_data_allow(run, dashboard):
     slider = find(dashboard.widget, description="batch size")
-    until(lambda: slider.value == 100)
-    assert [value for _, value in slider.options] == [1, 2, 4, 8, 16, 32, 64, 100, 128, 256, 512, 1024]
+    assert [value for _, value in slider.options] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1437]
 
 
 @pytest.mark.parametrize(
@@ -446,11 +431,8 @@ def test_rewind_goes_to_the_checkpoint_chosen_in_the_menu(run, dashboard):
     run.checkpoint(90, "000090")
     menu = find(dashboard.widget, _model_name="DropdownModel")
     until(lambda: menu.value == "000070")
-    assert [label for label, _ in menu.options] == [
-        "automatic · step 90",
-        "before the drop · 70",
-        "automatic · step 0",
-    ]
+    words = ["step 90 · automatic", "step 70 · before the drop", "step 0 · automatic"]
+    assert [label for label, _ in menu.options] == words
     menu.value = "000000"
     button.click()
     assert run.commands[-1].items() >= {"action": "rewind", "folder": "000000"}.items()
@@ -466,7 +448,7 @@ def test_diagnostics_are_switched_on_shown_and_described(run, dashboard):
     button.click()
     assert run.commands[-1].items() >= {"action": "diagnostics", "on": True}.items()
     layers = [layer("<dense>", 0.00123, 0.5), layer("slow", 2e-5), layer("fast", 0.3), layer("still", 0.0)]
-    signs = {"gradient_norm": 2.292, "memory_bytes": 766e6, "cores": 1.04}
+    signs = {"gradient_norm": 2.292}
     signs |= {"layers": layers, "left_out": ["The gradient norm is left out: <why>."]}
     run.diagnostics = run.diagnostics | {"on": True, "latest": {"step": 4200, "signs": signs}}
     until(lambda: "Measured at step 4,200." in words(dashboard.widget))
@@ -474,14 +456,13 @@ def test_diagnostics_are_switched_on_shown_and_described(run, dashboard):
     text = words(dashboard.widget)
     for part in (
         "One step every 3 s, at most 3% of",
-        "gradient norm <b>2.29</b>",
-        "0.766 GB",
+        "gradient norm, before any clipping <b>2.29</b>",
         "left out: &lt;why&gt;.",
     ):
         assert part in text
     for part in (
         "&lt;dense&gt;",
-        "1.2e-3",
+        "1.2e-03",
         "about 1e-3 is healthy",
     ):
         assert part in text
@@ -494,7 +475,7 @@ def test_diagnostics_are_switched_on_shown_and_described(run, dashboard):
 
 def test_figures_are_words_a_person_reads(run, dashboard):
     text = words(dashboard.widget)
-    for part in ("epoch 4 of 10", "step 100", "98,000 examples/s", "0:52 left", "&lt;digits&gt;", "running"):
+    for part in ("epoch 4 of 10", "step 100", "98,000 examples/s", "0:00:52 left", "&lt;digits&gt;", "running"):
         assert part in text
     progress = find(dashboard.widget, _model_name="FloatProgressModel")
     assert progress.value == pytest.approx((3 * 1437 + 64) / (10 * 1437))
@@ -567,10 +548,11 @@ def test_the_last_change_is_undone_and_then_the_one_before(run, dashboard):
     for back in ({"batch_size": 32}, {"momentum": 0.9, "learning_rate": 0.01}):
         undo.click()
         assert run.commands[-1].items() >= {"action": "set", "changes": back}.items()
+        until(lambda: undo.disabled)
+        undo.click()  # is not heard before the answer has come
         run.apply(run.commands[-1])
-    undo.click()
+        until(lambda back=back: undo.disabled == ("momentum" in back))
     assert len(run.commands) == 2
-    until(lambda: undo.disabled)
 
 
 def test_a_change_that_could_not_be_undone_can_be_tried_again(run, dashboard):
@@ -585,29 +567,14 @@ def test_a_change_that_could_not_be_undone_can_be_tried_again(run, dashboard):
     assert run.commands[-1]["changes"] == {"batch_size": 32}
 
 
-def test_a_change_undone_while_the_button_is_written_leaves_it_disabled(run):
-    buttons = RunButtons(lambda action, **about: "1", lambda: run.state)
-
-    class Pressed(str):
-        def replace(self, *words):
-            find(buttons.widget, description="Undo last change").click()
-            return str.replace(self, *words)
-
-    about = {"author": "script", "step": 3, "changes": {Pressed("momentum"): (0.9, 0.5)}, "command": None}
-    buttons.add("entries", {"action": "set", **about})
-    buttons.refresh(run.status())
-    buttons.refresh(run.status())
-    assert find(buttons.widget, description="Undo last change").disabled
-
-
 def test_reset_leads_back_to_the_value_of_the_start_or_to_the_schedule(run, dashboard):
     reset = find(dashboard.widget, tooltip="momentum back to 0.5, as at the start")
     assert reset is None
-    run.branch("branch 1", None, 0, momentum=0.5, learning_rate=0.01)
+    run.enter("fit", momentum=(None, 0.5), learning_rate=(None, 0.01))
     until(lambda: find(dashboard.widget, tooltip="momentum back to 0.5, as at the start") is not None)
     reset = find(dashboard.widget, tooltip="momentum back to 0.5, as at the start")
-    until(lambda: not reset.disabled and reset.layout.visibility == "visible")
-    assert find(dashboard.widget, tooltip="learning rate back to 0.01, as at the start").layout.visibility == "hidden"
+    until(lambda: not reset.disabled)
+    assert find(dashboard.widget, tooltip="learning rate back to 0.01, as at the start").disabled
     reset.click()
     assert run.commands[-1]["changes"] == {"momentum": 0.5}
     run.enter("set", learning_rate=("schedule", 0.02))
@@ -621,7 +588,7 @@ def test_couplings_are_switched_and_spring_back_when_refused(run, dashboard):
     scaling.value = "linear"
     assert run.commands[-1]["changes"] == {"scaling": "linear"}
     run.apply(run.commands[-1])
-    until(lambda: find(dashboard.widget, titles=("couplings: learning rate follows batch size, linear",)))
+    until(lambda: find(dashboard.widget, titles=("coupling: learning rate follows batch size, linear",)))
     scaling.value = "square root"
     run.enter("refuse", command=run.commands[-1]["command"], why="no such rule")
     until(lambda: scaling.value == "linear")
@@ -671,13 +638,12 @@ def test_a_place_of_the_timeline_is_chosen_read_named_deleted_and_rewound_to(run
     until(lambda: "loss 2 · after epoch 1: loss 2, val loss 3" in words(dashboard.widget))
     back, keep = (find(dashboard.widget, description=name) for name in ("Rewind there", "hyperparameters"))
     back.click()
-    asked = {"action": "rewind", "folder": "000001", "hyperparameters": "checkpoint", "skip": 0}
+    asked = {"action": "rewind", "folder": "000001", "hyperparameters": "checkpoint"}
     assert run.commands[-1].items() >= asked.items()
     keep.value = "keep"
-    find(dashboard.widget, description="leave out batches").value = 7
     find(dashboard.widget, description="step").value = "1,234"
     back.click()
-    asked = {"step": 1234, "branch": "branch 1", "hyperparameters": "keep", "skip": 7}
+    asked = {"step": 1234, "branch": "branch 1", "hyperparameters": "keep"}
     assert run.commands[-1].items() >= asked.items() and "folder" not in run.commands[-1]
 
     find(dashboard.widget, description="name of the checkpoint").value = " good "
@@ -758,18 +724,23 @@ def test_a_note_about_an_entry_is_shown_as_its_reason_and_any_other_as_a_note(ru
     assert table.value.count("<tr") == 2
     run.enter("note", about=10_000, why="on momentum 0.9 → 0.95 at step 100: of nothing known")
     until(lambda: table.value.count("<tr") == 3 and "note — on momentum" in table.value)
-    find(dashboard.widget, description="details of a change").value = change
-    until(lambda: "flat; nor did &lt;it&gt; · by dashboard" in words(dashboard.widget))
 
 
 def test_a_file_that_was_written_is_reported_above_the_chart_until_something_else_is_done(run, dashboard):
     run.enter("note", why="whatever it says", file="/there/chart.png")
     until(lambda: "written to /there/chart.png" in find_message(dashboard))
     assert "whatever it says" not in words(dashboard.widget)
-    assert find(dashboard.widget, description="details of a change").disabled  # no annotation
+    assert frame(dashboard)["marks"] == []
     run.enter("note", why="chart.png written to somewhere")
     until(lambda: "note — chart.png written to somewhere" in words(dashboard.widget))
     assert "written" not in find_message(dashboard)
+
+
+def test_a_step_that_is_long_in_coming_after_a_change_is_said_to_be_compiled(run, dashboard):
+    run.apply({"changes": {"momentum": 0.95}, "command": None})
+    until(lambda: "being compiled again" in find_message(dashboard))
+    run.step += 1
+    until(lambda: "compiled" not in find_message(dashboard))
 
 
 def find_message(dashboard):
@@ -811,105 +782,91 @@ def test_only_the_pump_writes_and_it_writes_nothing_when_nothing_changed(run, da
     assert {thread.name for _, thread in written} == {thread.name for thread in calls} == {"babysit-pump"}
 
 
-def reports(dashboard, box, **words):
-    """The page's script fills in one of its hidden boxes."""
-    find(dashboard.widget, description=f"report of the page: {box}").value = json.dumps(words)
+def reports(dashboard, **report):
+    """The page's script sends a message."""
+    dashboard._page._on_report(None, report, [])
 
 
-def test_where_no_page_is_visible_nothing_is_drawn_until_one_is(run, monkeypatch):
-    probes = []
-    loop = type("Loop", (), {"call_soon_threadsafe": lambda self, answer: probes.append(answer) or answer()})()
-    monkeypatch.setattr("babysit.ui.page_monitor._running_loop", lambda: loop)
-    monkeypatch.setattr("babysit.ui.page_monitor.SILENT_TICKS", 4)
+def frame(dashboard):
+    return dashboard._page._page.frame
+
+
+def test_a_plain_image_serves_until_a_page_reports_and_what_it_confirmed_is_followed_by_the_next(run, monkeypatch):
     monkeypatch.setattr("babysit.ui.chart.FRAME_WAIT_S", 0.0)
-    monkeypatch.setattr("babysit.ui.dashboard.UNSEEN_INTERVAL_S", 0.05)
+    monkeypatch.setattr("babysit.ui.chart_view.UNHEARD_S", 1e9)
     dashboard = Dashboard(run)
     try:
-        image, frames, seen = find(dashboard.widget, _model_name="ImageModel"), [], []
-        image.observe(frames.append, "value")
+        image = find(dashboard.widget, _model_name="ImageModel")
+        old = image.value
         run.train([1.0] * 20)
-        until(lambda: frames)  # no page has reported: it may be one that forbids scripts
-        reports(dashboard, "view", width=600, ratio=2, page="one", at=1)
-        until(lambda: image.width == "600")
-        until(lambda: not dashboard._page.is_visible)
-        reports(dashboard, "view", width=900, ratio=1, page="another", at=1)
-        until(lambda: not dashboard._page.is_visible)
-        assert image.width == "600"  # two pages do not make it change to and fro
-        frames.clear()
+        until(lambda: image.value not in (b"", old))
+        assert image.value == frame(dashboard)["png"]
+        reports(dashboard, visible=True, width=600, ratio=2)
+        until(lambda: frame(dashboard)["size"][0] == 600 and image.layout.display == "none")
+        assert image.value == b""
+        shown = frame(dashboard)
         run.train([0.5] * 20)
         run.step = 4321
-        until(lambda: "step 4,321" in words(dashboard.widget))  # words go on, seldom
-        assert frames == []
-        monkeypatch.setattr("babysit.ui.dashboard.UNSEEN_INTERVAL_S", 1e9)
-        until(lambda: dashboard._next_refresh > 1e8)
-        monkeypatch.setattr(run, "status", lambda status=run.status: seen.append(1) or status())
-        probes.clear()
-        until(lambda: len(probes) > 10)
-        assert seen == []
-        until(lambda: reports(dashboard, "view", width=600, ratio=2, page="one", at=time.monotonic()) or frames)
-        assert seen
+        until(lambda: "step 4,321" in words(dashboard.widget))  # words go on
+        assert frame(dashboard) is shown
+        reports(dashboard, drawn=True)
+        until(lambda: frame(dashboard) is not shown)
     finally:
         dashboard.close()
 
 
-def test_the_details_of_an_entry_clicked_or_chosen_are_shown_and_its_line_is_highlighted(run, dashboard):
-    run.train([2.0] * 10)
-    run.apply({"changes": {"momentum": 0.95}, "command": None})
-    run.rows[-1][1].update(why="<let it settle>", step=10)
-    run.train([1.0] * 10)
-    menu = find(dashboard.widget, description="details of a change")
-    until(lambda: len(menu.options) == 2)
-    seq = menu.options[1][1]
-    assert menu.options == (("show details of a change", 0), ("10 · momentum 0.9 → 0.95", seq))
-    details = "momentum 0.9 → 0.95</span> — &lt;let it settle&gt; · by dashboard · loss 2.00 → 1.00"
-    details += ", means of 10 steps before and 10 after"
-    assert details not in words(dashboard.widget)
-    reports(dashboard, "click", entry=seq)
-    until(lambda: menu.value == seq and details in words(dashboard.widget))
-    until(lambda: f'data-entry="{seq}" class="babysit-chosen-line"' in words(dashboard.widget))
-    reports(dashboard, "click", place=[0.99, 0.01])  # beside it
-    until(lambda: menu.value == 0 and 'class="babysit-chosen-line' not in words(dashboard.widget))
-    menu.value = seq
-    until(lambda: details in words(dashboard.widget))
-    reports(dashboard, "click", entry="nonsense")
-    until(lambda: menu.value == 0)
+def test_where_no_page_is_visible_nothing_is_drawn_until_one_is(run, monkeypatch):
+    monkeypatch.setattr("babysit.ui.chart.FRAME_WAIT_S", 0.0)
+    monkeypatch.setattr("babysit.ui.dashboard.UNSEEN_INTERVAL_S", 0.05)
+    dashboard = Dashboard(run)
+    try:
+        reports(dashboard, visible=True, width=600, ratio=2)
+        until(lambda: frame(dashboard)["size"][0] == 600)
+        reports(dashboard, visible=False)
+        shown, seen = frame(dashboard), []
+        run.train([0.5] * 20)
+        run.step = 4321
+        until(lambda: "step 4,321" in words(dashboard.widget))  # words go on, seldom
+        assert frame(dashboard) is shown
+        monkeypatch.setattr("babysit.ui.dashboard.UNSEEN_INTERVAL_S", 1e9)
+        until(lambda: dashboard._next_refresh > 1e8)
+        monkeypatch.setattr(run, "status", lambda status=run.status: seen.append(1) or status())
+        reports(dashboard, visible=True)
+        until(lambda: seen and frame(dashboard) is not shown)
+    finally:
+        dashboard.close()
+
+
+def test_the_page_zooms_and_rewinds(run, dashboard):
+    run.train([1.0] * 50)
+    reports(dashboard, zoom=[10.4, 20.6])
+    until(lambda: frame(dashboard)["limits"] == (10.4, 20.6))
+    reports(dashboard, zoom=None)
+    until(lambda: frame(dashboard)["limits"] == (0, 50))
     assert run.commands == []
+    reports(dashboard, rewind=12)
+    assert run.commands[-1].items() >= {"action": "rewind", "step": 12, "author": "dashboard"}.items()
 
 
-def test_the_toolbar_makes_a_view_of_what_was_chosen():
-    woken, bar = [], ChartToolbar(None, lambda: woken.append(1))
-    assert bar.view(None, None) == View()
-    chosen = {"smoothing": 0.9, "y": False, "x": "time", "changes": False}
+def test_the_toolbar_makes_a_view_of_what_was_chosen(run):
+    woken, bar, series = [], ChartToolbar(run.send, lambda: woken.append(1)), RunSeries()
+    assert bar.view(series) == View()
+    chosen = {"smoothing": 0.9, "y": False, "which steps": 1000}
     for description, value in chosen.items():
         find(bar.widget, description=description).value = value
-    steps = find(bar.widget, description="which steps")
-    steps.value = 1000
-    view = View(smoothing=0.9, log=False, x="time", last=1000, annotations=False)
-    assert len(woken) == 5 and bar.view((0, 100), 7) == View(**{**vars(view), "entry": 7})
-    steps.value = "chosen"
-    ends = [find(bar.widget, description=words) for words in ("from", "to")]
-    assert bar.view((60, 150), None).chosen == (60, 150)
-    assert [end.value for end in ends] == ["1:00", "2:30"]
-    ends[1].value = "1,000"
-    assert bar.view((60, 150), None).chosen == (60, 1000)
-    for wrong in ("soon", "30", "nan"):
-        ends[1].value = wrong
-        assert bar.view((60, 150), None).chosen == (60, 1000)
-        bar.refresh(ChartFigure())
-        assert f"must be growing numbers. Received: 1:00 and {wrong}." in words(bar.widget)
-    find(bar.widget, description="x").value = "step"
-    assert bar.view((60, 150), None).chosen is None  # which were seconds
-    assert bar.view((0, 5000), None).chosen == (0, 5000)
-
-    series = SimpleNamespace(metrics=["accuracy"], hyperparameters=["learning_rate", "momentum"])
-    shown = ["accuracy", "learning_rate"]
-    bar.refresh(SimpleNamespace(series=series, shown=shown, problem="`there` holds no run."))
-    assert "`there` holds no run." in words(bar.widget)
-    assert find(bar.widget, description="learning rate").value
-    assert bar.view(None, None).hyperparameters is None
-    find(bar.widget, description="momentum").value = True
-    view = bar.view(None, None)
-    assert (view.metrics, view.hyperparameters) == (None, ("learning_rate", "momentum"))
+    assert len(woken) == 3
+    assert bar.view(series) == View(smoothing=0.9, log=False, last=1000)
+    run.branch("branch 1", None, 0, learning_rate=0.1, momentum=0.9)
+    series.add(run.since(0)[0])
+    assert bar.view(series).hyperparameter == "learning_rate"  # the first one
+    menu = find(bar.widget, description="hyperparameter")
+    assert menu.options[1:] == (("momentum", "momentum"), ("no hyperparameter", ""))
+    menu.value = ""
+    assert bar.view(series).hyperparameter == ""
+    find(bar.below, description="compare with").value = " there "
+    assert bar.other == "there"
+    bar.complain("`there` holds no <run>.")
+    assert "holds no &lt;run&gt;." in words(bar.below)
 
 
 def test_what_is_chosen_is_drawn_described_and_written_to_a_file(run, dashboard, tmp_path):
@@ -948,5 +905,5 @@ def test_what_could_not_be_written_is_written_the_next_time(run, dashboard, monk
     run.enter("note", why="hello")
     until(lambda: "hello" in words(dashboard.widget))
     assert failed
-    assert find(dashboard.widget, _model_name="DropdownModel").options == (("good · 7", "000001"),)
+    assert find(dashboard.widget, _model_name="DropdownModel").options == (("step 7 · good", "000001"),)
     until(lambda: "could not be drawn" not in words(dashboard.widget))

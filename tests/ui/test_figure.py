@@ -10,14 +10,11 @@ from babysit.core.runlog import RunLog, Steps
 from babysit.session.viewer import Viewer
 from babysit.store.database import Database
 from babysit.ui import theme
-from babysit.ui.alt_text import alt_text
 from babysit.ui.compared_run import ComparedRun
-from babysit.ui.entries import entry_of
-from babysit.ui.figure import ChartFigure
-from babysit.ui.labels import clusters, label_lines
+from babysit.ui.figure import ChartFigure, ChartRun, View
 from babysit.ui.run_series import RunSeries
-from babysit.ui.series import HIGH, LOW, MEAN, SMOOTHED, STEP
-from babysit.ui.view import View
+from babysit.ui.series import HIGH, LOW, MEAN, SMOOTHED, STEP, with_smoothed
+from babysit.ui.summary import summary
 
 START = {"learning_rate": 0.1, "batch_size": 32}
 
@@ -49,8 +46,21 @@ class Rows:
         return self.row(branch=branch, epoch=epoch, step=step, logs=logs)
 
 
+class Chart(ChartFigure):
+    """A chart of one run, as it is in `view`."""
+
+    def __init__(self):
+        self.series, self.view = RunSeries(), View(hyperparameter="learning_rate")
+        super().__init__([ChartRun(self.series)])
+
+    def shown(self, width=740, height=460, ratio=1.6):
+        """The frame, as the page gets it."""
+        self.draw(self.view, width, height, ratio)
+        return self.frame()
+
+
 def begun(**hyperparameters):
-    rows, chart = Rows(), ChartFigure(open_run=Viewer)
+    rows, chart = Rows(), Chart()
     chart.series.add({"branches": [rows.branch("branch 1", None, 0, **(hyperparameters or START))]})
     return rows, chart
 
@@ -59,9 +69,9 @@ def entries(chart):
     return chart.series.lineage_entries()
 
 
-def picture(chart, width=740, height=460, ratio=1.6):
-    png = chart.draw(width, height, ratio)
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+def picture(chart, *shape):
+    image = Image.open(io.BytesIO(chart.shown(*shape)["png"]))
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")).astype(int)
 
 
 def share(image, colour):
@@ -122,35 +132,13 @@ def test_a_picture_has_the_size_that_was_asked_for_and_its_edges_are_free(width,
         np.testing.assert_array_equal(edge, np.broadcast_to(paper, edge.shape))
 
 
-def test_the_page_is_seen_through_the_paper_and_the_chosen_annotation_is_highlighted():
-    rows, chart = begun()
-    chart.series.add({"blocks": [rows.block("branch 1", 1, [1.0] * 200)]})
-    chart.series.add({"entries": [rows.entry("branch 1", step, learning_rate=[0.1, 0.02]) for step in (50, 150)]})
-    picture = Image.open(io.BytesIO(chart.draw(740, 460)))
-    assert np.asarray(picture.convert("RGBA"))[0, 0, 3] == 0
-    plain = np.asarray(picture.convert("RGB")).astype(int)
-    chart.view = replace(chart.view, entry=entries(chart)[1].seq)
-    [places] = np.nonzero((np.asarray(Image.open(io.BytesIO(chart.draw(740, 460)))) != plain).any(axis=(0, 2)))
-    assert {chart.entry_at(place, 400) for place in (places.min(), places.max())} == {entries(chart)[1].seq}
+def test_the_page_is_seen_through_the_paper():
+    _, chart = begun()
+    assert np.asarray(Image.open(io.BytesIO(chart.shown()["png"])))[0, 0, 3] == 0
 
 
-def test_nothing_is_drawn_where_nothing_has_changed():
-    rows, chart = begun()
-    assert chart.draw(740, 460) is not None
-    assert chart.draw(740, 460) is None
-    chart.series.add({"blocks": [], "entries": []})
-    assert chart.draw(740, 460) is None
-    chart.series.add({"blocks": [rows.block("branch 1", 1, [1.0])]})
-    assert chart.draw(740, 460) is not None
-    assert chart.draw(740, 460, 2.0) is not None
-    chart.view = replace(chart.view, log=False)
-    assert chart.draw(740, 460, 2.0) is not None
-    chart.view = replace(chart.view, log=False)
-    assert chart.draw(740, 460, 2.0) is None
-
-
-def test_a_frame_is_the_same_whether_drawn_upon_the_last_or_afresh():
-    rows, upon, afresh = Rows(), ChartFigure(), ChartFigure()
+def test_a_frame_is_the_same_whether_drawn_on_the_last_figure_or_on_a_new_one():
+    rows, upon, afresh = Rows(), Chart(), Chart()
     everything = [{"branches": [rows.branch("branch 1", None, 0, **START)]}]
     for i in range(9):
         losses = np.exp(-np.arange(20 * i, 20 * i + 20) / 80)
@@ -172,23 +160,59 @@ def test_a_frame_is_the_same_whether_drawn_upon_the_last_or_afresh():
 )
 def test_it_draws_whatever_the_losses_are(losses, log):
     rows, chart = begun()
-    chart.view = View(log=log)
+    chart.view = View(log=log, metric="accuracy")
     chart.series.add({"blocks": [rows.block("branch 1", 1, losses)]})
     logs = {"loss": losses[0], "val_loss": losses[-1], "accuracy": losses[0]}
     chart.series.add({"epochs": [rows.epoch("branch 1", 1, 1, **logs)]})
     chart.series.add({"entries": [rows.entry("branch 1", 1, "note", why="it cost $5_^ to $6")]})
     assert picture(chart).shape[2] == 3
-    assert alt_text(chart.series)
+    assert summary(chart.series)
 
 
-@pytest.mark.parametrize("kind", ["svg", "pdf", "png"])
+@pytest.mark.parametrize("kind", ["svg", "png"])
 def test_a_chart_is_exported_with_its_curves(kind):
     rows, chart = begun()
-    empty = len(chart.export(kind))
+    chart.draw(chart.view, 900, 540)
+    empty = len(chart.file(kind))
     chart.series.add({"blocks": [rows.block("branch 1", 1, np.random.default_rng(0).random(500))]})
-    found = chart.export(kind)
-    assert found.startswith({"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[kind])
+    chart.draw(chart.view, 900, 540)
+    found = chart.file(kind)
+    assert found.startswith({"svg": b"<?xml", "png": b"\x89PNG"}[kind])
     assert len(found) > empty + 2000
+
+
+def test_the_page_reads_steps_values_and_changes_off_a_frame():
+    rows, chart, seq = steered()
+    chart.series.add({"epochs": [rows.epoch("branch 1", 1, 350, val_loss=0.25)]})
+    chart.view = replace(chart.view, smoothing=0, zoom=(290, 710))
+    frame = chart.shown()
+    steps = np.frombuffer(frame["steps"], "<f8")
+    assert (steps[0], steps[-1]) == (290, 700)
+    curves = [name for name, _ in frame["curves"]]
+    table = dict(zip(curves, np.frombuffer(frame["table"], "<f4").reshape(len(curves), -1), strict=True))
+    assert curves == ["train", "valid", "learning rate"]
+    at = list(steps).index
+    assert [table["train"][at(step)] for step in (299, 301, 500)] == [2.0, 1.0, 0.5]
+    np.testing.assert_array_equal([table["valid"][at(step)] for step in (349, 350, 700)], [np.nan, 0.25, 0.25])
+    np.testing.assert_allclose([table["learning rate"][at(step)] for step in (299, 300)], [0.1, 0.02])
+    [mark] = frame["marks"]
+    about = "by dashboard · loss 2.00 → 0.750, means of 200 steps before and 200 after"
+    assert mark == {"seq": seq, "step": 300, "words": "learning rate 0.1 → 0.02 — flat", "about": about}
+    left, _, width, _ = frame["box"]
+    assert (left + width < 740, frame["limits"]) == (True, (290, 710))
+
+
+def test_several_runs_have_a_colour_each_and_no_band():
+    rows, one, other = Rows(), RunSeries(), RunSeries()
+    one.add({"blocks": [rows.block("branch 1", 1, np.full(50, 1.0))]})
+    other.add({"blocks": [rows.block("branch 1", 1, np.full(80, 2.0))]})
+    chart = ChartFigure([ChartRun(s, c, c, n) for s, c, n in zip((one, other), theme.RUNS, "ab", strict=False)])
+    chart.draw(View(), 740, 460)
+    assert [(curve.name, curve.style["color"]) for curve in chart.curves] == [
+        ("a train", theme.RUNS[0]),
+        ("b train", theme.RUNS[1]),
+    ]
+    assert chart.limits == (0, 80)
 
 
 # ------------------------------------------------------------------------- what is chosen
@@ -198,15 +222,15 @@ def chart_of_a_thousand():
     rows, chart = begun()
     for i in range(10):
         losses = np.linspace(2 - i / 10, 1.9 - i / 10, 100)
-        chart.series.add({"blocks": [rows.block("branch 1", 100 * i + 1, losses, epoch=i + 1, time=10.0 * (i + 1))]})
+        chart.series.add({"blocks": [rows.block("branch 1", 100 * i + 1, losses, epoch=i + 1)]})
         chart.series.add({"epochs": [rows.epoch("branch 1", i + 1, 100 * i + 100, val_loss=2.0)]})
     return rows, chart
 
 
 def limits(chart):
-    chart.draw(740, 460)
-    panel = chart._frame.panels[0].axes
-    return panel.get_xlim(), panel.get_ylim()
+    chart.draw(chart.view, 740, 460)
+    axes = chart.figure.axes[0]
+    return axes.get_xlim(), axes.get_ylim()
 
 
 def test_the_axis_shows_all_steps_the_last_ones_or_a_chosen_range():
@@ -214,22 +238,13 @@ def test_the_axis_shows_all_steps_the_last_ones_or_a_chosen_range():
     assert limits(chart)[0] == (0, 1000)
     chart.view = View(last=200)
     assert limits(chart)[0] == (800, 1000)
-    chart.view = View(chosen=(250, 260))
+    chart.view = View(zoom=(250, 260))
     (left, right), (low, high) = limits(chart)
     assert (left, right) == (250, 260)
     assert 1.5 < low < high < 2.1
     chart.view = View()
     chart.series.add({"blocks": [rows.block("branch 1", 1001, np.ones(500))]})
     assert limits(chart)[0] == (0, 1500)
-    assert chart.limits == (0, 1500)
-
-
-def test_the_axis_counts_epochs_or_the_time_of_training():
-    _, chart = chart_of_a_thousand()
-    chart.view = View(x="epoch")
-    assert limits(chart)[0] == (0, 10)
-    chart.view = View(x="time")
-    assert limits(chart)[0] == (0, 90)  # of the first block nobody knows when it began
 
 
 def test_what_can_be_shown_is_named_and_shown():
@@ -240,17 +255,19 @@ def test_what_can_be_shown_is_named_and_shown():
     )
     names = {"metrics": ["accuracy", "gradient_norm"], "hyperparameters": ["learning_rate", "momentum"]}
     assert {"metrics": chart.series.metrics, "hyperparameters": chart.series.hyperparameters} == names
-    chart.view = View(metrics=("gradient_norm", "nothing"), hyperparameters=("momentum",))
-    chart.draw(740, 460)
-    assert [panel.name for panel in chart._frame.panels] == ["loss", "gradient_norm", "momentum"]
+    chart.draw(View(metric="gradient_norm", hyperparameter="momentum"), 740, 460)
+    assert [axes.get_title(loc="left") for axes in chart.figure.axes] == ["loss", "gradient norm", "momentum"]
+    assert [curve.name for curve in chart.curves] == ["train", "gradient norm", "momentum"]
+    chart.draw(View(metric="accuracy"), 740, 460)
+    assert [curve.name for curve in chart.curves] == ["train", "", "accuracy", "valid accuracy"]
 
 
 def test_no_more_points_than_pixels():
     rows, chart = begun()
     chart.series.add({"blocks": [rows.block("branch 1", 1, np.random.default_rng(0).random(50_000))]})
-    chart.draw(740, 460, 2.0)
-    line = chart._frame.panels[0]._lines["train"]
-    assert 300 < len(line.get_xdata()) <= chart._frame.plot_px + 2
+    frame = chart.shown()
+    assert 300 < chart.curves[0].columns.shape[1] <= frame["box"][2] + 2
+    assert len(frame["steps"]) <= 8 * frame["box"][2]
 
 
 # ------------------------------------------------------------------------- entries
@@ -306,18 +323,6 @@ def test_an_entry_without_steps_has_no_losses():
     assert (entry.losses, entry.steps_before, entry.steps_after) == ("", 0, 0)
 
 
-def test_an_annotation_is_found_where_it_is_drawn():
-    _, chart, seq = steered()
-    chart.draw(740, 460)
-    x = chart._frame.left_px + 300 / limits(chart)[0][1] * chart._frame.plot_px
-    assert chart.entry_at(x + 2, 300) == seq
-    assert chart.entry_at(x + 40, 30) == seq  # its label
-    assert chart.entry_at(x + 40, 300) is None
-    chart.view = View(annotations=False)
-    chart.draw(740, 460)
-    assert chart.entry_at(x, 300) is None
-
-
 def test_what_a_schedule_does_is_annotated_but_does_not_fill_the_chart():
     rows, chart = begun()
     chart.series.add({"blocks": [rows.block("branch 1", 1, np.ones(800))]})
@@ -334,26 +339,6 @@ def test_what_changes_nothing_has_no_annotation(action):
     rows, chart = begun()
     chart.series.add({"entries": [rows.entry("branch 1", 0, action, learning_rate=[0.1, 0.2])]})
     assert entries(chart) == []
-
-
-def test_annotations_close_to_one_another_share_a_label():
-    rows = Rows()
-    changes = [(10, {"learning_rate": (1, 2)}), (11, {"learning_rate": (2, 3)}), (13, {"momentum": (0, 0.9)})]
-    changes += [(90, {"learning_rate": (3, 4)})]
-    found = clusters([(step, entry_of(rows.entry("branch 1", step, **change))) for step, change in changes], within=5)
-    assert [(place, label_lines(several)) for place, several in found] == [
-        (10, ["lr 1 → 3", "momentum 0 → 0.9"]),
-        (90, ["lr 3 → 4"]),
-    ]
-    undone = [(50, {"lr": (0.01, 0.2)}), (50, {"lr": (0.2, 0.01)})]
-    assert label_lines([entry_of(rows.entry("branch 1", step, **change)) for step, change in undone]) == []
-
-
-def test_a_label_has_only_so_many_lines():
-    many = {f"rate_{i}": [0, 1] for i in range(5)}
-    entry = entry_of(Rows().entry("branch 1", 1, **many))
-    assert label_lines([entry]) == ["rate 0 0 → 1", "rate 1 0 → 1", "and 3 more"]
-    assert label_lines([entry], most=1) == ["rate 0 0 → 1 …"]
 
 
 # ------------------------------------------------------------------------- branches
@@ -378,10 +363,6 @@ def test_the_line_goes_over_branches_and_what_was_abandoned_stays_as_a_ghost():
     assert columns[STEP].tolist() == list(range(1, 101))
     assert columns[LOW].tolist() == [2.0] * 50 + [1.0] * 50
     assert share(picture(chart), theme.GHOST) > 0.0001
-    chart.view = View(ghosts=False)
-    without = share(picture(chart), theme.GHOST)
-    chart.view = View()
-    assert share(picture(chart), theme.GHOST) > without
 
 
 def test_what_was_done_on_an_abandoned_branch_has_no_annotation():
@@ -393,37 +374,22 @@ def test_what_was_done_on_an_abandoned_branch_has_no_annotation():
 
 def test_the_smoothed_loss_of_a_branch_goes_on_from_where_it_left():
     _, chart = rewound()
-    average = chart.series.along("measured", "loss")[SMOOTHED]
-    alone = RunSeries(0.97)
-    rows = Rows()
-    alone.add({"blocks": [rows.block("branch 1", 1, np.r_[np.full(50, 2.0), np.full(50, 1.0)])]})
-    np.testing.assert_allclose(average, alone.along("measured", "loss")[SMOOTHED], rtol=1e-9)
+    losses = np.r_[np.full(50, 2.0), np.full(50, 1.0)]
+    alone = RunSeries()
+    alone.add({"blocks": [Rows().block("branch 1", 1, losses)]})
+    ours, theirs = (with_smoothed(series.along("measured", "loss"), 0.97) for series in (chart.series, alone))
+    np.testing.assert_array_equal(ours[SMOOTHED], theirs[SMOOTHED])
 
 
 def test_steps_that_are_logged_twice_count_once():
-    rows, series = Rows(), RunSeries(0.9)
+    rows, series = Rows(), RunSeries()
     for first in (1, 11, 1, 11, 21):
         series.add({"blocks": [rows.block("branch 1", first, np.arange(first, first + 10))]})
     assert series.along("measured", "loss")[LOW].tolist() == list(range(1, 31))
 
 
-def test_rests_and_abandoned_branches_take_no_training_time():
-    rows, series = Rows(), RunSeries(0.9)
-    series.add({"entries": [rows.entry("branch 1", 0, "fit", time=100.0)]})
-    series.add({"blocks": [rows.block("branch 1", 1, [1.0] * 10, time=110.0)]})
-    series.add({"entries": [rows.entry("branch 1", 10, "pause", time=110.0)]})
-    series.add({"entries": [rows.entry("branch 1", 10, "resume", time=500.0)]})
-    series.add({"blocks": [rows.block("branch 1", 11, [1.0] * 10, time=510.0)]})
-    series.add({"branches": [rows.branch("branch 2", "branch 1", 10)]})
-    series.add({"entries": [rows.entry("branch 2", 10, "rewind", time=512.0)]})
-    series.add({"blocks": [rows.block("branch 2", 11, [1.0] * 10, time=532.0)]})
-    assert series.axis("time")(np.array([0, 5, 10, 15, 20])).tolist() == [0, 5, 10, 20, 30]
-    series.add({"blocks": [rows.block("branch 2", 21, [1.0] * 10, time=9000.0)]})  # it rested, and nobody said so
-    assert series.seconds_at("branch 2", 30) == 50
-
-
 def test_a_value_that_follows_a_schedule_is_drawn_step_by_step():
-    rows, series = Rows(), RunSeries(0.9)
+    rows, series = Rows(), RunSeries()
     series.add({"branches": [rows.branch("branch 1", None, 0, learning_rate=0.4)]})
     series.add({"blocks": [rows.block("branch 1", 1, [1, 1, 1], learning_rate=[0.4, 0.3, 0.2])]})
     series.add({"entries": [rows.entry("branch 1", 3, learning_rate=["schedule", 0.05])]})
@@ -435,23 +401,23 @@ def test_a_value_that_follows_a_schedule_is_drawn_step_by_step():
 # ------------------------------------------------------------------------- another run
 
 
-def test_another_run_is_laid_over_from_its_directory(tmp_path):
-    rows, chart = begun()
-    chart.series.add({"blocks": [rows.block("branch 1", 1, np.full(100, 1.0))]})
-    assert share(picture(chart), theme.OTHER) == 0
+def test_another_run_is_read_from_its_directory_and_laid_over(tmp_path):
     database, log = Database(tmp_path / "run.sqlite"), RunLog()
     log.on_append = database.append
     for first, loss in ((1, 2.0), (51, 0.5)):
         log.add_steps("branch 1", Steps(0, "branch 1", first, {"loss": np.full(50, loss, "float32")}))
     database.close()
     written = (tmp_path / "run.sqlite").read_bytes()
-    chart.view = View(other=str(tmp_path))
-    assert share(picture(chart), theme.OTHER) > 0.0003
-    assert chart._compared.series.along("measured", "loss")[LOW].tolist() == [2.0] * 50 + [0.5] * 50
+    other = ComparedRun(Viewer)
+    other.show(str(tmp_path))
+    assert other.series.along("measured", "loss")[LOW].tolist() == [2.0] * 50 + [0.5] * 50
     assert (tmp_path / "run.sqlite").read_bytes() == written
     assert [path.name for path in tmp_path.iterdir()] == ["run.sqlite"]
-    chart.view = View()
+    rows, chart = begun()
+    chart.series.add({"blocks": [rows.block("branch 1", 1, np.full(100, 1.0))]})
     assert share(picture(chart), theme.OTHER) == 0
+    chart.runs.append(ChartRun(other.series, theme.OTHER, theme.OTHER, "other"))
+    assert share(picture(chart), theme.OTHER) > 0.0003
 
 
 def test_another_run_is_opened_once_and_read_on(monkeypatch):
@@ -466,7 +432,7 @@ def test_another_run_is_opened_once_and_read_on(monkeypatch):
         def since(self, cursor):
             return {"blocks": blocks[cursor : cursor + 1]}, min(cursor + 1, len(blocks))
 
-    compared = ComparedRun(0.9, Other)
+    compared = ComparedRun(Other)
     compared.show("there")
     blocks.append(rows.block("branch 1", 11, np.ones(5)))
     compared.show("there")
@@ -475,11 +441,10 @@ def test_another_run_is_opened_once_and_read_on(monkeypatch):
     assert opened == ["there", "elsewhere"]
 
 
-def test_a_run_that_is_not_there_is_reported_and_the_chart_goes_on(tmp_path):
-    _, chart = begun()
-    chart.view = View(other=str(tmp_path / "none"))
-    assert chart.draw(740, 460) is not None
-    assert "none` holds no run" in chart.problem
+def test_a_run_that_is_not_there_is_reported(tmp_path):
+    other = ComparedRun(Viewer)
+    other.show(str(tmp_path / "none"))
+    assert "none` holds no run" in other.problem and other.name == ""
 
 
 # ------------------------------------------------------------------------- words
@@ -488,12 +453,12 @@ def test_a_run_that_is_not_there_is_reported_and_the_chart_goes_on(tmp_path):
 def test_a_summary_says_what_there_is_to_see():
     rows, chart, _ = steered()
     chart.series.add({"epochs": [rows.epoch("branch 1", i, 300 * i, val_loss=i / 10, accuracy=0.9) for i in (1, 2)]})
-    said = alt_text(chart.series)
-    assert "At step 700 the smoothed training loss is 0.500, " in said
+    said = summary(chart.series)
+    assert "At step 700 the smoothed training loss is 0.500. At step 630 it was 0.5" in said
     assert "The validation loss is 0.200 at step 600; its lowest was 0.100 at step 300." in said
-    assert "Accuracy is 0.900 in training." in said
+    assert "Accuracy is 0.900." in said
     assert "the last at step 300 by dashboard: learning rate 0.1 → 0.02 — flat." in said
-    assert alt_text(begun()[1].series) == "Nothing is measured yet."
+    assert summary(begun()[1].series) == "Nothing is measured yet."
 
 
 # ------------------------------------------------------------------------- a long run
@@ -509,7 +474,7 @@ def fed(steps, piece):
 
 def test_a_million_steps_take_no_more_room_than_ten_thousand():
     short, long = fed(10_000, 1_000), fed(1_000_000, 10_000)
-    sizes = [len(chart.export("png")) for _, chart in (short, long)]
+    sizes = [len(chart.shown()["png"]) for _, chart in (short, long)]
     assert sizes[1] < 1.2 * sizes[0]
     assert long[1].series.along("measured", "loss").shape[1] < 15_000
     tracemalloc.start()
@@ -523,7 +488,7 @@ def test_a_million_steps_take_no_more_room_than_ten_thousand():
 
 
 def test_each_of_a_few_thousand_steps_is_kept_however_often_a_run_is_rewound():
-    rows, series = Rows(), RunSeries(0.0)
+    rows, series = Rows(), RunSeries()
     losses = np.random.default_rng(0).random(3000)
     series.add({"branches": [rows.branch("branch 1", None, 0)], "blocks": [rows.block("branch 1", 1, losses[:2000])]})
     for i in range(2, 32):
@@ -531,12 +496,12 @@ def test_each_of_a_few_thousand_steps_is_kept_however_often_a_run_is_rewound():
         series.add({"blocks": [rows.block(f"branch {i}", 1991, losses[1990:])]})
     line = series.along("measured", "loss")
     np.testing.assert_array_equal(line[STEP], np.arange(1, 3001))
-    np.testing.assert_array_equal(line[SMOOTHED], losses.astype("float32"))
-    assert sum(branch.measured["loss"].width for branch in series.branches.values()) < 10_000  # of 32,000
+    np.testing.assert_array_equal(line[MEAN], losses.astype("float32"))
+    assert sum(branch.measured["loss"].columns().shape[1] for branch in series.branches.values()) < 12_000  # of 32,000
 
 
 def test_hundreds_of_rewinds_take_no_more_room_than_a_few():
-    rows, series = Rows(), RunSeries(0.97)
+    rows, series = Rows(), RunSeries()
     series.add({"branches": [rows.branch("branch 1", None, 0)]})
     for i in range(300):
         step, name = 100 * (i + 1), f"branch {i + 2}"

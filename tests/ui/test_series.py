@@ -1,7 +1,20 @@
 import numpy as np
 import pytest
 
-from babysit.ui.series import COUNT, HIGH, KEEP, KEEP_WIDE, LOW, MEAN, SMOOTHED, STEP, DecimatedSeries, mean, reduced
+from babysit.ui.series import (
+    COUNT,
+    HIGH,
+    KEEP,
+    KEEP_WIDE,
+    LOW,
+    MEAN,
+    SMOOTHED,
+    STEP,
+    DecimatedSeries,
+    mean,
+    reduced,
+    with_smoothed,
+)
 
 
 def smoothed(losses, weight=0.97):
@@ -13,8 +26,8 @@ def smoothed(losses, weight=0.97):
     return np.array(result)
 
 
-def series_of(losses, pieces=1, smoothing=0.97):
-    series, steps = DecimatedSeries(smoothing), np.arange(1, len(losses) + 1)
+def series_of(losses, pieces=1):
+    series, steps = DecimatedSeries(), np.arange(1, len(losses) + 1)
     for at, piece in zip(np.array_split(steps, pieces), np.array_split(losses, pieces), strict=True):
         series.append(at, piece)
     return series
@@ -24,7 +37,7 @@ def series_of(losses, pieces=1, smoothing=0.97):
 @pytest.mark.parametrize("smoothing", [0.0, 0.97, 0.9999])
 def test_a_short_series_holds_every_step_and_its_corrected_average(pieces, smoothing):
     losses = np.random.default_rng(0).exponential(size=300)
-    columns = series_of(losses, pieces, smoothing).columns()
+    columns = with_smoothed(series_of(losses, pieces).columns(), smoothing)
     assert columns[STEP].tolist() == list(range(1, 301))
     for row in (LOW, HIGH, MEAN):
         np.testing.assert_array_equal(columns[row], losses)
@@ -42,7 +55,9 @@ def test_a_long_series_stays_bounded_hides_no_spike_and_forgets_no_value():
     assert (columns[LOW].min(), columns[HIGH].max()) == (-5.0, 99.0)
     spike = columns[HIGH].argmax()
     assert columns[STEP, spike - 1] < 20_001 <= columns[STEP, spike]
-    np.testing.assert_allclose(columns[SMOOTHED], smoothed(losses)[columns[STEP].astype(int) - 1], rtol=1e-9)
+    ours, exact = with_smoothed(columns, 0.97)[SMOOTHED], smoothed(losses)[columns[STEP].astype(int) - 1]
+    np.testing.assert_allclose(ours[-KEEP:], exact[-KEEP:], rtol=1e-2)
+    assert np.abs(ours - exact)[2000:].max() < 0.4  # of wide columns only the mean is known; the losses' spread is 1
 
 
 def test_the_newest_steps_are_kept_one_by_one_however_long_the_run():
@@ -52,37 +67,10 @@ def test_the_newest_steps_are_kept_one_by_one_however_long_the_run():
     np.testing.assert_array_equal(newest[LOW], losses[49_000:])
 
 
-def test_a_series_is_cut_at_a_step_and_another_goes_on_from_its_average():
-    losses = np.linspace(3, 1, 40)
-    parent = series_of(losses)
-    child = DecimatedSeries(0.97, average=parent.average_at(20))
-    child.append(np.arange(21, 41), losses[20:])
-    assert parent.columns(end=20)[STEP, -1] == 20
-    np.testing.assert_allclose(child.columns()[SMOOTHED], parent.columns()[SMOOTHED, 20:], rtol=1e-9)
-
-
 def test_a_loss_that_is_not_finite_leaves_averages_alone():
-    series = series_of(np.array([np.nan, 1.0, np.nan, np.inf, 1.0]))
-    np.testing.assert_allclose(series.columns()[SMOOTHED, 1:], 1.0)
-    assert mean(series.columns()) == 1.0
-    np.testing.assert_allclose(series.average_at(5), (1.0, 2))
-
-
-def test_another_weight_is_as_if_it_had_been_that_from_the_start():
-    losses = np.random.default_rng(3).exponential(size=1500)
-    series = series_of(losses, pieces=7)
-    series.smooth(0.5)
-    series.append(np.array([1501]), np.array([2.0]))
-    np.testing.assert_allclose(series.columns()[SMOOTHED], smoothed([*losses, 2.0], 0.5), rtol=1e-9)
-
-
-def test_of_a_long_series_another_weight_is_nearly_so_and_at_its_end_all_but_so():
-    losses = np.random.default_rng(4).exponential(size=200_000)
-    series, exact = series_of(losses, pieces=40), series_of(losses, pieces=40, smoothing=0.999)
-    series.smooth(0.999)
-    np.testing.assert_allclose(series.average_at(200_000), exact.average_at(200_000), rtol=1e-3)
-    ours, theirs = series.columns()[SMOOTHED, 2000:], exact.columns()[SMOOTHED, 2000:]
-    assert np.abs(ours - theirs).max() < 0.05  # the spread of the losses themselves is 1
+    columns = series_of(np.array([np.nan, 1.0, np.nan, np.inf, 1.0])).columns()
+    np.testing.assert_allclose(with_smoothed(columns, 0.97)[SMOOTHED], [np.nan, 1, 1, 1, 1])
+    assert mean(columns) == 1.0
 
 
 def test_thinning_keeps_extremes_and_mean():
@@ -98,13 +86,13 @@ def test_thinning_keeps_extremes_and_mean():
 def test_no_more_columns_than_pixels_with_the_extremes_of_each():
     losses = np.random.default_rng(6).exponential(size=2048)
     columns = series_of(losses).columns()
-    x, thin = reduced(columns[STEP] - 1, columns, 0, 2048, 128)
-    assert x.tolist() == list(range(15, 2048, 16))
+    columns[STEP] -= 1
+    thin = reduced(columns, 0, 2048, 128)
+    assert thin[STEP].tolist() == list(range(15, 2048, 16))
     np.testing.assert_array_equal(thin[LOW], losses.reshape(128, 16).min(axis=1))
     np.testing.assert_array_equal(thin[HIGH], losses.reshape(128, 16).max(axis=1))
 
 
 def test_a_range_reaches_one_point_beyond_each_edge():
     columns = series_of(np.arange(100.0)).columns()
-    x, _ = reduced(columns[STEP], columns, 40.5, 50.5, 1000)
-    assert x.tolist() == list(range(40, 52))
+    assert reduced(columns, 40.5, 50.5, 1000)[STEP].tolist() == list(range(40, 52))

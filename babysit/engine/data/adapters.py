@@ -1,16 +1,15 @@
 """Where batches come from, pass after pass, through Keras's own data adapters.
 
-An adapter begins a pass, tells the user's `PyDataset` of epochs, and says whether a pass can be
-begun again. Its batches are those that `Model.fit` would give to a step.
+An adapter begins a pass, and says whether a pass can be begun again. Its batches are those that
+`Model.fit` would give to a step.
 """
 
-import contextlib
-import itertools
-import threading
 import types
+from concurrent.futures import Future
 from typing import Any, cast
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_slicing
@@ -18,6 +17,7 @@ from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 
 from babysit.core.order import Shuffle, permutation
 from babysit.core.position import FitSpec
+from babysit.engine.data.background import in_background
 from babysit.engine.data.window import arrays_in, map_arrays
 
 UNKNOWN_LENGTH = (
@@ -34,25 +34,27 @@ class BatchAdapter:
     Args:
         adapter: Keras's adapter of the data.
         limitation: What cannot be had of it and why, in a sentence; empty if all can.
+        repeatable: Whether a pass can be begun again.
 
     Attributes:
         dataset: A `tf.data.Dataset` of the batches.
         batches: Batches of a pass; None where that is not known or there is no end.
         shuffle: Whether the order of the batches is shuffled, as the user gave it.
-        repeatable: Whether a pass can be begun again.
         size: Examples of a pass; None where that is not known.
-        identity: Tensors by which the data are told from others, beside their shapes.
-        prefetched: Batches that may be made ready at once, set once the size of one is known.
+        batch_size: Examples of a batch; None for those of the first one that comes.
+        examples: Tensors that, with their shapes, identify the data.
+        hears: The dataset whose `on_epoch_begin` and `on_epoch_end` are called.
+        prefetched: Batches that may be made ready at once, set when the size of one is known.
     """
 
     shuffle: Shuffle = False
-    repeatable = True
     size: int | None = None
-    identity: tuple[Any, ...] = ()
-    prefetched = 0
+    batch_size: int | None = None
+    examples: Any = None
+    prefetched = 1
 
-    def __init__(self, adapter: Any, limitation: str = "") -> None:
-        self._adapter, self.limitation = adapter, limitation
+    def __init__(self, adapter: Any, limitation: str = "", repeatable: bool = True) -> None:
+        self.hears, self.limitation, self.repeatable = adapter, limitation, repeatable
         self.dataset = without_autotune(adapter.get_tf_dataset())
         self.batches: int | None = adapter.num_batches
 
@@ -62,82 +64,25 @@ class BatchAdapter:
 
     def end(self, iterator: Any) -> None:
         """Drops an iterator; ending its threads needs milliseconds, for which nothing waits."""
-        threading.Thread(target=[iterator].clear, daemon=True).start()
-
-    def first_size(self) -> int | None:
-        """Examples of a batch, where the first batch of a pass may be another; None for that one's."""
-        return None
-
-    def epoch_began(self) -> None:
-        """Tells the user's data that an epoch begins."""
-
-    def epoch_ended(self) -> None:
-        """Tells the user's data that an epoch is over."""
+        in_background([iterator].clear)
 
 
 class DatasetAdapter(BatchAdapter):
-    """A `tf.data.Dataset`; from its second pass on one iterator, begun anew while the steps before it run.
+    """A `tf.data.Dataset`: each later pass is begun, and makes batches ready, while the steps before it run."""
 
-    It makes up to `prefetched` batches ready.
-    """
-
-    def __init__(self, adapter: Any, limitation: str = "") -> None:
-        super().__init__(adapter, limitation)
-        self._reused: ReusedIterator | None = None
+    _next: Future[Any] | None = None
+    _prefetching: Any = None
 
     def begin(self, data_pass: int, fit: FitSpec) -> Any:
-        """An iterator at the start of a pass."""
-        if not self.prefetched:
-            return super().begin(data_pass, fit)
-        if self._reused is None:
-            self._reused = ReusedIterator(self.dataset.prefetch(self.prefetched))
-        return self._reused.begun()
+        """A new iterator over the batches of a pass."""
+        following, self._next = self._next, None
+        return super().begin(data_pass, fit) if following is None else following.result()
 
     def end(self, iterator: Any) -> None:
-        """Begins the next pass in a thread."""
-        if self._reused is None:
-            super().end(iterator)
-        else:
-            self._reused.begin()
-
-
-class ReusedIterator:
-    """An iterator that is begun anew for every pass, in a thread as soon as one is over."""
-
-    def __init__(self, dataset: Any) -> None:
-        self._dataset, self._iterator = dataset, iter(dataset)
-        self._fresh, self._thread = True, threading.Thread()
-
-    def begin(self) -> None:
-        """Begins the next pass, in a thread."""
-        self._thread = threading.Thread(target=self._begin, name="babysit-stream", daemon=True)
-        self._thread.start()
-
-    def _begin(self) -> None:
-        with contextlib.suppress(Exception):  # `begun` raises it again
-            self._make()
-
-    def _make(self) -> None:
-        tf.raw_ops.MakeIterator(dataset=self._dataset._variant_tensor, iterator=self._iterator._iterator_resource)
-        self._fresh = True
-
-    def begun(self) -> Any:
-        """The iterator, at the start of a pass."""
-        if self._thread.ident is not None:
-            self._thread.join()
-        if not self._fresh:
-            self._make()
-        self._fresh = False
-        return self._iterator
-
-
-class GeneratorAdapter(BatchAdapter):
-    """A Python generator: what it has yielded is gone."""
-
-    repeatable = False
-
-    def __init__(self, adapter: Any) -> None:
-        super().__init__(adapter, "The run cannot be rewound, because a generator yields each batch only once.")
+        """Drops an iterator, and begins the next pass."""
+        super().end(iterator)
+        self._prefetching = self._prefetching or self.dataset.prefetch(self.prefetched)
+        self._next = in_background(iter, self._prefetching)
 
 
 class PyDatasetAdapter(BatchAdapter):
@@ -146,68 +91,49 @@ class PyDatasetAdapter(BatchAdapter):
     A pass has as many batches as the dataset had when the fit began, or fewer where it has fewer by then.
     """
 
-    def __init__(self, dataset: Any, class_weight: Any, shuffle: Shuffle, seed: int) -> None:
-        self._ordered, self._seed = _Ordered(dataset), seed
+    def __init__(self, dataset: Any, shuffle: Shuffle, seed: int, **others: Any) -> None:
+        self._dataset, self._seed, self._others = dataset, seed, others
         self.shuffle = bool(shuffle) and dataset.num_batches is not None
-        super().__init__(data_adapters.get_data_adapter(self._ordered, class_weight=class_weight))
-        self.epoch_ended()  # `Model.fit` begins with it, so that a PyDataset counts on it
+        first = _Ordered(dataset)
+        super().__init__(data_adapters.get_data_adapter(first, **others))
+        self._adapter: Any = None
+        self.hears, self.batch_size = dataset, first.batch_size
+        dataset.on_epoch_end()  # `Model.fit` begins with it, so that a PyDataset counts on it
 
     def begin(self, data_pass: int, fit: FitSpec) -> Any:
-        """A new iterator over the batches of a pass."""
-        self._end_workers()
-        count = cast(int | None, self._adapter.num_batches)
-        if count is not None:  # before the workers start
-            self._ordered.order = permutation(count, self._seed, data_pass, bool(fit.shuffle))
-        return super().begin(data_pass, fit)
+        """A new iterator over the batches of a pass, with workers of its own."""
+        count, order = self._dataset.num_batches, None
+        if count is not None:
+            order = permutation(count, self._seed, data_pass, bool(fit.shuffle))
+        self._adapter = data_adapters.get_data_adapter(_Ordered(self._dataset, order), **self._others)
+        self._adapter._output_signature = self.dataset.element_spec  # otherwise it looks at two batches again
+        return iter(without_autotune(self._adapter.get_tf_dataset()))
 
     def end(self, iterator: Any) -> None:
-        """Drops an iterator; what its workers have made and nobody asked for is thrown away."""
-        self._end_workers()
+        """Drops an iterator, and ends its workers."""
+        if self._adapter.enqueuer is not None:
+            in_background(self._adapter.enqueuer.stop)
         super().end(iterator)
-
-    def _end_workers(self) -> None:
-        enqueuer = self._adapter.enqueuer
-        if enqueuer is None:
-            return
-        enqueuer.stop()
-        while not enqueuer.ready_queue.empty():
-            enqueuer.ready_queue.get()
-        if self.batches is None:
-            enqueuer.indices = itertools.count()
-
-    def first_size(self) -> int | None:
-        """Examples of the batch of index 0: in another order, a smaller last one may come first."""
-        return self._ordered.batch_size
-
-    def epoch_began(self) -> None:
-        """Calls `on_epoch_begin` of the user's dataset."""
-        self._ordered.dataset.on_epoch_begin()
-
-    def epoch_ended(self) -> None:
-        """Calls `on_epoch_end` of the user's dataset."""
-        self._ordered.dataset.on_epoch_end()
 
 
 class _Ordered(keras.utils.PyDataset):  # type: ignore[misc]  # Keras ships no types
     """A PyDataset in another order."""
 
-    def __init__(self, dataset: Any) -> None:
+    batch_size: int | None = None
+
+    def __init__(self, dataset: Any, order: np.ndarray | None = None) -> None:
         super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
-        self.dataset = dataset
-        self.order: Any = None
-        self.batch_size: int | None = None
+        self._dataset, self._order = dataset, order
 
     def __getitem__(self, index: int) -> Any:
-        if self.order is not None:
-            return self.dataset[int(self.order[index])]
-        batch = self.dataset[index]
-        if self.batch_size is None:  # as Keras looks at the first ones to learn what they are
+        batch = self._dataset[index if self._order is None else int(self._order[index])]
+        if self.batch_size is None:  # of the batch at 0; in another order, a smaller last one may come first
             self.batch_size = int(arrays_in(batch)[0].shape[0])
         return batch
 
     @property
     def num_batches(self) -> int | None:
-        return cast(int | None, self.dataset.num_batches)
+        return cast(int | None, self._dataset.num_batches)
 
 
 class SparseAdapter(BatchAdapter):
@@ -215,21 +141,16 @@ class SparseAdapter(BatchAdapter):
 
     def __init__(self, arrays: tuple[Any, ...], batch_size: int, shuffle: Shuffle, seed: int) -> None:
         super().__init__(ArrayDataAdapter(*arrays, batch_size=batch_size))
-        self._arrays, self._rows = arrays, map_arrays(array_slicing.convert_to_sliceable, arrays)
-        self.size, self._seed, self.shuffle = int(arrays_in(arrays)[0].shape[0]), seed, shuffle
-        self._batch_size = min(batch_size, self.size)
-        self.identity = tuple(arrays_in(next(iter(self.dataset))))
+        self._rows, self._seed, self.shuffle = array_slicing.convert_to_sliceable(arrays), seed, shuffle
+        self.size = size = int(arrays_in(arrays)[0].shape[0])
+        self.batch_size, self.examples = min(batch_size, size), next(iter(self.dataset))
 
     def begin(self, data_pass: int, fit: FitSpec) -> Any:
         """A new iterator over the batches of a pass."""
         assert self.size is not None
         order = permutation(self.size, self._seed, data_pass, fit.shuffle, fit.batch_size)
-        rows = map_arrays(lambda part: part[order], self._rows) if fit.shuffle else self._arrays
-        return iter(without_autotune(ArrayDataAdapter(*rows, batch_size=fit.batch_size).get_tf_dataset()))
-
-    def first_size(self) -> int:
-        """Examples of a batch."""
-        return self._batch_size
+        arrays = map_arrays(lambda part: part[order], self._rows)
+        return iter(without_autotune(ArrayDataAdapter(*arrays, batch_size=fit.batch_size).get_tf_dataset()))
 
 
 def without_autotune(dataset: Any) -> Any:
@@ -251,18 +172,20 @@ def is_stream(x: Any) -> bool:
 
 
 def batch_adapter(
-    x: Any, class_weight: Any, shuffle: Shuffle, seed: int, steps_per_epoch: int | None = None
+    x: Any, shuffle: Shuffle, seed: int, steps_per_epoch: int | None = None, **others: Any
 ) -> BatchAdapter:
     """The adapter of a stream.
 
     Raises:
-        ValueError: If Keras does not accept `class_weight` for it, or it gives no batches.
+        ValueError: If Keras does not accept one of `others` (`y`, `sample_weight`, `class_weight`) for it, or it
+            gives no batches.
     """
     if isinstance(x, keras.utils.PyDataset):
-        return PyDatasetAdapter(x, class_weight, shuffle, seed)
-    adapter = data_adapters.get_data_adapter(x, class_weight=class_weight)
+        return PyDatasetAdapter(x, shuffle, seed, **others)
+    adapter = data_adapters.get_data_adapter(x, **others)
     if isinstance(x, types.GeneratorType):
-        return GeneratorAdapter(adapter)
+        limitation = "The run cannot be rewound, because a generator yields each batch only once."
+        return BatchAdapter(adapter, limitation, repeatable=False)
     if not isinstance(x, tf.data.Dataset):
         return BatchAdapter(adapter)
     drifts = steps_per_epoch is None and int(x.cardinality()) == tf.data.UNKNOWN_CARDINALITY

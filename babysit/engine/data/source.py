@@ -6,23 +6,21 @@ batch after batch is a stream.
 """
 
 import math
-import numbers
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
+from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 
 from babysit.core.order import Shuffle
 from babysit.engine.data.adapters import SparseAdapter, batch_adapter, is_stream
-from babysit.engine.data.arrays import Arrays, common_length, is_on_disk, is_sparse, packed
-from babysit.engine.data.host import HostArrays
+from babysit.engine.data.arrays import Arrays
+from babysit.engine.data.host import HostArrays, is_on_disk
 from babysit.engine.data.stream import Stream
-from babysit.engine.data.window import Source, Window, arrays_in, symbolic
-
-__all__ = ["Arrays", "HostArrays", "Source", "Stream", "Window", "checked_shuffle", "source", "split", "symbolic"]
+from babysit.engine.data.window import Source, arrays_in, map_arrays
 
 # Arrays up to this share of the device's memory lie on the device.
 DEVICE_SHARE = 0.25
@@ -55,42 +53,45 @@ def source(
 
     Raises:
         TypeError: If something is neither arrays nor a stream.
-        ValueError: If the arguments do not go together, or there are no examples.
+        ValueError: If the arguments do not go together, by Keras's rules, or there are no examples.
     """
-    shuffle = checked_shuffle(shuffle)
+    others = {"y": y, "sample_weight": sample_weight, "class_weight": class_weight}
     if is_stream(x):
-        _check_alone(x, y=y, sample_weight=sample_weight)
-        return Stream(batch_adapter(x, class_weight, shuffle, seed, steps_per_epoch))
-    parts = packed(x, y, sample_weight, class_weight)
-    size = common_length(parts)
-    batch_size = batch_size or (math.ceil(size / steps_per_epoch) if steps_per_epoch else 32)
-    arrays = arrays_in(list(parts.values()))
-    if any(is_sparse(array) for array in arrays):
-        return Stream(SparseAdapter(tuple(parts.values()), batch_size, shuffle, seed))
+        return Stream(batch_adapter(x, shuffle, seed, steps_per_epoch, **others))
+    _check_arrays(x=x, y=y, sample_weight=sample_weight)
+    if class_weight is not None and y is None:
+        raise ValueError("`class_weight` must come with targets. Received: y=None. Give `y`, or leave it out.")
+    adapter = ArrayDataAdapter(x, batch_size=batch_size, steps=steps_per_epoch, **others)
+    inputs, batch_size = keras.tree.lists_to_tuples(adapter._inputs), adapter.batch_size
+    arrays = arrays_in(inputs)
+    if any(_is_sparse(array) for array in arrays):
+        return Stream(SparseAdapter(keras.utils.unpack_x_y_sample_weight(inputs), batch_size, shuffle, seed))
     kind = HostArrays if _stay_on_host(arrays) else Arrays
-    return kind(*parts.values(), batch_size=batch_size, shuffle=shuffle, seed=seed)
+    return kind(inputs, batch_size, shuffle, seed)
 
 
 def checked_shuffle(shuffle: Any) -> Shuffle:
-    """Returns `shuffle` as True, False or `"batch"`; 1 and 0, and NumPy's own, count as True and False.
+    """Returns `shuffle` as True, False or `"batch"`.
 
     Raises:
         ValueError: If it is none of them.
     """
-    if isinstance(shuffle, str) and shuffle == "batch":
-        return "batch"
-    if isinstance(shuffle, bool | np.bool_ | numbers.Integral) and shuffle in (0, 1):
-        return bool(shuffle)
-    raise ValueError(f'`shuffle` must be True, False or "batch". Received: shuffle={shuffle!r}.')
+    if shuffle not in (True, False, "batch"):
+        raise ValueError(f'`shuffle` must be True, False or "batch". Received: shuffle={shuffle!r}.')
+    return "batch" if shuffle == "batch" else bool(shuffle)
 
 
-def _check_alone(x: Any, **others: Any) -> None:
-    for name, other in others.items():
-        if other is not None:
-            raise ValueError(
-                f"`{name}` must be left out where `x` brings its own. Received: x of type {type(x).__name__} "
-                f"and {name} of type {type(other).__name__}. Let `x` give tuples of (x, y) or (x, y, sample_weight)."
-            )
+def _check_arrays(**parts: Any) -> None:
+    for name, part in parts.items():
+        for array in arrays_in(part):
+            if not (array_slicing.can_slice_array(array) and len(getattr(array, "shape", ()))):
+                raise TypeError(
+                    f"`{name}` must be a NumPy array or a tensor, with one row an example, or a list or dict of them. "
+                    f"Received: {type(array).__name__}. Convert it with `np.asarray` first."
+                )
+    size = next((int(array.shape[0]) for array in arrays_in(parts["x"])), 0)
+    if not size:
+        raise ValueError("`x` must hold at least one example. Received: none.")
 
 
 def _stay_on_host(arrays: list[Any]) -> bool:
@@ -127,8 +128,8 @@ def split(arrays: tuple[Any, ...], fraction: float) -> tuple[tuple[Any, ...], tu
             f"`validation_split` must come with arrays. Received: x of type {type(arrays[0]).__name__}. "
             "Give `validation_data` instead."
         )
-    first = next(array for array in keras.tree.flatten(arrays) if array is not None)
-    size = int(first.shape[0]) if hasattr(first, "shape") else len(first)
+    _check_arrays(**dict(zip(("x", "y", "sample_weight"), arrays, strict=False)))
+    size = int(arrays_in(arrays)[0].shape[0])
     at = math.floor(size * (1 - fraction))
     if not 0 < at < size:
         raise ValueError(
@@ -136,17 +137,18 @@ def split(arrays: tuple[Any, ...], fraction: float) -> tuple[tuple[Any, ...], tu
             f"validation_split={fraction} of {size} examples."
         )
 
-    def cut(part: slice) -> tuple[Any, ...]:
-        return tuple(keras.tree.map_structure(lambda array: _rows(array, part), arrays))
+    def cut(start: int, stop: int) -> tuple[Any, ...]:
+        return tuple(map_arrays(lambda array: _sliceable(array)[start:stop], arrays))
 
-    return cut(slice(0, at)), cut(slice(at, size))
+    return cut(0, at), cut(at, size)
 
 
-def _rows(array: Any, part: slice) -> Any:
-    if isinstance(array, tf.SparseTensor):
-        return tf.sparse.slice(
-            array, [part.start, *[0] * (len(array.shape) - 1)], [part.stop - part.start, *array.shape[1:]]
-        )
-    if is_sparse(array):
-        array = array.tocsr()
-    return array if array is None else array.iloc[part] if hasattr(array, "iloc") else array[part]
+def _sliceable(array: Any) -> Any:
+    """An array, or Keras's wrapper of it, which would read one on disk as a whole."""
+    return array if is_on_disk(array) else array_slicing.convert_to_sliceable(array)
+
+
+def _is_sparse(array: Any) -> bool:
+    """Whether an array is sparse, in SciPy, TensorFlow or JAX."""
+    utils = data_adapter_utils
+    return any(kind(array) for kind in (utils.is_scipy_sparse, utils.is_tensorflow_sparse, utils.is_jax_sparse))

@@ -1,10 +1,12 @@
 """What a source of data is, the examples it gives for the next steps, and what batches look like in plain data."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import keras
 import tensorflow as tf
+from keras.src.trainers.data_adapters.data_adapter_utils import convert_to_tf_tensor_spec
 
 from babysit.core.order import Shuffle
 from babysit.core.position import FitSpec, Position
@@ -41,7 +43,7 @@ class Source(Protocol):
         size: Examples a pass; None where that is not known, or not yet.
         batch_size: Examples a step as given, at most `size`.
         static_size: The one that `Model.fit` makes known to the graph where all batches have it, or None.
-        fingerprint: sha256 by which the data are told from others, hexadecimal.
+        fingerprint: sha256 that identifies the data, hexadecimal.
         signature: TensorFlow's specs of a window's `data` and `order`, of any length: to trace a block for.
         spec: The shape and type of a batch in plain data: dicts, lists and `{"shape", "dtype"}`.
         steerable: Whether the batch size can change.
@@ -90,18 +92,18 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Ends what runs beside the training."""
+        return
 
 
 def described(spec: Any) -> Any:
-    """TensorFlow's specs of a batch in plain data: dicts, lists and `{"shape", "dtype"}`."""
+    """TensorFlow's specs of a batch, of any size, in plain data: dicts, lists and `{"shape", "dtype"}`."""
     if isinstance(spec, dict):
         return {name: described(item) for name, item in spec.items()}
     if isinstance(spec, (tuple, list)):
         return [described(item) for item in spec]
-    if spec is None:
+    if is_nothing(spec):
         return None
-    shape = [None] if spec.shape.rank is None else [None, *spec.shape.as_list()[1:]]
-    plain = {"shape": shape, "dtype": spec.dtype.name}
+    plain = {"shape": [None, *spec.shape.as_list()[1:]], "dtype": spec.dtype.name}
     if isinstance(spec, tf.SparseTensorSpec):
         plain["sparse"] = True
     if isinstance(spec, tf.RaggedTensorSpec):
@@ -120,18 +122,9 @@ def symbolic(spec: Any) -> Any:
     return {name: symbolic(item) for name, item in spec.items()}
 
 
-def any_length(spec: Any) -> Any:
-    """The same TensorFlow specs, for any number of rows; None where a batch has None."""
-
-    def free(spec: Any) -> Any:
-        if spec.shape.rank is None or isinstance(spec, tf.SparseTensorSpec):
-            return spec
-        shape = [None, *spec.shape[1:]]
-        if isinstance(spec, tf.RaggedTensorSpec):
-            return tf.RaggedTensorSpec(shape, spec.dtype, spec.ragged_rank, spec.row_splits_dtype)
-        return tf.TensorSpec(shape, spec.dtype)
-
-    return tf.nest.map_structure(lambda each: None if is_nothing(each) else free(each), spec)
+def signature_of(spec: Any) -> Any:
+    """TensorFlow's specs, for any number of rows, of the tensors that a `spec` describes."""
+    return map_arrays(convert_to_tf_tensor_spec, symbolic(spec))
 
 
 def is_nothing(spec: Any) -> bool:
@@ -139,9 +132,17 @@ def is_nothing(spec: Any) -> bool:
     return spec is None or isinstance(spec, (tf.NoneTensorSpec, tf.OptionalSpec))
 
 
-def map_arrays(function: Callable[[Any], Any], *structures: Any) -> Any:
+def fingerprint_of(spec: Any, size: int | None, examples: Any) -> str:
+    """sha256 of what data look like, how many they are, and some examples of them, hexadecimal."""
+    sha = hashlib.sha256(f"{spec};{size}".encode())
+    for part in tf.nest.flatten(arrays_in(examples), expand_composites=True):
+        sha.update(tf.io.serialize_tensor(part).numpy())
+    return sha.hexdigest()
+
+
+def map_arrays(function: Callable[[Any], Any], structure: Any) -> Any:
     """Applies a function to every array of a structure; what is None stays None."""
-    return keras.tree.map_structure(lambda *parts: None if parts[0] is None else function(*parts), *structures)
+    return keras.tree.map_structure(lambda part: None if part is None else function(part), structure)
 
 
 def arrays_in(structure: Any) -> list[Any]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from babysit.core.position import FitSpec, Position
 from babysit.engine.block import training_block
-from babysit.engine.data.source import symbolic
+from babysit.engine.data.window import symbolic
 
 
 def fit_of(data, steps_per_epoch=None):

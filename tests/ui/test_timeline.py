@@ -1,17 +1,17 @@
-"""The tree of branches and checkpoints, read from the series of a run."""
+"""The list of branches and checkpoints, read from the series of a run."""
 
 import numpy as np
 import pytest
 
 from babysit.ui.run_series import RunSeries
-from babysit.ui.tree import CHECKPOINTS, losses_at, tree_nodes
+from babysit.ui.timeline import CHECKPOINTS, losses_at, places
 
 
 class Run:
     """Adds rows to the series of a run."""
 
     def __init__(self):
-        self.series, self.checkpoints, self.seq = RunSeries(0.9), {}, 0
+        self.series, self.checkpoints, self.seq = RunSeries(), {}, 0
 
     def add(self, table, **row):
         self.seq += 1
@@ -29,8 +29,9 @@ class Run:
         about = {"branch": branch, "step": step, "folder": folder, "name": name}
         self.checkpoints[folder] = about | {"kept": "named" if name else kept}
 
-    def nodes(self):
-        return [(node.words.strip(), node.folder) for node in tree_nodes(self.series, self.checkpoints)]
+    def lines(self):
+        found = places(self.series, list(self.checkpoints.values()))
+        return [(words.strip(), place.folder) for words, place in found]
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_a_branch_is_listed_below_the_one_it_left(run):
     run.branch("branch 4", "branch 1", 10)
     run.checkpoint("branch 2", 35, "000002", "good")
     run.checkpoint("branch 2", 40, "000003", kept="tip")
-    assert run.nodes() == [
+    assert run.lines() == [
         ("branch 1", None),
         ("• step 0 · automatic", "000001"),
         ("└ branch 2, left branch 1 at step 30", None),
@@ -78,5 +79,5 @@ def test_it_stays_small_however_long_the_run(run):
     for i in range(2, 500):
         run.branch(f"branch {i}", "branch 1", 0)
         run.checkpoint(f"branch {i}", 0, f"{i:06}")
-    assert len(run.nodes()) < 2 * CHECKPOINTS
-    assert run.nodes()[-2][0].startswith("└ branch 499 (present)")
+    assert len(run.lines()) < 2 * CHECKPOINTS
+    assert run.lines()[-2][0].startswith("└ branch 499 (present)")

@@ -1,0 +1,230 @@
+// The chart in the page: shows each frame, and what needs no answer from the kernel: a crosshair with the values
+// under it, a box about what was clicked, and the choice of a zoom. It reports its size and whether it is visible, and
+// keeps what the user types in the dashboard.
+const REACH = 6; // at this distance in pixels a click still hits a change
+const KEYS = { ArrowLeft: -1, ArrowRight: 1, PageUp: -40, PageDown: 40 };
+
+const element = (name, className, text = '') =>
+  Object.assign(document.createElement(name), { className, textContent: text });
+
+const number = (value) =>
+  Number.isFinite(value) ? Number(value.toPrecision(3)).toLocaleString('en', { maximumSignificantDigits: 3 }) : '';
+
+// Typed arrays need a buffer that begins where a number does.
+const array = (Kind, view) => new Kind(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
+
+// A box that the user is in is not overwritten by the kernel until the user is done.
+const protect = (box) => {
+  if (!['text', 'number'].includes(box.type) || Object.hasOwn(box, 'value')) return;
+  let late; // the value that the kernel wrote meanwhile
+  const { get } = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value');
+  Object.defineProperty(box, 'value', { configurable: true, get, set: (words) => { late = words; } });
+  const done = ({ type }) => {
+    if (type === 'change') late = undefined; // the widget may still bring the number within its bounds
+    for (const sign of ['change', 'blur']) box.removeEventListener(sign, done);
+    setTimeout(() => {
+      delete box.value;
+      if (late !== undefined) box.value = late;
+    });
+  };
+  for (const sign of ['change', 'blur']) box.addEventListener(sign, done);
+};
+
+function render({ model, el }) {
+  const end = new AbortController();
+  const plot = element('div', 'babysit-plot');
+  const [image, line, band] = [element('img', ''), element('div', 'babysit-line'), element('div', 'babysit-zoom')];
+  const [values, box] = [element('div', 'babysit-values'), element('div', 'babysit-box')];
+  values.setAttribute('role', 'status');
+  plot.tabIndex = 0;
+  plot.dataset.lmSuppressShortcuts = 'true'; // else JupyterLab's arrow keys leave the cell
+  plot.setAttribute('role', 'application');
+  plot.setAttribute('aria-label', 'chart: arrow keys move the crosshair, Enter asks, plus and minus zoom, Home returns');
+  plot.append(image, band, line);
+  el.append(plot, values, box);
+  line.hidden = band.hidden = box.hidden = true;
+  let frame, steps, table, url;
+  let at = null; // index of the step under the crosshair
+  let from = null; // where a drag began, in steps
+
+  const scale = () => plot.clientWidth / frame.size[0];
+  const toPixel = (step) => {
+    const [[left, , width], [low, high]] = [frame.box, frame.limits];
+    return (left + ((step - low) / (high - low)) * width) * scale();
+  };
+  const toStep = (clientX) => {
+    const [[left, , width], [low, high]] = [frame.box, frame.limits];
+    const pixel = (clientX - plot.getBoundingClientRect().left) / scale() - left;
+    return low + (Math.min(Math.max(pixel, 0), width) / width) * (high - low);
+  };
+  const nearest = (step) => {
+    let [low, high] = [0, steps.length - 1];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (steps[middle] < step) low = middle + 1;
+      else high = middle;
+    }
+    return low && step - steps[low - 1] < steps[low] - step ? low - 1 : low;
+  };
+  const place = (item, left, width) => Object.assign(item.style, {
+    left: `${left}px`, width: `${width}px`, top: `${frame.box[1] * scale()}px`, height: `${frame.box[3] * scale()}px`,
+  });
+
+  const showCrosshair = () => {
+    line.hidden = at === null;
+    values.replaceChildren();
+    if (at === null) return;
+    place(line, toPixel(steps[at]), 1);
+    values.append(element('b', '', `step ${steps[at].toLocaleString('en')}`));
+    frame.curves.forEach(([name, colour], row) => {
+      const value = number(table[row * steps.length + at]);
+      if (!value) return;
+      const shown = element('span', '', `${name} ${value}`);
+      shown.style.setProperty('--babysit-curve', colour);
+      values.append(shown);
+    });
+  };
+  const moveTo = (index) => {
+    at = steps.length ? Math.min(Math.max(index, 0), steps.length - 1) : null;
+    showCrosshair();
+  };
+  const zoomTo = (zoom) => model.send({ zoom });
+  const zoomBy = (factor) => {
+    const [low, high] = frame.limits;
+    const middle = at === null ? (low + high) / 2 : steps[at];
+    zoomTo([Math.max(middle - (middle - low) * factor, 0), middle + (high - middle) * factor]);
+  };
+
+  const rewindButton = (words, step) => {
+    const button = element('button', 'jupyter-button', words);
+    button.addEventListener('click', () => {
+      model.send({ rewind: step });
+      close();
+    });
+    return button;
+  };
+  const close = () => {
+    if (box.contains(document.activeElement)) plot.focus();
+    box.hidden = true;
+  };
+  // Tells of the changes at a step, or of the step alone, and offers to rewind.
+  const ask = (step, marks) => {
+    box.replaceChildren(...marks.map(({ words, about }) => {
+      const row = element('div', '');
+      row.append(element('span', 'babysit-user', words), ` · ${about}`);
+      return row;
+    }));
+    const back = marks.length ? Math.max(step - 1, 0) : step;
+    const words = marks.length ? 'Rewind to just before this' : `Rewind to step ${step.toLocaleString('en')}`;
+    const cancel = element('button', 'jupyter-button babysit-word', 'Close');
+    cancel.addEventListener('click', close);
+    const buttons = element('div', 'babysit-row');
+    buttons.append(rewindButton(words, back), cancel);
+    box.append(buttons);
+    box.hidden = false;
+    moveTo(nearest(step));
+  };
+  const askAt = (step) => {
+    const pixel = toPixel(step);
+    const near = frame.marks.filter((mark) => Math.abs(toPixel(mark.step) - pixel) <= REACH);
+    near.sort((a, b) => Math.abs(a.step - step) - Math.abs(b.step - step));
+    if (near.length) ask(near[0].step, near.filter((mark) => mark.step === near[0].step));
+    else ask(steps[nearest(step)] ?? 0, []);
+  };
+
+  const draw = () => {
+    frame = model.get('frame');
+    if (!frame?.png) return;
+    const step = at === null ? null : steps[at];
+    steps = array(Float64Array, frame.steps);
+    table = array(Float32Array, frame.table);
+    const old = url;
+    url = URL.createObjectURL(new Blob([frame.png], { type: 'image/png' }));
+    image.src = url;
+    plot.style.maxWidth = `${frame.size[0]}px`;
+    if (step !== null) moveTo(nearest(step));
+    image.decode().catch(() => {}).then(() => {
+      if (old) URL.revokeObjectURL(old);
+      if (!end.signal.aborted) model.send({ drawn: true });
+    });
+  };
+
+  const listen = (target, type, act) => target.addEventListener(type, (event) => frame?.png && act(event), { signal: end.signal });
+  listen(plot, 'pointermove', ({ clientX }) => {
+    const step = toStep(clientX);
+    moveTo(nearest(step));
+    if (from === null) return;
+    const [left, right] = [toPixel(from), toPixel(step)].sort((a, b) => a - b);
+    band.hidden = right - left < REACH;
+    place(band, left, right - left);
+  });
+  listen(plot, 'pointerdown', (event) => {
+    if (event.button) return;
+    plot.setPointerCapture(event.pointerId);
+    from = toStep(event.clientX);
+  });
+  listen(plot, 'pointerup', ({ clientX }) => {
+    const [first, last] = [from, toStep(clientX)];
+    from = null;
+    if (!band.hidden) zoomTo([Math.min(first, last), Math.max(first, last)]);
+    else if (first !== null) askAt(last);
+    band.hidden = true;
+  });
+  listen(plot, 'pointercancel', () => { from = null; band.hidden = true; });
+  listen(plot, 'pointerleave', () => { if (from === null && box.hidden) { at = null; showCrosshair(); } });
+  listen(plot, 'dblclick', () => { close(); zoomTo(null); });
+  listen(plot, 'keydown', (event) => {
+    const { key, ctrlKey, metaKey } = event;
+    if (ctrlKey || metaKey) return;
+    if (key in KEYS) moveTo(at === null ? (KEYS[key] > 0 ? 0 : steps.length - 1) : at + KEYS[key]);
+    else if (key === '+' || key === '=') zoomBy(0.5);
+    else if (key === '-') zoomBy(2);
+    else if (key === 'Enter' && at !== null) { askAt(steps[at]); box.querySelector('button').focus(); }
+    else if (key === 'Home' || key === 'Escape') { close(); zoomTo(null); }
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+  listen(box, 'keydown', (event) => { if (event.key === 'Escape') close(); });
+  const isOurs = (target) => target.closest?.('.babysit') === el.closest('.babysit');
+  for (const sign of ['focusin', 'input']) listen(document, sign, ({ target }) => isOurs(target) && protect(target));
+  listen(document, 'click', ({ target }) => { // a line of the logbook leads to its change
+    const row = isOurs(target) && target.closest('tr[data-entry]');
+    if (!row) return;
+    const mark = frame.marks.find(({ seq }) => seq === Number(row.dataset.entry));
+    if (mark) ask(mark.step, [mark]);
+  });
+
+  const room = () => el.closest('.babysit-chart')?.clientWidth ?? el.clientWidth;
+  let inSight = true;
+  let reported = '';
+  const report = () => {
+    const visible = inSight && document.visibilityState === 'visible' && room() > 0;
+    const size = room() > 0 ? { width: room(), ratio: devicePixelRatio } : {};
+    const now = JSON.stringify({ visible, ...size });
+    if (now !== reported) model.send(JSON.parse(now));
+    reported = now;
+  };
+  const sight = new IntersectionObserver((entries) => {
+    inSight = entries.at(-1).isIntersecting;
+    report();
+  });
+  const sizes = new ResizeObserver(() => { // also called once the widget has its place on the page
+    sight.observe(el.closest('.babysit') ?? el);
+    report();
+  });
+  sizes.observe(el);
+  document.addEventListener('visibilitychange', report, { signal: end.signal });
+  model.on('change:frame', draw);
+  draw();
+  return () => {
+    end.abort();
+    sizes.disconnect();
+    sight.disconnect();
+    model.off('change:frame', draw);
+    model.send({ visible: false });
+    if (url) URL.revokeObjectURL(url);
+  };
+}
+
+export default { render };
