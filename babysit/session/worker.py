@@ -219,7 +219,7 @@ class Worker:
                 queued.outcome.set_exception(error)
             else:
                 with contextlib.suppress(ValueError):  # the log is closed, as the run goes on in another panda
-                    self._refuse(queued.command, error)
+                    commands.emit(session, Refused(str(error)), queued.command | {"why": ""})
         else:
             if queued.outcome is not None:
                 queued.outcome.set_result(result)
@@ -228,10 +228,6 @@ class Worker:
     def _at_rest(self) -> bool:
         """Whether the user may change the model itself now."""
         return self.state != "running" and self.session.plan is not None
-
-    def _refuse(self, command: Mapping[str, Any], error: BaseException) -> None:
-        author = str(command.get("author", "script"))
-        self.session.emit(Refused(str(error)), author=author, command=command["command"])
 
     def _obey(self, command: Mapping[str, Any]) -> Any:
         actions: dict[str, Callable[..., Any]] = {
