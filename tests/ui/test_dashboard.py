@@ -872,7 +872,7 @@ def test_the_toolbar_makes_a_view_of_what_was_chosen(run):
 def test_what_is_chosen_is_drawn_described_and_written_to_a_file(run, dashboard, tmp_path):
     run.train([1.0] * 10)
     image = find(dashboard.widget, _model_name="ImageModel")
-    until(lambda: "At step 10 the smoothed training loss is 1.00" in words(dashboard.widget))
+    until(lambda: "At step 10 the smoothed training loss is 1." in words(dashboard.widget))
     before = image.value
     find(dashboard.widget, description="y").value = False
     until(lambda: image.value != before)

@@ -196,7 +196,7 @@ def test_the_page_reads_steps_values_and_changes_off_a_frame():
     np.testing.assert_array_equal([table["valid"][at(step)] for step in (349, 350, 700)], [np.nan, 0.25, 0.25])
     np.testing.assert_allclose([table["learning rate"][at(step)] for step in (299, 300)], [0.1, 0.02])
     [mark] = frame["marks"]
-    about = "by dashboard · loss 2.00 → 0.750, means of 200 steps before and 200 after"
+    about = "by dashboard · loss 2 → 0.75, means of 200 steps before and 200 after"
     assert mark == {"seq": seq, "step": 300, "words": "learning rate 0.1 → 0.02 — flat", "about": about}
     left, _, width, _ = frame["box"]
     assert (left + width < 740, frame["limits"]) == (True, (290, 710))
@@ -368,7 +368,7 @@ def test_the_line_goes_over_branches_and_what_was_abandoned_stays_as_a_ghost():
 def test_what_was_done_on_an_abandoned_branch_has_no_annotation():
     _, chart = rewound()
     assert [entry.action for entry in entries(chart)] == ["rewind"]
-    assert entries(chart)[0].losses == "loss 2.00 → 1.00"
+    assert entries(chart)[0].losses == "loss 2 → 1"
     assert chart.series.along("hyperparameters", "learning_rate")[MEAN, -1] == 0.1
 
 
@@ -454,9 +454,9 @@ def test_a_summary_says_what_there_is_to_see():
     rows, chart, _ = steered()
     chart.series.add({"epochs": [rows.epoch("branch 1", i, 300 * i, val_loss=i / 10, accuracy=0.9) for i in (1, 2)]})
     said = summary(chart.series)
-    assert "At step 700 the smoothed training loss is 0.500. At step 630 it was 0.5" in said
-    assert "The validation loss is 0.200 at step 600; its lowest was 0.100 at step 300." in said
-    assert "Accuracy is 0.900." in said
+    assert "At step 700 the smoothed training loss is 0.5. At step 630 it was 0.5" in said
+    assert "The validation loss is 0.2 at step 600; its lowest was 0.1 at step 300." in said
+    assert "Accuracy is 0.9." in said
     assert "the last at step 300 by dashboard: learning rate 0.1 → 0.02 — flat." in said
     assert summary(begun()[1].series) == "Nothing is measured yet."
 
