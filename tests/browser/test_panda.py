@@ -186,6 +186,7 @@ def test_the_learning_rate_is_the_one_compiled_until_an_exact_value_is_typed_and
     box.fill("3.21e-3")
     box.press("Enter")
     until(lambda: panda.value("learning_rate") == 3.21e-3)
+    until(lambda: box.input_value() == "0.00321")
     box.fill("7")
     box.press("Enter")
     panda.wait_for_words("must be a number from 1e-06 to 1")
