@@ -180,7 +180,7 @@ def test_the_learning_rate_is_the_one_compiled_until_an_exact_value_is_typed_and
     until(lambda: panda.ask("panda.step") > time_was + 100)
     assert panda.value("learning_rate") == 0.001
     assert panda.ask("[e.action for e in panda.journal]") == ["fit", "set"]
-    assert panda.dashboard.locator(".babysit-exact input").first.input_value() == "0.001"
+    until(lambda: panda.dashboard.locator(".babysit-exact input").first.input_value() == "0.001")
 
     box = panda.dashboard.locator(".babysit-exact input").first
     box.fill("3.21e-3")
