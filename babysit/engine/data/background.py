@@ -16,5 +16,8 @@ def in_background(work: Callable[..., Any], *given: Any) -> Future[Any]:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="babysit-data", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="babysit-data", daemon=True).start()
+    except RuntimeError:  # the interpreter is ending and starts no thread; the training goes on until it rests
+        run()
     return future
