@@ -547,3 +547,13 @@ def test_automatic_checkpoints_are_made_while_it_trains_and_the_start_stays(tmp_
     found = panda.checkpoints
     assert found[0].step == 0
     assert [saved.step for saved in found] == sorted(saved.step for saved in found)
+
+
+def test_a_rate_that_the_variable_rounds_is_the_same_number_over_a_load(tmp_path):
+    panda = resting(tmp_path)
+    panda.set(learning_rate=0.00783146106207)
+    panda.run(2)
+    panda.stop()
+    digest = panda.wait(60).digest()
+    again = babysit.Panda.load(panda.directory).fit(X, Y, batch_size=16, epochs=4, paused=True)
+    assert (again.hyperparameters["learning_rate"].value, again.digest()) == (0.00783146106207, digest)
