@@ -10,6 +10,7 @@ import warnings
 import weakref
 import zlib
 from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ from babysit.session.session import Session
 from babysit.session.worker import Worker
 from babysit.store.checkpoint_store import Checkpoint, CheckpointStore
 from babysit.store.database import Database
-from babysit.store.lock import Lock
 
 CHECKPOINTS = "checkpoints"
 
@@ -65,10 +65,9 @@ class Panda(Run):
         runs.check_model(model)
         seed = _drawn_seed() if seed is None else int(checked("seed", seed, any_whole(0)))
         path = runs.new_directory(model.name, directory)
-        with runs.opened(path) as (lock, database):
-            about = {"model": model.name, "seed": seed, "architecture": architecture.describe(model)}
-            database.set_meta(about)
-            self._start(model, path, lock, database, seed)
+        with runs.opened(path) as (opened, database):
+            database.set_meta({"model": model.name, "seed": seed, "architecture": architecture.describe(model)})
+            self._start(model, path, opened, database, seed)
 
     @classmethod
     def load(cls, directory: str | Path, model: keras.Model | None = None) -> "Panda":
@@ -87,16 +86,13 @@ class Panda(Run):
                 if `model` is needed or another one.
         """
         directory = runs.checked_run(directory)
-        with runs.opened(directory) as (lock, database):
-            if database.meta("seed") is None:
-                raise ValueError(
-                    f"The run at {directory} was ended before it began. Begin a new one in another folder."
-                )
-            if model is None:
-                model = architecture.build(database.meta("architecture"))
+        with runs.opened(directory) as (opened, database):
+            if (seed := database.meta("seed")) is None:
+                raise ValueError(f"The run at {directory} ended before it began. Begin a new one in another folder.")
+            model = architecture.build(database.meta("architecture")) if model is None else model
             runs.check_model(model)
             self = cls.__new__(cls)
-            self._start(model, directory, lock, database, database.meta("seed"))
+            self._start(model, directory, opened, database, seed)
             fits = [event.payload for event in self._log.events if isinstance(event.payload, Fit)]
             if fits:
                 self._trainer.build(fits[-1].facts["spec"])
@@ -104,13 +100,14 @@ class Panda(Run):
                 self._loaded = self._session.controls.fit  # none where the run begins anew
         return self
 
-    def _start(self, model: keras.Model, directory: Path, lock: Lock, database: Database, seed: int) -> None:
+    def _start(self, model: keras.Model, directory: Path, opened: ExitStack, database: Database, seed: int) -> None:
         self.directory = directory.absolute()  # a later change of folder does not move the run
         self._database, self._log = database, RunLog()
         log = self._log
         database.fill(log)
         log.on_append = database.append
-        self._store = CheckpointStore(self.directory / CHECKPOINTS, log, database.flush_or_raise, describe())
+        self._store = CheckpointStore(self.directory / CHECKPOINTS, log, database.flush, describe())
+        opened.callback(self._store.close)
         self._trainer = KerasTrainer(model, seed)
         self._session = Session(self._trainer, log, self._store)
         self._worker = Worker(self._session, model.name, model)
@@ -118,16 +115,15 @@ class Panda(Run):
         self._worker.owner = self  # a run goes on, and can be attached to, when its panda has no name any more
         self._worker.export = self._export
         self._worker.warning = lambda: database.error or self._store.error
-        self._worker.on_rest = database.flush
+        self._worker.on_rest = database.flush  # type: ignore[assignment]  # its result is of no use there
         self._session.on_compiled = lambda: database.set_meta({"architecture": architecture.describe(model)})
         self._guard = ModelGuard(model, self._worker)
         self._loaded: FitSpec | None = None
         self._progress = Progress(self.history)
         self._picture: Any = None
         database.status_provider = weakref.WeakMethod(self._worker.status)
-        self._store.owner = weakref.ref(self)
         runs.pandas.add(self)
-        self._close = weakref.finalize(self, runs.close, self._store, database, lock)
+        self._close = weakref.finalize(self, opened.pop_all().close)
         self._close.atexit = False  # at exit `runs` closes it, last
 
     # ----------------------------------------------------------------- training
@@ -285,7 +281,7 @@ class Panda(Run):
             ValueError: If a name is unknown, or a value out of bounds. Nothing was changed then.
         """
         runs.refuse_second(self.model, but=self)
-        event = self._worker.ask("set", changes=changes, over=over, why=_text("why", why))
+        event = self._worker.ask("set", changes=changes, over=over, why=why)
         self._database.flush()
         return entry_of(event)
 
@@ -296,11 +292,8 @@ class Panda(Run):
         they were. Weights that it changes stay changed, as an `edit` in the journal.
 
         Raises:
-            TypeError: If `function` cannot be called.
             Exception: What `function` raised; the training goes on.
         """
-        if not callable(function):
-            raise TypeError(f"`function` must be callable with the model. Received: {function!r}.")
         return self._worker.ask("call", function=function)
 
     def diagnostics(self, on: bool = True) -> None:
@@ -316,7 +309,7 @@ class Panda(Run):
 
     def note(self, why: str) -> Entry:
         """Writes a line into the journal."""
-        return entry_of(self._worker.ask("note", why=_text("why", why)))
+        return entry_of(self._worker.ask("note", why=why))
 
     def save(self, name: str | None = None) -> Checkpoint:
         """Saves the whole training state at the next boundary.
@@ -325,8 +318,7 @@ class Panda(Run):
             name: A new name; made from the step if not given.
 
         Raises:
-            TypeError: If the name is no string.
-            ValueError: If it is taken, or has signs in it that a name cannot have, or before the first `fit`.
+            ValueError: If the name is taken, or none that a checkpoint can have, or before the first `fit`.
             OSError: If it cannot be written. No part of it is left then, and the training goes on.
         """
         checkpoint: Checkpoint = self._worker.ask("save", name=name)
@@ -396,8 +388,7 @@ class Panda(Run):
 
     def digest(self) -> str:
         """sha256 of the training state, hexadecimal, taken at the next boundary."""
-        digest: str = self._worker.ask("digest")
-        return digest
+        return str(self._worker.ask("digest"))
 
     # ------------------------------------------------------------------ what leaves it
 
@@ -406,15 +397,11 @@ class Panda(Run):
 
         Returns:
             Name -> for a learning rate a Keras `LearningRateSchedule` of the steps done; otherwise a
-            list of (step, value): from that many steps done on the value acts.
-
-        Raises:
-            ValueError: Before the first `fit`.
+            list of (step, value): from that many steps done on the value acts. Nothing before the first `fit`.
         """
         from babysit.export import schedules
 
-        found: dict[str, Any] = self.call(lambda model: schedules.schedules(self._begun, self._trainer))
-        return found
+        return dict(self.call(lambda model: schedules.schedules(self._session, self._trainer)))
 
     def export_script(self, path: str | Path) -> None:
         """Writes a plain Keras program that trains the present branch again, to the same weights.
@@ -423,18 +410,16 @@ class Panda(Run):
         examples. The weights to begin with are in a file next to it.
 
         Args:
-            path: The file, `….py`; `….npz` is written next to it. Both are overwritten.
+            path: The file, such as `….py`; `….npz` is written next to it. Both are overwritten.
 
         Raises:
             ValueError: Before the first `fit`, or for what a program cannot express; the message says what.
             OSError: If it cannot be written.
         """
-        if Path(path).suffix != ".py":
-            raise ValueError(f"`path` must end in `.py`. Received: path={str(path)!r}.")
         from babysit.export import script
 
         described = self._database.meta("architecture")
-        self.call(lambda model: script.write(self._begun, self._trainer, described, Path(path)))
+        self.call(lambda model: script.write(self._session, self._trainer, described, Path(path)))
 
     def export_logbook(self, path: str | Path) -> None:
         """Writes the journal in Markdown: what was changed and why, with the loss before and after."""
@@ -457,13 +442,6 @@ class Panda(Run):
         write(self.directory / name)
         return self.directory / name
 
-    @property
-    def _begun(self) -> Session:
-        """The session, of a run that has begun."""
-        if not self._log.begun:
-            raise ValueError("Only a run that has begun can be exported. Call `fit` first, or `export_logbook`.")
-        return self._session
-
     def picture(
         self,
         sample: Callable[[keras.Model], Any],
@@ -484,15 +462,9 @@ class Panda(Run):
             draw: `draw(figure, data)`: draws that on an empty `matplotlib.figure.Figure`, on a thread
                 of its own, which pyplot does not allow. Both together take 5 % of a core at most.
             size: Width and height in inches, as in matplotlib.
-
-        Raises:
-            TypeError: If `sample` or `draw` cannot be called.
         """
         from babysit.ui.picture import Picture
 
-        for name, function in {"sample": sample, "draw": draw}.items():
-            if not callable(function):
-                raise TypeError(f"`{name}` must be callable. Received: {name}={function!r}.")
         if self._picture is not None:
             self._picture.close()
         self._picture = Picture(self, sample, draw, size)
@@ -528,22 +500,18 @@ class Panda(Run):
         return self._worker.status()
 
     def _found(self, to: Checkpoint | str | int) -> dict[str, Any]:
-        if isinstance(to, bool) or not isinstance(to, Checkpoint | str | numbers.Integral):
-            raise TypeError(
-                f"`to` must be a step, a checkpoint, or the name of one or of a branch. Received: to={to!r}."
-            )
-        if isinstance(to, numbers.Integral):
+        if isinstance(to, numbers.Integral) and not isinstance(to, bool):
             return {"step": int(to)}
         wanted = to.path if isinstance(to, Checkpoint) else to  # its name may have changed, or gone to another one
         for checkpoint in reversed(self.checkpoints):
-            if wanted in (checkpoint.path, checkpoint.name):
+            if wanted is not None and wanted in (checkpoint.path, checkpoint.name):
                 return {"folder": checkpoint.path.name}
-        if to in self.branches:
-            return {"branch": to}
-        names = [repr(checkpoint.name) for checkpoint in self.checkpoints if checkpoint.name]
-        raise ValueError(
-            f"`to` must be a checkpoint or branch of this run. Received: to={to!r}. There are: "
-            f"{', '.join([*names, *map(repr, self.branches)]) or 'none yet'}."
+        if wanted in self.branches:
+            return {"branch": wanted}
+        names = [repr(name) for name in (*(one.name for one in self.checkpoints if one.name), *self.branches)]
+        raise (ValueError if isinstance(to, Checkpoint | str) else TypeError)(
+            "`to` must be a step, or a checkpoint or branch of this run. "
+            f"Received: to={to!r}. There are: {', '.join(names) or 'none yet'}."
         )
 
     def _leave(self) -> None:
@@ -560,11 +528,3 @@ class Panda(Run):
 def _drawn_seed() -> int:
     """A seed made from the state of Python's `random`, which stays as it is: seeded, it gives the same seed again."""
     return zlib.crc32(repr(random.getstate()).encode()) >> 1
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"`{name}` must be a string. Received: {name}={value!r}.")
-    if value != value.encode(errors="replace").decode():
-        raise ValueError(f"`{name}` must be text that UTF-8 can hold. Received: {name}={value!r}.")
-    return value

@@ -14,7 +14,6 @@ from typing import Any
 import keras
 
 from babysit.session.viewer import Viewer
-from babysit.store.checkpoint_store import CheckpointStore
 from babysit.store.database import RECORD, Database
 from babysit.store.lock import Lock
 
@@ -73,26 +72,25 @@ def new_directory(name: str, directory: str | Path | None = None) -> Path:
         ValueError: If it holds a run already.
         OSError: If it cannot be made.
     """
-    stem = f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{datetime.date.today().isoformat()}"
-    numbered = (Path("runs") / f"{stem}-{n}" for n in itertools.count(1))
-    for path in numbered if directory is None else [Path(directory)]:
-        if directory is not None and (path / RECORD).exists():
-            raise ValueError(
-                f"`directory` must be a new one: {path} holds a run. `babysit.Panda.load({str(path)!r})` goes on with "
-                "it."
-            )
-        try:
-            path.mkdir(parents=True, exist_ok=directory is not None)
-            return path
-        except OSError as error:
-            if directory is not None or not isinstance(error, FileExistsError):
-                raise OSError(f"`directory` cannot be made: {error}. Pass one where you may write.") from error
-    raise AssertionError
+    if directory is None:
+        stem = f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{datetime.date.today().isoformat()}"
+        paths = (Path("runs") / f"{stem}-{n}" for n in itertools.count(1))
+        directory = next(path for path in paths if not path.exists())
+    if (Path(directory) / RECORD).exists():
+        raise ValueError(
+            f"`directory` must be a new one: {directory} holds a run. `babysit.Panda.load({str(directory)!r})` goes on "
+            "with it."
+        )
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"`directory` cannot be made: {error}. Pass one where you may write.") from error
+    return Path(directory)
 
 
 @contextlib.contextmanager
-def opened(directory: Path) -> Iterator[tuple[Lock, Database]]:
-    """The record of a run, with the right to write it; given back if what is done with it fails.
+def opened(directory: Path) -> Iterator[tuple[contextlib.ExitStack, Database]]:
+    """The record of a run, with the right to write it: what closes both, unless it is taken over, and the record.
 
     Raises:
         ValueError: If the run is written by another process, or alive in this one; one at rest lets go of it.
@@ -103,22 +101,10 @@ def opened(directory: Path) -> Iterator[tuple[Lock, Database]]:
             raise ValueError(f"The run at {directory} is alive in this kernel: `babysit.attach()` gives it back.")
         panda._close()
     with contextlib.ExitStack() as stack:
-        try:
-            lock = Lock(directory)
-        except OSError as error:
-            raise OSError(f"`directory` cannot be written: {error}. Pass one where you may write.") from error
-        stack.callback(lock.release)
+        stack.callback(Lock(directory).release)
         database = Database(directory / RECORD)
         stack.callback(database.close)
-        yield lock, database
-        stack.pop_all()
-
-
-def close(store: CheckpointStore, database: Database, lock: Lock) -> None:
-    """Writes what waits, and gives the right to write a run back."""
-    store.close()
-    database.close()
-    lock.release()
+        yield stack, database
 
 
 # ------------------------------------------------------------------------------- a model

@@ -60,18 +60,19 @@ def nothing_left_over(own_folder):
     """Collect what the test before left, and end this one's runs: their threads would slow all later tests.
 
     Only now does nothing hold that test's runs any more. What is left, imports above all, is there for good: frozen,
-    it is not looked at the next time.
+    it is not looked at the next time. Runs of a module's own fixture, which it ends itself, go on.
     """
     gc.collect()
     gc.freeze()
+    before = all_runs()
     yield
-    end_all_runs()
-
-
-def end_all_runs():
-    runs = sys.modules.get("babysit.runs")
-    for panda in list(runs.pandas) if runs else ():
+    for panda in all_runs() - before:
         panda.stop()
         panda._worker.wait(60)
         if (thread := panda._worker._thread) is not None:
             thread.join(60)
+
+
+def all_runs():
+    runs = sys.modules.get("babysit.runs")
+    return set(runs.pandas) if runs else set()

@@ -3,9 +3,9 @@
 import contextlib
 import hashlib
 import json
+import runpy
 import shutil
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def contents(folder):
 def test_show_tells_how_the_run_stands_and_what_was_done(run, capsys):
     assert main(["show", str(run)]) == 0
     told = capsys.readouterr().out
-    for words in ("digits-dense", "finished at step 6", "6 steps, 2 epochs on branch 2", "“before the leap” (step 2)"):
+    for words in ("digits-dense: finished, step 6", "6 steps, 2 epochs on branch 2", "“before the leap” (step 2)"):
         assert words in told
     assert "branch 2 (from branch 1, step 2)" in told
     assert "learning rate 0.01 → 0.1 — flat \\x1b[31m for a while" in told
@@ -108,23 +108,14 @@ def test_every_fault_has_a_line(run, capsys):
 def test_a_record_that_is_none_is_told(run, capsys):
     (run / "run.sqlite").write_bytes(b"no database" * 1000)
     assert main(["verify", str(run)]) == 1
-    assert main(["show", str(run)]) == 1
+    assert main(["show", str(run)]) == 2
     assert "run.sqlite" in capsys.readouterr().out
-
-
-def test_damaged_pages_of_the_record_are_told(run, capsys):
-    path = run / "run.sqlite"
-    content = bytearray(path.read_bytes())
-    content[2 * 4096 : 4 * 4096] = b"\xff" * 8192
-    path.write_bytes(content)
-    assert main(["verify", str(run)]) == 1
-    assert all(line.startswith("run.sqlite") for line in capsys.readouterr().out.splitlines())
 
 
 def test_a_record_of_a_newer_version_is_refused(run, capsys):
     with sqlite3.connect(run / "run.sqlite") as database:
         database.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (json.dumps(999),))
-    assert main(["show", str(run)]) == 1
+    assert main(["show", str(run)]) == 2
     assert "999" in capsys.readouterr().err
 
 
@@ -135,17 +126,14 @@ def test_a_folder_without_a_run_is_refused(tmp_path, capsys, command):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_called_as_a_module(run):
+def test_it_is_called_as_a_module(run, monkeypatch, capsys):
     path = folders(run)[0] / "manifest.json"
     path.write_text(path.read_text().replace('"step": 0', '"step": 1'))
-    done = subprocess.run(
-        [sys.executable, "-m", "babysit", "verify", str(run)],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
-    )
-    assert done.returncode == 1
-    assert folders(run)[0].name in done.stdout
+    monkeypatch.setattr(sys, "argv", ["babysit", "verify", str(run)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("babysit", run_name="__main__")
+    assert ended.value.code == 1
+    assert folders(run)[0].name in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------- replay
@@ -171,9 +159,8 @@ def giving(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "giving", raising=False)
 
 
-@pytest.mark.parametrize("how", [["--data", "giving:data"], ["--data", "giving:arguments", "--model", "giving:model"]])
-def test_replay_says_whether_the_run_is_the_same(run, giving, capsys, how):
-    assert main(["replay", str(run), *how]) == 0
+def test_replay_says_whether_the_run_is_the_same(run, giving, capsys):
+    assert main(["replay", str(run), "--data", "giving:arguments", "--model", "giving:model"]) == 0
     assert "Identical: " in capsys.readouterr().out
 
 
@@ -186,7 +173,10 @@ def test_replay_says_where_it_differs(run, giving, capsys):
     assert "Differs at step 4 of branch 1" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("data", ["giving:others", "giving", "giving:nothing", "nowhere:data"])
-def test_replay_says_what_it_lacks(run, giving, capsys, data):
-    assert main(["replay", str(run), "--data", data]) == 2
-    assert "cannot be replayed" in capsys.readouterr().err
+def test_replay_says_what_it_lacks(run, giving, capsys):
+    for data in (["--data", "giving:others"], ["--data", "giving"], ["--data", "nowhere:data"]):
+        assert main(["replay", str(run), *data]) == 2
+        assert "`replay` cannot be done" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["replay", str(run)])
+    assert "`replay` needs `--data MODULE:FUNCTION`" in capsys.readouterr().err

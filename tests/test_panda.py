@@ -1,3 +1,5 @@
+"""What users call: how a run goes, what is refused, and what happens when it goes wrong."""
+
 import contextlib
 import gc
 import itertools
@@ -28,154 +30,100 @@ def model():
     return demos.dense_network(seed=1)
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A run that goes on from test to test, as compiling one takes the longest; of nearly endless epochs."""
+    folder = tmp_path_factory.mktemp("shared")
+    panda = babysit.Panda(demos.dense_network(seed=1), folder, seed=1).fit(X, Y, epochs=10_000, paused=True)
+    yield panda
+    panda.stop()
+    panda.wait(60)
+
+
 @pytest.fixture
-def resting(model):
-    """A panda before its first step, of nearly endless epochs."""
-    return babysit.Panda(model, seed=1).fit(X, Y, epochs=10_000, paused=True)
+def resting(shared):
+    """That run, at rest before its first step, on a new branch."""
+    shared.pause()
+    shared.rewind(0)
+    return shared
 
 
-def actions(panda):
-    return [entry.action for entry in panda.journal]
+def actions(panda, since=0):
+    return [entry.action for entry in panda.journal[since:]]
 
 
-# --------------------------------------------------------------------------- how it goes
+def refused(call, error, *words):
+    with pytest.raises(error) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value)
+
+
+# --------------------------------------------------------------------------- runs of their own
 
 
 def test_fit_returns_at_once_and_wait_when_it_is_done(model):
     panda = babysit.Panda(model)
     assert (panda.state, panda.step, panda.epoch) == ("idle", 0, 0)
+    for call in (panda.wait, panda.run, panda.resume):
+        refused(call, ValueError, "fit(...)")
+    refused(lambda: panda.set(batch_size=3), ValueError, "`batch_size`")
+    refused(lambda: panda.save("early"), ValueError, "fit(..., paused=True)")
     assert panda.fit(X, Y, epochs=500) is panda
     assert panda.state == "running"
+    assert sys.getswitchinterval() == pytest.approx(0.0002)  # Python changes threads often while a run is alive
     assert panda.pause() is None
+    panda.pause()
     assert panda.state == "paused"
     panda.resume()
+    panda.resume()
+    panda.stop()
     panda.stop()
     assert panda.wait() is panda
+    panda.pause()
     assert panda.state == "stopped"
     assert actions(panda) == ["fit", "pause", "resume", "stop"]
 
 
-def test_python_changes_threads_often_while_a_run_is_alive_and_as_before_afterwards(resting):
-    other = babysit.Panda(demos.dense_network(seed=2)).fit(X, Y, epochs=10_000)
-    assert sys.getswitchinterval() == pytest.approx(0.0002)
-    other.stop()
-    other.wait()
-    assert sys.getswitchinterval() == pytest.approx(0.0002)
-    resting.stop()
-    resting.wait()
-    until(lambda: sys.getswitchinterval() == pytest.approx(0.005))
-
-
-def test_a_finished_fit_goes_on_with_more_epochs_in_the_same_run(model, tmp_path):
-    panda = babysit.Panda(model, tmp_path / "a", seed=3).fit(X, Y, epochs=2).wait()
-    assert (panda.state, panda.epoch, panda.step) == ("finished", 2, 20)
+def test_a_finished_fit_goes_on_with_more_epochs_in_the_same_run_and_can_be_rewound(model, tmp_path):
+    panda = babysit.Panda(model, tmp_path / "a", seed=3).fit(X, Y, epochs=2, paused=True)
+    panda.run(1000)
+    assert (panda.state, panda.epoch, panda.step) == ("finished", 2, 20)  # fewer where the run ends
     panda.fit(X, Y, epochs=1).wait()
     assert (panda.state, panda.epoch, panda.step) == ("finished", 3, 30)
     assert len(panda.history.epochs["loss"]) == 3
-
-    in_one_go = babysit.Panda(demos.dense_network(seed=1), tmp_path / "b", seed=3).fit(X, Y, epochs=3).wait()
-    assert panda.digest() == in_one_go.digest()
-
-
-def test_run_takes_exactly_so_many_steps(resting):
-    resting.run()
-    assert (resting.step, resting.state) == (1, "paused")
-    resting.run(steps=23)
-    assert (resting.step, resting.epoch) == (24, 2)
-    resting.resume()
-    resting.run(5)
-    assert resting.state == "paused"
-
-
-def test_run_takes_fewer_steps_only_where_the_run_ends(model):
-    panda = babysit.Panda(model).fit(X, Y, epochs=1, paused=True)
-    panda.run(1000)
-    assert (panda.step, panda.state) == (10, "finished")
-
-
-def test_pausing_resting_stopping_twice_is_harmless(resting):
-    resting.pause()
-    resting.resume()
-    resting.resume()
-    resting.stop()
-    resting.stop()
-    resting.wait()
-    resting.pause()
-    assert resting.state == "stopped"
-
-
-def test_set_acts_from_the_next_step_on_while_it_runs(resting):
-    resting.resume()
-    entry = resting.set(learning_rate=3e-3, momentum=0.5, batch_size=64, why="to see")
-    resting.run(5)
-    assert (entry.author, entry.action, entry.why) == ("script", "set", "to see")
-    assert entry.changes == {"learning_rate": (0.01, 3e-3), "momentum": (0.9, 0.5), "batch_size": (32, 64)}
-    for name, (old, new) in entry.changes.items():
-        column = resting.history[name]
-        assert (column[: entry.step] == old).all() and (column[entry.step :] == new).all()
-        assert resting.hyperparameters[name].value == new
-    assert entry in list(resting.journal)
-
-
-def test_hyperparameters_are_plain_numbers_with_bounds_in_a_stable_order(resting):
-    found = resting.hyperparameters
-    assert list(found) == ["learning_rate", "batch_size", "momentum"]
-    assert [found[name].value for name in found] == [0.01, 32, 0.9]
-    assert (found["batch_size"].low, found["batch_size"].high) == (1, 320)
-    for hyperparameter in found.values():
-        assert hyperparameter.low <= hyperparameter.value <= hyperparameter.high
-
-
-def test_beta_1_stands_where_the_optimizer_has_no_momentum():
-    panda = babysit.Panda(demos.dense_network("adam")).fit(X, Y, epochs=9, paused=True)
-    assert list(panda.hyperparameters) == ["learning_rate", "batch_size", "beta_1", "beta_2", "epsilon"]
-    assert panda.set(beta_1=0.5).changes == {"beta_1": (0.9, 0.5)}
-    with pytest.raises(ValueError, match="`momentum`.*Those that can: .*beta_1"):
-        panda.set(momentum=0.5)
-
-
-def test_a_schedule_is_left_to_keras_until_a_hand_takes_it():
-    rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
-    ours, theirs = (demos.dense_network(keras.optimizers.SGD(rate), seed=1) for _ in range(2))
-    panda = babysit.Panda(ours).fit(X, Y, shuffle=False).wait()
-    theirs.fit(X, Y, shuffle=False, verbose=0)
-    np.testing.assert_array_equal(ours.get_weights()[0], theirs.get_weights()[0])
-    assert list(panda.hyperparameters) == ["learning_rate", "batch_size", "momentum"]
-    assert ours.optimizer._learning_rate is rate
-
-
-def test_ranges_move_the_bounds(model):
-    panda = babysit.Panda(model).fit(X, Y, epochs=9, paused=True, ranges={"learning_rate": (1e-3, 50)})
-    assert panda.set(learning_rate=50).changes["learning_rate"][1] == 50
+    end = panda.digest()
+    panda.rewind(0)
+    assert (panda.state, panda.step) == ("paused", 0)
     panda.stop()
-    with pytest.raises(ValueError, match="`ranges` may name learning_rate, batch_size, momentum"):
-        panda.fit(X, Y, ranges={"depth": (1, 2)})
-    with pytest.raises(ValueError, match=r"`ranges\['momentum'\]`"):
-        panda.fit(X, Y, ranges={"momentum": (0.95, 0.99)})
+    panda.fit(X, Y, epochs=3).wait()
+    assert panda.digest() == end
 
 
-def test_set_while_idle_finished_or_stopped_applies_at_once(model):
+def test_set_while_idle_finished_or_stopped_applies_at_once_and_the_model_is_stock_again(model, tmp_path):
+    model.optimizer.momentum = 0.0
     panda = babysit.Panda(model)
     panda.set(learning_rate=0.5)
     assert float(model.optimizer.learning_rate) == 0.5
-    panda.fit(X, Y).wait()
+    panda.fit(X, Y, paused=True)
+    panda.run(3)
+    panda.set(momentum=0.8)
+    panda.resume()
+    panda.wait()
     entry = panda.set(momentum=0.25, batch_size=10)
     assert entry.step == panda.step == 10
-    assert model.optimizer.momentum == 0.25
+    assert type(model.optimizer.momentum) is float and model.optimizer.momentum == 0.25
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer.momentum == 0.25
+    for a, b in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    model.optimizer.learning_rate, model.optimizer.momentum = 0.3, 0.2
     panda.fit(X, Y, epochs=1).wait()
     assert panda.step == 10 + 32
-
-
-def test_compiled_anew_between_two_fits_it_trains_with_the_new_optimizer(tmp_path):
-    ours, theirs = demos.dense_network(seed=1), demos.dense_network(seed=1)
-    panda = babysit.Panda(ours, tmp_path / "run").fit(X, Y, shuffle=False).wait()
-    theirs.fit(X, Y, shuffle=False, verbose=0)
-    for model in (ours, theirs):
-        model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    panda.fit(X, Y, shuffle=False).wait()
-    theirs.fit(X, Y, shuffle=False, verbose=0)
-    np.testing.assert_array_equal(ours.get_weights()[0], theirs.get_weights()[0])
-    assert list(panda.hyperparameters) == ["learning_rate", "batch_size", "beta_1", "beta_2", "epsilon"]
+    found = panda.hyperparameters
+    assert [found[name].value for name in ("learning_rate", "momentum")] == [0.3, 0.2]
+    assert model.optimizer.momentum == 0.2
 
 
 def test_a_model_made_for_one_batch_size_trains_and_has_no_dial_for_it(tmp_path):
@@ -224,220 +172,79 @@ def test_a_panda_that_nobody_holds_leaves_no_thread_behind(model, tmp_path):
     until(lambda: gc.collect() >= 0 and threading.active_count() <= before)  # its threads are just ending
 
 
-def test_every_thread_may_steer_and_read(resting):
-    resting.resume()
-    errors = []
-
-    def steer(i):
-        try:
-            for k in range(5):
-                resting.set(learning_rate=0.001 * (i + 1), why=f"{i}.{k}")
-                resting.note(f"note {i}.{k}")
-                assert len(resting.history["loss"]) <= resting.status()["step"]
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=steer, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
-    assert actions(resting).count("set") == actions(resting).count("note") == 20
-    assert [entry.step for entry in resting.journal] == sorted(entry.step for entry in resting.journal)
-
-
-def test_the_model_is_stock_again_when_it_has_ended(tmp_path):
-    model = demos.dense_network(keras.optimizers.SGD(0.01), seed=1)
-    panda = babysit.Panda(model).fit(X, Y, epochs=9, paused=True)
-    panda.run(3)
-    panda.set(momentum=0.8)
-    panda.run(3)
-    panda.stop()
-    panda.wait()
-    assert type(model.optimizer.momentum) is float
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert loaded.optimizer.momentum == 0.8
-    for a, b in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(a.numpy(), b.numpy())
-    for stock in (model, loaded):
-        stock.fit(X, Y, shuffle=False, verbose=0)
-    np.testing.assert_array_equal(model.get_weights()[0], loaded.get_weights()[0])
-
-
-def test_momentum_that_ends_at_0_leaves_an_optimizer_without_velocities(tmp_path):
-    model = demos.dense_network(keras.optimizers.SGD(0.01), seed=1)
-    panda = babysit.Panda(model).fit(X, Y, epochs=9, paused=True)
-    for momentum in (0.5, 0.0):
-        panda.run(2)
-        panda.set(momentum=momentum)
-    panda.stop()
-    panda.wait()
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert len(loaded.optimizer.variables) == len(model.optimizer.variables) == 2
-    assert int(loaded.optimizer.iterations) == 4
-
-
-def test_saved_while_it_rests_the_model_carries_the_present_values(resting, tmp_path):
-    resting.run(3)
-    resting.set(momentum=0.3)
-    resting.model.save(tmp_path / "model.keras")
-    assert keras.models.load_model(tmp_path / "model.keras").optimizer.momentum == 0.3
-
-
-# ------------------------------------------------------------ what was measured and done
-
-
 def test_history_holds_a_value_a_step_and_keras_values_an_epoch(model):
-    panda = babysit.Panda(model).fit(X, Y, epochs=3, validation_data=VALIDATION).wait()
+    epochs = np.array([1, 3])  # any collection of epochs
+    panda = babysit.Panda(model).fit(X, Y, epochs=3, validation_data=VALIDATION, validation_freq=epochs).wait()
     history = panda.history
     assert history.columns[:2] == ["step", "epoch"]
     assert set(history.columns[2:]) == {"loss", "accuracy", "learning_rate", "batch_size", "momentum"}
     assert history["step"].tolist() == list(range(1, 31))
     assert history["epoch"].tolist() == [1] * 10 + [2] * 10 + [3] * 10
     assert set(history.epochs) == set(history.history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert ["val_loss" in end.logs for end in history.epoch_ends()] == [True, False, True]
     assert history["accuracy"][9] == history.history["accuracy"][0]  # running values within the epoch
     frame = history.to_pandas()
     assert frame.shape == (30, len(history.columns) - 1)
 
 
-def test_the_seam_tells_everything_in_plain_data_a_json_can_hold(resting):
-    command = resting.send({"action": "set", "changes": {"momentum": 0.7}, "author": "dashboard", "why": ""})
-    refused = resting.send({"action": "set", "changes": {"momentum": 7}, "author": "dashboard", "why": ""})
-    unknown = resting.send({"action": "sing", "author": "dashboard"})
-    resting.run(12)
-    rows, cursor = resting.since(0)
-    by_command = {row["command"]: row for row in rows["entries"]}
-    assert by_command[command]["action"] == "set"
-    assert by_command[refused]["action"] == "refuse" and "from 0 to 0.9999" in by_command[refused]["why"]
-    assert by_command[unknown]["action"] == "refuse"
-    assert resting.hyperparameters["momentum"].value == 0.7
-    assert sum(row["steps"] for row in rows["blocks"]) == 12
-    assert resting.since(cursor) == ({table: [] for table in rows}, cursor)
-    json.dumps(resting.status())
-
-
-# --------------------------------------------------------------------- saving, rewinding
-
-
-def test_rewinding_while_it_runs_goes_on_running(resting):
-    resting.run(7)
-    saved = resting.save("a name")
-    assert (saved.step, saved.name, saved.branch) == (7, "a name", "branch 1")
-    resting.resume()
-    entry = resting.rewind("a name")
-    assert (entry.step, entry.branch, resting.state) == (7, "branch 2", "running")
-    resting.pause()
-    assert resting.branches == {"branch 1": (None, 0), "branch 2": ("branch 1", 7)}
-    assert resting.history["step"].tolist() == list(range(1, resting.step + 1))
-
-
-def test_rewinding_restores_the_hyperparameters_or_keeps_them(resting):
-    resting.run(3)
-    saved = resting.save()
-    resting.set(learning_rate=0.5, batch_size=100)
-    entry = resting.rewind(saved)
-    assert entry.changes == {"learning_rate": (0.5, 0.01), "batch_size": (100, 32)}
-    resting.set(learning_rate=0.5, batch_size=100)
-    kept = resting.rewind(saved, hyperparameters="keep").changes
-    assert kept == {"learning_rate": (0.01, 0.5), "batch_size": (32, 100)}
-    assert resting.hyperparameters["batch_size"].value == 100
-    assert resting.status()["hyperparameters"]["batch_size"]["since"] == 3
-
-
-def test_the_present_line_of_history_leaves_out_what_was_abandoned(resting):
-    resting.run(4)
-    resting.save("four")
-    resting.set(learning_rate=0.5)
-    resting.run(6)
-    abandoned = resting.history["loss"]
-    resting.rewind("four")
-    resting.run(6)
-    assert len(resting.history["loss"]) == 10
-    np.testing.assert_array_equal(resting.history["loss"][:4], abandoned[:4])
-    assert (resting.history["loss"][5:] != abandoned[5:]).any()
-    assert (resting.history["learning_rate"] == 0.01).all()
-
-
-def test_names_are_made_from_the_step_and_never_taken_twice(resting):
-    resting.run(3)
-    assert [resting.save().name for _ in range(2)] == ["step 3", "step 3 (2)"]
-    resting.save("mine")
-    with pytest.raises(ValueError, match="`name` must be new"):
-        resting.save("mine")
-    assert [saved.name for saved in resting.checkpoints] == [None, "step 3", "step 3 (2)", "mine"]
-
-
-def test_a_finished_run_can_be_rewound_and_resumed(model):
-    panda = babysit.Panda(model, seed=1).fit(X, Y, epochs=2).wait()
-    end = panda.digest()
-    panda.rewind(0)
-    assert (panda.state, panda.step) == ("paused", 0)
-    panda.resume()
-    panda.wait()
-    assert (panda.state, panda.digest()) == ("finished", end)
-
-
-def test_a_damaged_checkpoint_is_refused_and_nothing_changes(resting):
-    resting.run(2)
-    saved = resting.save("x")
-    tensors = saved.path / "state.safetensors"
-    content = bytearray(tensors.read_bytes())
-    content[-5] ^= 1
-    tensors.write_bytes(content)
-    resting.run(2)
-    before = resting.digest()
-    with pytest.raises(ValueError, match="cannot be used"):
-        resting.rewind("x")
-    assert (resting.digest(), resting.step, list(resting.branches)) == (before, 4, ["branch 1"])
-
-
 # --------------------------------------------------------------------------- from disk
 
 
-def test_load_takes_up_the_run_where_it_was_saved(tmp_path):
-    whole = babysit.Panda(demos.convolutional_network(seed=1), tmp_path / "whole", seed=5)
-    whole.fit(X, Y, epochs=3, paused=True)
-    whole.run(14)
-    whole.set(momentum=0.5, batch_size=20)
-    whole.run(6)
-
-    panda = babysit.Panda(demos.convolutional_network(seed=1), tmp_path / "run", seed=5)
-    panda.fit(X, Y, epochs=3, paused=True)
+def test_load_takes_up_the_run_where_it_was_saved(model, tmp_path):
+    panda = babysit.Panda(model, tmp_path / "run", seed=5).fit(X, Y, epochs=3, paused=True)
     panda.run(14)
     panda.set(momentum=0.5, batch_size=20)
     panda.run(6)
+    assert panda.save("ready").step == 20
+    panda.resume()
+    whole = panda.wait().digest(), panda.history.history
+    panda.rewind("ready")
     panda.stop()
     panda.wait()
+    digest = panda.digest()
 
     again = babysit.Panda.load(tmp_path / "run")
-    assert (again.state, again.step, again.digest()) == ("idle", 20, panda.digest())
+    assert (again.state, again.step, again.digest()) == ("idle", 20, digest)
     assert again.hyperparameters["batch_size"].value == 20
     assert again.status()["hyperparameters"]["momentum"]["since"] == 14
+    assert again.save("taken up").step == 20
     np.testing.assert_array_equal(again.history["loss"], panda.history["loss"])
     for too_late in (lambda: panda.note("too late"), lambda: panda.fit(X[:64], Y[:64], batch_size=8)):
         with pytest.raises(ValueError, match="closed here"):
             too_late()
-
+    refused(lambda: babysit.Panda.load(tmp_path / "nothing"), ValueError, "must hold a run")
+    refused(lambda: again.fit(X[::-1], Y[::-1], epochs=2), ValueError, "data that the run was trained on")
     again.fit(X, Y, epochs=3).wait()
-    whole.resume()
-    whole.wait()
-    assert again.digest() == whole.digest()
-    assert again.history.history == whole.history.history
+    assert (again.digest(), again.history.history) == whole
 
 
-def test_load_refuses_other_data_other_models_and_what_is_no_run(tmp_path, model):
-    panda = babysit.Panda(model, tmp_path / "run").fit(X, Y).wait()
-    with pytest.raises(ValueError, match="must hold a run"):
-        babysit.Panda.load(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="of another model"):
-        babysit.Panda.load(tmp_path / "run", model=demos.convolutional_network())
-    again = babysit.Panda.load(tmp_path / "run", model=demos.dense_network())
-    with pytest.raises(ValueError, match="data that the run was trained on"):
-        again.fit(X[::-1], Y[::-1], epochs=2)
-    assert again.digest() == panda.checkpoints[-1].digest
+def test_a_model_compiled_otherwise_is_refused_before_anything_changes(tmp_path, model):
+    babysit.Panda(model, tmp_path / "run").fit(X, Y).wait()
+    refused(lambda: babysit.Panda.load(tmp_path / "run", demos.convolutional_network()), ValueError, "another model")
+    given = demos.dense_network(seed=8)
+    for metrics, optimizer in (
+        (["accuracy"], keras.optimizers.SGD(0.01, momentum=0.9, use_ema=True)),
+        (["accuracy", "sparse_top_k_categorical_accuracy"], keras.optimizers.SGD(0.01, momentum=0.9)),
+        (["accuracy"], keras.optimizers.RMSprop(0.01, momentum=0.5)),
+    ):
+        given.compile(optimizer, given.loss, metrics=metrics)
+        before = [weights.copy() for weights in given.get_weights()]
+        refused(lambda: babysit.Panda.load(tmp_path / "run", model=given), ValueError, "compiled as it was")
+        for weights, old in zip(given.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(weights, old)
+
+
+def test_a_run_in_mixed_precision_is_loaded_with_its_model(tmp_path):
+    def mixed():
+        keras.mixed_precision.set_global_policy("mixed_float16")
+        try:
+            return demos.dense_network("adam", seed=1)
+        finally:
+            keras.mixed_precision.set_global_policy("float32")
+
+    panda = babysit.Panda(mixed(), tmp_path / "run", seed=1).fit(X, Y).wait()
+    refused(lambda: babysit.Panda.load(tmp_path / "run"), ValueError, "Pass `model=`")
+    assert babysit.Panda.load(tmp_path / "run", model=mixed()).digest() == panda.digest()
 
 
 def test_a_script_that_ends_too_early_rests_saves_and_says_how_to_go_on(tmp_path):
@@ -447,7 +254,7 @@ def test_a_script_that_ends_too_early_rests_saves_and_says_how_to_go_on(tmp_path
         from babysit import demos
         (x, y), _ = demos.digits()
         babysit.Panda(demos.dense_network(), {str(tmp_path / "run")!r}).fit(x, y, epochs=100_000)
-        atexit.register(time.sleep, 3)  # it trains on for some passes, while Python's pools of threads are closed
+        atexit.register(time.sleep, 1)  # it trains on for some passes, while Python's pools of threads are closed
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
@@ -459,13 +266,6 @@ def test_a_script_that_ends_too_early_rests_saves_and_says_how_to_go_on(tmp_path
 
 
 # ------------------------------------------------------------------------------ bad input
-
-
-def refused(call, error, *words):
-    with pytest.raises(error) as caught:
-        call()
-    for word in words:
-        assert word in str(caught.value)
 
 
 def test_a_model_that_cannot_be_trained_is_refused():
@@ -481,19 +281,36 @@ def test_a_directory_that_will_not_do_is_refused(tmp_path, model):
     refused(lambda: babysit.Panda(model, tmp_path / "run"), ValueError, "`directory`", "Panda.load(")
 
 
-def test_a_second_panda_on_the_same_model_is_told_of_the_first(resting):
-    refused(lambda: babysit.Panda(resting.model), ValueError, "`model`", "babysit.attach()")
-    assert babysit.attach() is resting
-    assert babysit.attach(resting.directory) is resting
-    refused(lambda: babysit.Panda.load(resting.directory), ValueError, "babysit.attach()")
-    refused(lambda: babysit.attach("elsewhere"), ValueError, "Panda.load")
+class Brightened(keras.Sequential):
+    def fit(self, x, y, **how):
+        return super().fit(2 * x, y, **how)
 
 
-def test_a_second_fit_while_one_goes_on_is_refused(resting):
-    refused(lambda: resting.fit(X, Y), ValueError, "training already", "stop()")
-    resting.resume()
-    refused(lambda: resting.fit(X, Y), ValueError, "training already")
-    assert actions(resting) == ["fit", "resume"]
+class Own(keras.Sequential):
+    def make_train_function(self, force=False):
+        return super().make_train_function(force)
+
+
+@pytest.mark.parametrize(
+    ("kind", "strategy", "words"),
+    [
+        (Brightened, None, r"`Brightened`, which overrides it\. Move .* into `train_step` or a callback"),
+        (Own, None, r"own `make_train_function`\. Received: `Own`"),
+        (
+            keras.Sequential,
+            tf.distribute.MirroredStrategy,
+            r"one device\. Received: .* MirroredStrategy\. Make it outside",
+        ),
+    ],
+)
+def test_a_model_that_does_not_train_as_keras_does_on_one_device_is_refused_with_what_to_do(kind, strategy, words):
+    with strategy(["CPU:0"]).scope() if strategy else contextlib.nullcontext():
+        model = kind([keras.Input((4,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+    panda = babysit.Panda(model)
+    with pytest.raises(ValueError, match=words):
+        panda.fit(np.ones((8, 4)), np.ones(8))
+    assert panda.state == "idle"
 
 
 BAD_ARGUMENTS = [
@@ -514,6 +331,21 @@ BAD_ARGUMENTS = [
     ({"steps_per_epoch": 0}, ValueError, ["`steps_per_epoch`", "from 1 on"]),
     ({"initial_epoch": -1}, ValueError, ["`initial_epoch`", "from 0 on"]),
 ]
+BAD_VALIDATION = [
+    ({"validation_freq": 0}, ValueError, ["`validation_freq`"]),
+    ({"validation_freq": 1.5}, ValueError, ["`validation_freq`"]),
+    ({"validation_freq": "a"}, TypeError, ["`validation_freq`"]),
+    ({"validation_freq": (1, 0)}, ValueError, ["`validation_freq`", "from 1 on"]),
+    ({"validation_data": (X[:0], Y[:0])}, ValueError, ["`validation_data`", "at least one"]),
+    ({"validation_data": (X, Y[:3])}, ValueError, ["`validation_data`", "same number"]),
+    ({"validation_data": ("digits", Y)}, TypeError, ["`validation_data`", "str"]),
+    ({"validation_steps": 0}, ValueError, ["`validation_steps`", "from 1 on", "validation_steps=0"]),
+    ({"validation_data": (X, Y), "validation_steps": 1.5}, ValueError, ["`validation_steps`", "whole number"]),
+    ({"validation_data": X}, ValueError, ["`validation_data`", "(x, y)"]),
+    ({"validation_split": math.nan}, ValueError, ["`validation_split`"]),
+    ({"ranges": 5}, TypeError, ["`ranges`"]),
+    ({"ranges": {"batch_size": (1.5, 40)}}, ValueError, ["`ranges['batch_size']`", "whole number"]),
+]
 
 
 def test_bad_arguments_of_fit_change_nothing(model):
@@ -522,54 +354,32 @@ def test_bad_arguments_of_fit_change_nothing(model):
     for arguments, error, words in BAD_ARGUMENTS:
         refused(lambda arguments=arguments: panda.fit(**{"x": X, "y": Y, **arguments}), error, *words)
         assert (panda.state, panda.digest(), actions(panda)) == ("idle", before, [])
-    panda.fit(X, Y).wait()
+    for arguments, error, words in BAD_VALIDATION:
+        refused(lambda arguments=arguments: panda.fit(X, Y, **arguments), error, *words)
+    assert (panda.state, actions(panda)) == ("idle", [])
 
 
-BAD_CHANGES = [
-    ({"learning_rate": math.nan}, ValueError, ["`learning_rate`", "nan", "ranges"]),
-    ({"learning_rate": math.inf}, ValueError, ["`learning_rate`"]),
-    ({"learning_rate": -1}, ValueError, ["`learning_rate`", "1e-06 to 1"]),
-    ({"learning_rate": "fast"}, TypeError, ["`learning_rate`", "'fast'"]),
-    ({"learning_rate": True}, TypeError, ["`learning_rate`"]),
-    ({"momentum": -0.1}, ValueError, ["`momentum`", "0 to 0.9999"]),
-    ({"momentum": 1.0}, ValueError, ["`momentum`"]),
-    ({"batch_size": 0}, ValueError, ["`batch_size`", "1 to 320"]),
-    ({"batch_size": 321}, ValueError, ["`batch_size`"]),
-    ({"batch_size": 31.5}, ValueError, ["`batch_size`", "whole number"]),
-    ({"depth": 3}, ValueError, ["`depth`", "learning_rate, batch_size, momentum"]),
-    ({"learning_rate": 0.1, "momentum": -1}, ValueError, ["`momentum`"]),
-    ({}, ValueError, ["at least one"]),
-    ({"learning_rate": 0.1, "why": 3}, TypeError, ["`why`"]),
-]
+def test_the_order_follows_from_keras_s_seed_unless_it_is_given(model, tmp_path):
+    def seed(name, **how):
+        keras.utils.set_random_seed(5)
+        return babysit.Panda(model, tmp_path / name, **how)._trainer.seed, random.random()
+
+    first = seed("first")
+    random.random()
+    assert seed("again") == first
+    assert seed("other", seed=3)[0] == 3
+    keras.utils.set_random_seed(5)
+    assert random.random() == first[1]  # the panda has not drawn on it
+    refused(lambda: babysit.Panda(model, seed=-1), ValueError, "`seed`")
 
 
-def test_bad_changes_change_nothing(resting):
-    resting.run(2)
-    before = resting.digest()
-    for changes, error, words in BAD_CHANGES:
-        refused(lambda changes=changes: resting.set(**changes), error, *words)
-        assert (resting.digest(), actions(resting)) == (before, ["fit"])
-
-
-def test_bad_calls_are_refused_and_nothing_is_lost(resting):
-    for name in ("../x", "", "a/b", "x\0", "n" * 10_000, ".."):
-        refused(lambda name=name: resting.save(name), ValueError, "`name`", "Choose a plainer one")
-    refused(lambda: resting.save(7), TypeError, "`name`")
-    refused(lambda: resting.rewind("nowhere"), ValueError, "`to`", "'nowhere'", "There are")
-    refused(lambda: resting.rewind(77), ValueError, "`to`")
-    refused(lambda: resting.rewind(None), TypeError, "`to`")
-    refused(lambda: resting.rewind(0, hyperparameters="forget"), ValueError, '"checkpoint" or "keep"')
-    refused(lambda: resting.run(0), ValueError, "`steps`")
-    refused(lambda: resting.note(3), TypeError, "`why`")
-    refused(lambda: babysit.Panda(demos.dense_network(), seed=-1), ValueError, "`seed`")
-    assert (resting.step, len(resting.checkpoints), actions(resting)) == (0, 1, ["fit"])
-
-
-def test_there_is_nothing_to_wait_for_run_or_resume_before_fit(model):
-    panda = babysit.Panda(model)
-    for call in (panda.wait, panda.run, panda.resume):
-        refused(call, ValueError, "fit(...)")
-    refused(lambda: panda.set(batch_size=3), ValueError, "`batch_size`")
+def test_a_panda_at_rest_cannot_touch_a_model_that_another_one_trains(model):
+    first = babysit.Panda(model).fit(X, Y).wait()
+    second = babysit.Panda(model).fit(X, Y, epochs=9, paused=True)
+    before = second.digest()
+    for call in (lambda: first.set(learning_rate=0.7), lambda: first.rewind(0), first.run, first.resume):
+        refused(call, ValueError, "babysit.attach()")
+    assert second.digest() == before
 
 
 # ------------------------------------------------------------------------ when it goes wrong
@@ -597,79 +407,61 @@ def test_a_loss_that_turns_nan_rests_at_that_very_step():
     panda.wait()
 
 
+def test_nan_in_the_very_last_step_is_noticed_and_the_next_fit_watches_again():
+    x = np.ones((96, 4), "float32")
+    x[-1] = np.nan
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    panda = babysit.Panda(model).fit(x, np.ones(96), epochs=1, shuffle=False)
+    with pytest.raises(FloatingPointError, match="step 3 "):
+        panda.wait()
+    assert (panda.state, actions(panda)) == ("paused", ["fit", "nan"])
+    panda.resume()
+    assert panda.wait().state == "finished"
+    panda.fit(x, np.ones(96), epochs=1)
+    with pytest.raises(FloatingPointError):
+        panda.wait()
+    panda.stop()
+    assert panda.wait().state == "stopped"
+
+
 class Breaks(keras.layers.Layer):
     """Raises at the example numbered 100."""
 
     def call(self, inputs):
-        import tensorflow as tf
-
         tf.debugging.assert_less(inputs, 100.0, "no hundred")
         return inputs / 100
 
 
 def test_an_error_of_the_training_is_raised_by_wait_and_the_last_boundary_restored(tmp_path):
-    def run(name, epochs):
-        keras.utils.set_random_seed(2)
-        model = keras.Sequential([keras.Input((1,)), Breaks(), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
-        model.compile("adam", "mse")
-        panda = babysit.Panda(model, tmp_path / name, seed=1)
-        return panda.fit(numbers, numbers, 10, epochs, shuffle=False, paused=True)
-
-    numbers = np.arange(110.0)
-    numbers[100:] = 100
-    panda, twin = run("a", 5), run("b", 5)
-    twin.run(7)
-    panda.run(7)
-    panda.resume()
-    with pytest.raises(Exception, match="no hundred"):
-        panda.wait()
-    assert panda.state == "failed"
+    keras.utils.set_random_seed(2)
+    model = keras.Sequential([keras.Input((1,)), Breaks(), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    good = np.arange(90.0)
+    panda = babysit.Panda(model, tmp_path / "run", seed=1).fit(good, good, 10, shuffle=False).wait()
+    before = panda.digest()
+    with pytest.raises(Exception, match="no hundred"):  # right after another fit began
+        panda.fit(np.full(30, 100.0), np.ones(30), 10, shuffle=False).wait()
+    assert (panda.state, panda.step, panda.digest()) == ("failed", 9, before)
     assert "no hundred" in panda.status()["error"]
     assert actions(panda)[-1] == "fail"
-    if panda.step > 7:  # blocks that ended before the step that raised
-        twin.run(panda.step - 7)
-    assert panda.digest() == twin.digest()
     assert len(panda.history["loss"]) == panda.step
+    panda.fit(good, good, 10, shuffle=False, paused=True)
     panda.rewind(0)
     panda.run(3)
     assert panda.step == 3
 
 
-def test_a_validation_that_fails_ends_the_run_and_another_fit_goes_on(model):
-    panda = babysit.Panda(model).fit(X, Y, epochs=2, validation_data=(X[:, :4], Y))
+def test_a_validation_that_fails_ends_the_run_which_is_taken_up_there_or_goes_on(model, tmp_path):
+    panda = babysit.Panda(model, tmp_path / "run").fit(X, Y, epochs=2, validation_data=(X[:, :4], Y))
     with pytest.raises(Exception, match=r"[Ss]hape|[Dd]imension|incompatible"):
         panda.wait()
     assert (panda.state, panda.step, panda.epoch) == ("failed", 10, 1)
     panda.fit(X, Y, epochs=1).wait()
     assert (panda.state, panda.epoch) == ("finished", 2)
-
-
-def test_the_order_follows_from_keras_s_seed_unless_it_is_given(model, tmp_path):
-    def weights(name, **how):
-        keras.utils.set_random_seed(5)
-        panda = babysit.Panda(demos.dense_network(seed=1), tmp_path / name, **how)
-        drawn = random.random()
-        panda.fit(X, Y, epochs=2).wait()
-        return panda.model.get_weights()[0].tolist(), drawn
-
-    first = weights("first")
-    random.random()
-    assert weights("again") == first
-    assert weights("other", seed=3)[0] != first[0]
-    keras.utils.set_random_seed(5)
-    demos.dense_network(seed=1)
-    assert random.random() == first[1]  # the panda has not drawn on it
-
-
-def test_run_raises_where_the_loss_is_no_longer_finite(model):
-    panda = babysit.Panda(model).fit(X, Y, paused=True)
-    panda.set(learning_rate=1.0, momentum=0.9999)
-    panda.call(lambda model: model.layers[-1].kernel.assign(model.layers[-1].kernel * np.nan))
-    with pytest.raises(FloatingPointError, match="The loss of step 1 is not finite"):
-        panda.run(5)
-    assert (panda.step, panda.state) == (1, "paused")
-    panda.run(2)  # all the same
-    assert panda.step == 3
+    with pytest.raises(Exception, match=r"[Ss]hape|[Dd]imension|incompatible"):
+        panda.fit(X, Y, validation_data=(X[:, :4], Y)).wait()
+    assert babysit.Panda.load(tmp_path / "run").step == panda.step == 30
 
 
 def test_what_a_train_step_needs_and_build_makes_is_made_once(tmp_path):
@@ -769,6 +561,302 @@ def test_data_that_call_the_panda_are_refused_and_told_what_to_do(model):
     assert "harder now" in [entry.why for entry in panda.journal]
 
 
+def test_a_bad_command_during_validation_is_a_refusal_too(model):
+    many = np.tile(X, (20, 1, 1, 1)), np.tile(Y, 20)  # long enough to be heard in between
+    panda = babysit.Panda(model).fit(X, Y, epochs=40, validation_data=many, validation_batch_size=8)
+    for _ in range(5):
+        panda.send({})
+        panda.set(learning_rate=0.005)
+    panda.stop()
+    assert panda.wait().state == "stopped"
+    assert actions(panda).count("refuse") == 5
+
+
+def test_averaged_weights_stopped_before_the_first_step_are_left_alone():
+    model = demos.dense_network(keras.optimizers.SGD(0.05, use_ema=True), seed=1)
+    before = model.get_weights()[0]
+    panda = babysit.Panda(model).fit(X, Y, paused=True)
+    panda.stop()
+    panda.wait()
+    np.testing.assert_array_equal(model.get_weights()[0], before)
+
+
+def test_new_bounds_and_other_data_act_on_sliders_and_checkpoints_of_the_next_fit(model):
+    ranges = {"learning_rate": (np.float32(2**-20), 50), "batch_size": (1, 10**6)}
+    panda = babysit.Panda(model).fit(X, Y, epochs=9, paused=True, ranges=ranges)
+    found = panda.hyperparameters
+    assert (found["learning_rate"].low, found["batch_size"].high) == (2**-20, len(X))
+    assert panda.set(learning_rate=50).changes["learning_rate"][1] == 50
+    panda.set(learning_rate=0.01)
+    panda.run(7)
+    panda.save("of 320")
+    panda.dashboard()
+    panda.stop()
+    refused(
+        lambda: panda.fit(X, Y, ranges={"depth": (1, 2)}), ValueError, "`ranges` may name learning_rate, batch_size"
+    )
+    refused(lambda: panda.fit(X, Y, ranges={"momentum": (0.95, 0.99)}), ValueError, "`ranges['momentum']`")
+    panda.fit(X[:100], Y[:100], paused=True, ranges={"learning_rate": (0.001, 0.1)})
+    until(lambda: max(stops(panda.dashboard(), "batch size")) <= 100)
+    rates = stops(panda.dashboard(), "learning rate")
+    assert (min(rates), max(rates)) == (0.001, 0.1)
+    before = panda.digest()
+    refused(lambda: panda.rewind("of 320"), ValueError, "made on other data", "rewind")
+    assert panda.digest() == before
+    panda.run(1)
+
+
+def stops(widget, label):
+    """The values that the slider with this label offers, wherever it is below a widget."""
+    if getattr(widget, "description", "") == label and hasattr(widget, "options"):
+        return [value for _, value in widget.options]
+    return [value for child in getattr(widget, "children", ()) for value in stops(child, label)]
+
+
+class AtTheBeginning(keras.callbacks.Callback):
+    """Does something with the panda when the training begins."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.act, self.raised = act, None
+
+    def on_train_begin(self, logs=None):
+        try:
+            self.act()
+        except Exception as error:
+            self.raised = error
+
+
+def test_a_callback_may_stop_the_training_when_it_begins_and_not_wait_for_it(model):
+    panda = babysit.Panda(model)
+    panda.fit(X, Y, epochs=10_000, callbacks=AtTheBeginning(lambda: panda.stop())).wait(30)
+    assert panda.state == "stopped"
+    assert panda.step < 1000
+    callback = AtTheBeginning(lambda: panda.wait())
+    assert panda.fit(X, Y, callbacks=callback).wait().state == "finished"
+    refused(lambda: (_ for _ in ()).throw(callback.raised), RuntimeError, "`wait`", "within")
+
+
+# ------------------------------------------------------------------------ one run, from test to test
+
+
+def test_the_run_that_is_alive_is_found_and_no_second_one_begins(resting):
+    since = len(resting.journal)
+    assert babysit.attach() is resting
+    assert babysit.attach(resting.directory) is resting
+    refused(lambda: babysit.Panda(resting.model), ValueError, "`model`", "babysit.attach()")
+    refused(lambda: babysit.Panda.load(resting.directory), ValueError, "babysit.attach()")
+    refused(lambda: babysit.attach("elsewhere"), ValueError, "Panda.load")
+    refused(lambda: resting.fit(X, Y), ValueError, "training already", "stop()")
+    resting.resume()
+    refused(lambda: resting.fit(X, Y), ValueError, "training already")
+    assert actions(resting, since) == ["resume"]
+
+
+def test_run_takes_exactly_so_many_steps(resting):
+    resting.run()
+    assert (resting.step, resting.state) == (1, "paused")
+    resting.run(steps=23)
+    assert (resting.step, resting.epoch) == (24, 2)
+    resting.resume()
+    resting.run(5)
+    assert resting.state == "paused"
+
+
+def test_set_acts_from_the_next_step_on_while_it_runs(resting):
+    resting.resume()
+    entry = resting.set(learning_rate=3e-3, momentum=0.5, batch_size=64, why="to see")
+    resting.run(5)
+    assert (entry.author, entry.action, entry.why) == ("script", "set", "to see")
+    assert entry.changes == {"learning_rate": (0.01, 3e-3), "momentum": (0.9, 0.5), "batch_size": (32, 64)}
+    for name, (old, new) in entry.changes.items():
+        column = resting.history[name]
+        assert (column[: entry.step] == old).all() and (column[entry.step :] == new).all()
+        assert resting.hyperparameters[name].value == new
+    assert entry in list(resting.journal)
+
+
+def test_hyperparameters_are_plain_numbers_with_bounds_in_a_stable_order(resting):
+    found = resting.hyperparameters
+    assert list(found) == ["learning_rate", "batch_size", "momentum"]
+    assert [found[name].value for name in found] == [0.01, 32, 0.9]
+    assert (found["batch_size"].low, found["batch_size"].high) == (1, 320)
+    for hyperparameter in found.values():
+        assert hyperparameter.low <= hyperparameter.value <= hyperparameter.high
+
+
+def test_every_thread_may_steer_and_read(resting):
+    since = len(resting.journal)
+    resting.resume()
+    errors = []
+
+    def steer(i):
+        try:
+            for k in range(5):
+                resting.set(learning_rate=0.001 * (i + 1), why=f"{i}.{k}")
+                resting.note(f"note {i}.{k}")
+                assert len(resting.history["loss"]) <= resting.status()["step"]
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=steer, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert actions(resting, since).count("set") == actions(resting, since).count("note") == 20
+    assert [entry.step for entry in resting.journal[since:]] == sorted(entry.step for entry in resting.journal[since:])
+
+
+def test_saved_while_it_rests_the_model_carries_the_present_values(resting, tmp_path):
+    resting.run(3)
+    resting.set(momentum=0.3)
+    resting.model.save(tmp_path / "model.keras")
+    assert keras.models.load_model(tmp_path / "model.keras").optimizer.momentum == 0.3
+
+
+def test_what_is_sent_is_answered_in_the_journal_and_the_status_is_plain_data(resting):
+    command = resting.send({"action": "set", "changes": {"momentum": 0.7}, "author": "dashboard", "why": ""})
+    wrong = resting.send({"action": "set", "changes": {"momentum": 7}, "author": "dashboard", "why": ""})
+    unknown = resting.send({"action": "sing", "author": "dashboard"})
+    resting.run(12)
+    by_command = {entry.command: entry for entry in resting.journal}
+    assert by_command[command].action == "set"
+    assert by_command[wrong].action == "refuse" and "from 0 to 0.9999" in by_command[wrong].why
+    assert by_command[unknown].action == "refuse"
+    assert resting.hyperparameters["momentum"].value == 0.7
+    json.dumps(resting.status())
+
+
+def test_rewinding_while_it_runs_goes_on_running(resting):
+    branch = resting.history.branch
+    resting.run(7)
+    saved = resting.save("a name")
+    assert (saved.step, saved.name, saved.branch) == (7, "a name", branch)
+    resting.resume()
+    entry = resting.rewind("a name")
+    assert (entry.step, entry.branch, resting.state) == (7, resting.history.branch, "running")
+    resting.pause()
+    assert resting.branches["branch 1"] == (None, 0)
+    assert resting.branches[entry.branch] == (branch, 7)
+    assert resting.history["step"].tolist() == list(range(1, resting.step + 1))
+
+
+def test_rewinding_restores_the_hyperparameters_or_keeps_them(resting):
+    resting.run(3)
+    saved = resting.save()
+    resting.set(learning_rate=0.5, batch_size=100)
+    entry = resting.rewind(saved)
+    assert entry.changes == {"learning_rate": (0.5, 0.01), "batch_size": (100, 32)}
+    resting.set(learning_rate=0.5, batch_size=100)
+    kept = resting.rewind(saved, hyperparameters="keep").changes
+    assert kept == {"learning_rate": (0.01, 0.5), "batch_size": (32, 100)}
+    assert resting.hyperparameters["batch_size"].value == 100
+    assert resting.status()["hyperparameters"]["batch_size"]["since"] == 3
+
+
+def test_the_present_line_of_history_leaves_out_what_was_abandoned(resting):
+    resting.run(4)
+    resting.save("four")
+    resting.set(learning_rate=0.5)
+    resting.run(6)
+    abandoned = resting.history["loss"]
+    resting.rewind("four")
+    resting.run(6)
+    assert len(resting.history["loss"]) == 10
+    np.testing.assert_array_equal(resting.history["loss"][:4], abandoned[:4])
+    assert (resting.history["loss"][5:] != abandoned[5:]).any()
+    assert (resting.history["learning_rate"] == 0.01).all()
+
+
+def test_names_are_made_from_the_step_and_never_taken_twice(resting):
+    resting.run(2)
+    assert [resting.save().name for _ in range(2)] == ["step 2", "step 2 (2)"]
+    resting.save("mine")
+    with pytest.raises(ValueError, match="`name` must be new"):
+        resting.save("mine")
+    assert [saved.name for saved in resting.checkpoints if saved.name][-3:] == ["step 2", "step 2 (2)", "mine"]
+
+
+def test_a_damaged_checkpoint_is_refused_and_nothing_changes(resting):
+    resting.run(2)
+    saved = resting.save("damaged")
+    tensors = saved.path / "state.safetensors"
+    content = bytearray(tensors.read_bytes())
+    content[-5] ^= 1
+    tensors.write_bytes(content)
+    resting.run(2)
+    before, branches = resting.digest(), list(resting.branches)
+    with pytest.raises(ValueError, match="cannot be used"):
+        resting.rewind("damaged")
+    assert (resting.digest(), resting.step, list(resting.branches)) == (before, 4, branches)
+
+
+BAD_CHANGES = [
+    ({"learning_rate": math.nan}, ValueError, ["`learning_rate`", "nan", "ranges"]),
+    ({"learning_rate": math.inf}, ValueError, ["`learning_rate`"]),
+    ({"learning_rate": -1}, ValueError, ["`learning_rate`", "1e-06 to 1"]),
+    ({"learning_rate": "fast"}, TypeError, ["`learning_rate`", "'fast'"]),
+    ({"learning_rate": True}, TypeError, ["`learning_rate`"]),
+    ({"momentum": -0.1}, ValueError, ["`momentum`", "0 to 0.9999"]),
+    ({"momentum": 1.0}, ValueError, ["`momentum`"]),
+    ({"batch_size": 0}, ValueError, ["`batch_size`", "1 to 320"]),
+    ({"batch_size": 321}, ValueError, ["`batch_size`"]),
+    ({"batch_size": 31.5}, ValueError, ["`batch_size`", "whole number"]),
+    ({"depth": 3}, ValueError, ["`depth`", "learning_rate, batch_size, momentum"]),
+    ({"learning_rate": 0.1, "momentum": -1}, ValueError, ["`momentum`"]),
+    ({}, ValueError, ["at least one"]),
+]
+
+
+def test_bad_changes_change_nothing(resting):
+    resting.run(2)
+    before, since = resting.digest(), len(resting.journal)
+    for changes, error, words in BAD_CHANGES:
+        refused(lambda changes=changes: resting.set(**changes), error, *words)
+        assert (resting.digest(), actions(resting, since)) == (before, [])
+
+
+def test_bad_calls_are_refused_and_nothing_is_lost(resting):
+    before, since = len(resting.checkpoints), len(resting.journal)
+    for name in ("../x", "", "x\0", "n" * 10_000, 7):
+        refused(lambda name=name: resting.save(name), ValueError, "`name`", "Choose a plainer one")
+    for place, error in (("nowhere", ValueError), (None, TypeError)):
+        refused(lambda place=place: resting.rewind(place), error, "`to`", repr(place), "There are")
+    refused(lambda: resting.rewind(77), ValueError, "`to`")
+    refused(lambda: resting.rewind(0, hyperparameters="forget"), ValueError, '"checkpoint" or "keep"')
+    refused(lambda: resting.run(0), ValueError, "`steps`")
+    refused(lambda: resting.note("bad \ud800"), ValueError, "surrogates")
+    refused(lambda: resting.wait(timeout=0.05), TimeoutError, "still paused")
+    assert (resting.step, len(resting.checkpoints), actions(resting, since)) == (0, before, [])
+
+
+BAD_COMMANDS = [
+    {"action": "run", "steps": 0},
+    {"action": "run", "steps": 0.5},
+    {"action": "run", "steps": "abc"},
+    {"action": "run"},
+    {"action": "set", "changes": {"learning_rate": 0.5}, "colour": "red"},
+    {"action": "set", "changes": 3},
+    {"action": "rewind", "folder": "000001", "hyperparameters": "forget"},
+    {"action": "rewind", "folder": "../x"},
+    {"action": "save", "name": "../x"},
+    {"action": "note", "why": "bad \ud800"},
+    {},
+]
+
+
+def test_a_bad_command_is_a_refusal_and_nothing_more(resting):
+    before, since = resting.digest(), len(resting.journal)
+    for command in BAD_COMMANDS:
+        sent = resting.send(command)
+        assert resting.digest() == before
+        assert (resting.journal[-1].action, resting.journal[-1].command) == ("refuse", sent)
+        assert resting.state == "paused"
+    assert len(resting.journal) == since + len(BAD_COMMANDS)
+
+
 def test_a_full_disk_costs_a_checkpoint_and_nothing_else(resting, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -776,21 +864,22 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(resting, monkeypatch):
     resting.resume()
     with monkeypatch.context() as broken:
         broken.setattr("os.fsync", full)
-        refused(lambda: resting.save("x"), OSError, "No space left")
+        refused(lambda: resting.save("full"), OSError, "No space left")
         assert resting.state == "running"
-    assert resting.save("x").name == "x"
-
-
-def test_wait_gives_up_when_told_so(resting):
-    with pytest.raises(TimeoutError, match="still paused"):
-        resting.wait(timeout=0.05)
+    assert resting.save("full").name == "full"
 
 
 def test_what_it_shows_of_itself_is_a_sentence_and_a_widget(resting):
-    where = r"\S+runs.digits-dense-\d{4}-\d\d-\d\d-\d+"
-    assert re.fullmatch(rf"<Panda digits-dense: paused, step 0, epoch 0, {where}>", repr(resting))
+    shown = f"<Panda digits-dense: paused, step 0, epoch 0, {resting.directory}>"
+    assert repr(resting) == shown
     assert "application/vnd.jupyter.widget-view+json" in resting._repr_mimebundle_()
     assert resting.dashboard() is resting.dashboard()
+
+
+def test_a_run_lies_in_the_folder_runs_unless_it_is_given(model):
+    panda = babysit.Panda(model)
+    assert re.fullmatch(r"\S+runs.digits-dense-\d{4}-\d\d-\d\d-1", str(panda.directory))
+    assert babysit.Panda(model).directory.name.endswith("-2")
 
 
 def test_the_training_thread_touches_no_widget_and_the_widgets_no_tensorflow(resting, monkeypatch):
@@ -820,335 +909,34 @@ def test_the_training_thread_touches_no_widget_and_the_widgets_no_tensorflow(res
         note_threads(KerasTrainer, name, training)
     note_threads(ipywidgets.Widget, "send_state", writing)
 
-    dashboard = resting.dashboard()
+    dashboard, since = resting.dashboard(), len(resting.journal)
     child(dashboard, "learning rate")[0].value = 0.05
     child(dashboard, "batch size")[0].value = 128
     resting.run(1)  # what was asked before is done before
     for button in ("Step", "Save checkpoint", "Rewind"):
         child(dashboard, button)[0].click()
     resting.run(1)
-    assert [entry.action for entry in resting.journal] == ["fit", "set", "set", "save", "rewind"]
-    assert {entry.author for entry in resting.journal[1:]} == {"dashboard"}
+    assert actions(resting, since) == ["set", "set", "save", "rewind"]
+    assert {entry.author for entry in resting.journal[since:]} == {"dashboard"}
     assert training == {"babysit-digits-dense"}
     assert writing and "babysit-digits-dense" not in writing
 
 
-# ------------------------------------------------------------------------ corners, each once lost
-
-
-def linear(x_bad):
-    x = np.ones((96, 4), "float32")
-    x[x_bad] = np.nan
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    return babysit.Panda(model).fit(x, np.ones(96), epochs=1, shuffle=False)
-
-
-def test_nan_in_the_very_last_step_is_noticed():
-    panda = linear(-1)
-    with pytest.raises(FloatingPointError, match="step 3 "):
-        panda.wait()
-    assert (panda.state, actions(panda)) == ("paused", ["fit", "nan"])
-    panda.resume()
-    assert panda.wait().state == "finished"
-
-
-def test_a_run_stopped_after_nan_has_stopped_and_the_next_fit_watches_again():
-    panda = linear(0)
-    with pytest.raises(FloatingPointError):
-        panda.wait()
-    panda.stop()
-    assert panda.wait().state == "stopped"
-    panda.fit(np.full((96, 4), np.nan, "float32"), np.ones(96), epochs=1)
-    with pytest.raises(FloatingPointError):
-        panda.wait()
-
-
-def test_averaged_weights_stopped_before_the_first_step_are_left_alone():
-    model = demos.dense_network(keras.optimizers.SGD(0.05, use_ema=True), seed=1)
-    before = model.get_weights()[0]
-    panda = babysit.Panda(model).fit(X, Y, paused=True)
-    panda.stop()
-    panda.wait()
-    np.testing.assert_array_equal(model.get_weights()[0], before)
-
-
-def test_what_is_set_on_the_optimizer_between_fits_is_taken_up(model):
-    panda = babysit.Panda(model).fit(X, Y).wait()
-    model.optimizer.learning_rate, model.optimizer.momentum = 0.3, 0.2
-    panda.fit(X, Y, paused=True)
-    assert [panda.hyperparameters[name].value for name in ("learning_rate", "momentum")] == [0.3, 0.2]
-    assert model.optimizer.momentum == 0.2
-
-
-def test_a_panda_at_rest_cannot_touch_a_model_that_another_one_trains(model):
-    first = babysit.Panda(model).fit(X, Y).wait()
-    second = babysit.Panda(model).fit(X, Y, epochs=9, paused=True)
-    before = second.digest()
-    for call in (lambda: first.set(learning_rate=0.7), lambda: first.rewind(0), first.run, first.resume):
-        refused(call, ValueError, "babysit.attach()")
-    assert second.digest() == before
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"optimizer": keras.optimizers.SGD(0.01, momentum=0.9, use_ema=True), "metrics": ["accuracy"]},
-        {
-            "optimizer": keras.optimizers.SGD(0.01, momentum=0.9),
-            "metrics": ["accuracy", "sparse_top_k_categorical_accuracy"],
-        },
-        {"optimizer": keras.optimizers.RMSprop(0.01, momentum=0.5), "metrics": ["accuracy"]},
-    ],
-    ids=["averaging", "another metric", "another optimizer"],
-)
-def test_a_model_compiled_otherwise_is_refused_before_anything_changes(tmp_path, model, other):
-    babysit.Panda(model, tmp_path / "run").fit(X, Y).wait()
-    given = demos.dense_network(seed=8)
-    given.compile(loss=given.loss, **other)
-    before = [weights.copy() for weights in given.get_weights()]
-    refused(lambda: babysit.Panda.load(tmp_path / "run", model=given), ValueError, "compiled as it was")
-    for weights, old in zip(given.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(weights, old)
-
-
-def test_a_run_in_mixed_precision_is_loaded_with_its_model(tmp_path):
-    def mixed():
-        keras.mixed_precision.set_global_policy("mixed_float16")
-        try:
-            return demos.dense_network("adam", seed=1)
-        finally:
-            keras.mixed_precision.set_global_policy("float32")
-
-    panda = babysit.Panda(mixed(), tmp_path / "run", seed=1).fit(X, Y).wait()
-    refused(lambda: babysit.Panda.load(tmp_path / "run"), ValueError, "Pass `model=`")
-    assert babysit.Panda.load(tmp_path / "run", model=mixed()).digest() == panda.digest()
-
-
-def test_a_checkpoint_of_other_data_is_refused_in_words(resting):
-    resting.run(7)
-    resting.save("of 320")
-    resting.stop()
-    resting.fit(X[:50], Y[:50], epochs=3, paused=True)
-    before = resting.digest()
-    refused(lambda: resting.rewind("of 320"), ValueError, "320 examples", "50", "rewind")
-    assert resting.digest() == before
-    resting.run(1)
-
-
 def test_two_who_run_steps_at_once_both_get_theirs(resting):
     done = []
-    long = threading.Thread(target=lambda: done.append((resting.run(3000), resting.step)))
+    long = threading.Thread(target=lambda: done.append((resting.run(1000), resting.step)))
     long.start()
     until(lambda: resting.step >= 20)
     resting.run(5)
     long.join()
-    assert done[0][1] >= 3000
-
-
-BAD_COMMANDS = [
-    {"action": "run", "steps": 0},
-    {"action": "run", "steps": 0.5},
-    {"action": "run", "steps": "abc"},
-    {"action": "run"},
-    {"action": "set", "changes": {"learning_rate": 0.5}, "colour": "red"},
-    {"action": "set", "changes": 3},
-    {"action": "rewind", "folder": "000001", "hyperparameters": "forget"},
-    {"action": "rewind", "folder": "../x"},
-    {"action": "save", "name": "../x"},
-    {},
-]
-
-
-def test_a_bad_command_is_a_refusal_and_nothing_more(resting):
-    before = resting.digest()
-    for command in BAD_COMMANDS:
-        sent = resting.send(command)
-        assert resting.digest() == before
-        assert (resting.journal[-1].action, resting.journal[-1].command) == ("refuse", sent)
-        assert resting.state == "paused"
-    assert len(resting.journal) == 1 + len(BAD_COMMANDS)
-
-
-def test_a_bad_command_during_validation_is_a_refusal_too(model):
-    many = np.tile(X, (40, 1, 1, 1)), np.tile(Y, 40)  # long enough to be heard in between
-    panda = babysit.Panda(model).fit(X, Y, epochs=40, validation_data=many, validation_batch_size=8)
-    for _ in range(20):
-        panda.send({})
-        panda.set(learning_rate=0.005)
-    panda.stop()
-    assert panda.wait().state == "stopped"
-    assert actions(panda).count("refuse") == 20
-
-
-def test_a_step_that_fails_right_after_another_fit_leaves_that_fits_beginning(tmp_path):
-    keras.utils.set_random_seed(2)
-    model = keras.Sequential([keras.Input((1,)), Breaks(), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    good = np.arange(90.0)
-    panda = babysit.Panda(model, tmp_path / "run", seed=1).fit(good, good, 10, shuffle=False).wait()
-    before = panda.digest()
-    with pytest.raises(Exception, match="no hundred"):
-        panda.fit(np.full(30, 100.0), np.ones(30), 10, shuffle=False).wait()
-    assert (panda.state, panda.step, panda.digest()) == ("failed", 9, before)
-
-
-def test_text_that_is_none_is_refused_and_the_record_goes_on(resting):
-    refused(lambda: resting.note("bad \ud800"), ValueError, "`why`")
-    resting.send({"action": "note", "why": "bad \ud800"})
-    resting.note("good")
-    assert actions(resting) == ["fit", "refuse", "note"]
-
-
-def test_a_failed_run_can_be_taken_up_where_it_failed(model, tmp_path):
-    panda = babysit.Panda(model, tmp_path / "run").fit(X, Y, epochs=2, validation_data=(X[:, :4], Y))
-    with pytest.raises(Exception):  # noqa: B017  what Keras raises for the shape
-        panda.wait()
-    assert babysit.Panda.load(tmp_path / "run").step == panda.step == 10
-
-
-BAD_VALIDATION = [
-    ({"validation_freq": 0}, ValueError, ["`validation_freq`"]),
-    ({"validation_freq": 1.5}, ValueError, ["`validation_freq`"]),
-    ({"validation_freq": "a"}, TypeError, ["`validation_freq`"]),
-    ({"validation_freq": (1, 0)}, ValueError, ["`validation_freq`", "from 1 on"]),
-    ({"validation_data": (X[:0], Y[:0])}, ValueError, ["`validation_data`", "at least one"]),
-    ({"validation_data": (X, Y[:3])}, ValueError, ["`validation_data`", "same number"]),
-    ({"validation_data": ("digits", Y)}, TypeError, ["`validation_data`", "str"]),
-    ({"validation_steps": 0}, ValueError, ["`validation_steps`", "from 1 on", "validation_steps=0"]),
-    ({"validation_data": (X, Y), "validation_steps": 1.5}, ValueError, ["`validation_steps`", "whole number"]),
-    ({"validation_data": X}, ValueError, ["`validation_data`", "(x, y)"]),
-    ({"validation_split": math.nan}, ValueError, ["`validation_split`"]),
-    ({"ranges": 5}, TypeError, ["`ranges`"]),
-    ({"ranges": {"batch_size": (1.5, 40)}}, ValueError, ["`ranges['batch_size']`", "whole number"]),
-]
-
-
-def test_bad_arguments_about_validation_are_refused_at_once(model):
-    panda = babysit.Panda(model)
-    for arguments, error, words in BAD_VALIDATION:
-        refused(lambda arguments=arguments: panda.fit(X, Y, **arguments), error, *words)
-
-
-def test_the_sliders_follow_new_bounds(model):
-    panda = babysit.Panda(model).fit(X, Y, paused=True)
-    panda.dashboard()
-    panda.stop()
-    panda.fit(X[:100], Y[:100], paused=True, ranges={"learning_rate": (0.001, 0.1)})
-    until(lambda: max(stops(panda.dashboard(), "batch size")) <= 100)
-    rates = stops(panda.dashboard(), "learning rate")
-    assert (min(rates), max(rates)) == (0.001, 0.1)
-
-
-def stops(widget, label):
-    """The values that the slider with this label offers, wherever it is below a widget."""
-    if getattr(widget, "description", "") == label and hasattr(widget, "options"):
-        return [value for _, value in widget.options]
-    return [value for child in getattr(widget, "children", ()) for value in stops(child, label)]
-
-
-@pytest.mark.parametrize("shuffle", [1, np.True_, np.False_])
-def test_shuffle_may_be_any_truth(tmp_path, shuffle):
-    def order(shuffle):
-        panda = babysit.Panda(demos.dense_network(seed=1), seed=3).fit(X, Y, shuffle=shuffle)
-        return panda.wait().history["loss"]
-
-    np.testing.assert_array_equal(order(shuffle), order(bool(shuffle)))
-
-
-@pytest.mark.parametrize("freq", [(1, 2), np.array([1, 2])], ids=str)
-def test_validation_freq_may_be_any_collection_of_epochs(model, freq):
-    panda = babysit.Panda(model).fit(X, Y, epochs=3, validation_data=VALIDATION, validation_freq=freq).wait()
-    assert ["val_loss" in end.logs for end in panda.history.epoch_ends()] == [True, True, False]
-
-
-def test_a_range_of_numpy_s_numbers_bounds_the_dial(model):
-    ranges = {"learning_rate": (np.float32(2**-20), 0.5), "batch_size": (1, 10**6)}
-    panda = babysit.Panda(model).fit(X, Y, paused=True, ranges=ranges)
-    found = panda.hyperparameters
-    assert (found["learning_rate"].low, found["learning_rate"].high) == (2**-20, 0.5)
-    assert found["batch_size"].high == len(X)
-
-
-def test_save_asks_for_a_fit_first_and_works_at_rest_and_from_disk(model, tmp_path):
-    panda = babysit.Panda(model, tmp_path / "run")
-    refused(lambda: panda.save("early"), ValueError, "fit(..., paused=True)")
-    assert panda.checkpoints == []
-    panda.fit(X, Y, paused=True)
-    assert panda.save("ready").step == 0
-    panda.stop()
-    panda.wait()
-    loaded = babysit.Panda.load(tmp_path / "run", model)
-    assert loaded.save("taken up").step == 0
-
-
-class AtTheBeginning(keras.callbacks.Callback):
-    """Does something with the panda when the training begins."""
-
-    def __init__(self, act):
-        super().__init__()
-        self.act, self.raised = act, None
-
-    def on_train_begin(self, logs=None):
-        try:
-            self.act()
-        except Exception as error:
-            self.raised = error
-
-
-@pytest.mark.parametrize("paused", [False, True])
-def test_a_callback_may_stop_the_training_when_it_begins(model, paused):
-    panda = babysit.Panda(model)
-    panda.fit(X, Y, epochs=10_000, callbacks=AtTheBeginning(lambda: panda.stop()), paused=paused).wait(30)
-    assert panda.state == "stopped"
-    assert panda.step < 1000
-    assert panda.fit(X, Y).wait().state == "finished"
-
-
-def test_waiting_within_the_training_is_refused_from_its_beginning_on(model):
-    panda = babysit.Panda(model)
-    callback = AtTheBeginning(lambda: panda.wait())
-    panda.fit(X, Y, callbacks=callback).wait()
-    refused(lambda: (_ for _ in ()).throw(callback.raised), RuntimeError, "`wait`", "within")
+    assert done[0][1] >= 1000
 
 
 def test_a_note_of_any_kind_leaves_the_journal_and_the_dashboard_readable(resting):
-    resting.send({"action": "note", "why": 5, "author": 7, "changes": 3})
+    resting.send({"action": "note", "why": 5, "author": 7})
     resting.note("after it")
-    assert repr(resting.journal).splitlines()[1:] == ["       0  note — 5 (by 7)", "       0  note — after it"]
-    words = [resting.dashboard()]
-    for widget in words:
-        words += getattr(widget, "children", ())
-    assert any("after it" in str(getattr(widget, "value", "")) for widget in words)
-
-
-class Brightened(keras.Sequential):
-    def fit(self, x, y, **how):
-        return super().fit(2 * x, y, **how)
-
-
-class Own(keras.Sequential):
-    def make_train_function(self, force=False):
-        return super().make_train_function(force)
-
-
-@pytest.mark.parametrize(
-    ("kind", "strategy", "words"),
-    [
-        (Brightened, None, r"`Brightened`, which overrides it\. Move .* into `train_step` or a callback"),
-        (Own, None, r"own `make_train_function`\. Received: `Own`"),
-        (
-            keras.Sequential,
-            tf.distribute.MirroredStrategy,
-            r"one device\. Received: .* MirroredStrategy\. Make it outside",
-        ),
-    ],
-)
-def test_a_model_that_does_not_train_as_keras_does_on_one_device_is_refused_with_what_to_do(kind, strategy, words):
-    with strategy(["CPU:0"]).scope() if strategy else contextlib.nullcontext():
-        model = kind([keras.Input((4,)), keras.layers.Dense(1)])
-        model.compile("sgd", "mse")
-    panda = babysit.Panda(model)
-    with pytest.raises(ValueError, match=words):
-        panda.fit(np.ones((8, 4)), np.ones(8))
-    assert panda.state == "idle"
+    assert repr(resting.journal).splitlines()[-2:] == ["       0  note — 5 (by 7)", "       0  note — after it"]
+    widgets = [resting.dashboard()]
+    for widget in widgets:
+        widgets += getattr(widget, "children", ())
+    until(lambda: any("after it" in str(getattr(widget, "value", "")) for widget in widgets))

@@ -221,7 +221,7 @@ def test_what_call_changes_is_an_edit_and_what_it_raises_is_raised(tmp_path):
     assert "edit" in [a for _, _, a in actions(panda)]
     with pytest.raises(ZeroDivisionError):
         panda.call(lambda model: 1 / 0)
-    with pytest.raises(TypeError, match="`function` must be callable"):
+    with pytest.raises(TypeError, match="not callable"):
         panda.call("evaluate")
     assert panda.state == "running"
     panda.stop()

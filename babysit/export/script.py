@@ -6,7 +6,6 @@ Whatever a person typed goes into it through `repr`, as data.
 
 import hashlib
 import pprint
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from babysit.engine import catalog
 from babysit.engine.catalog import AttributeRef, HyperparameterSpec
 from babysit.engine.environment import describe
 from babysit.engine.model import TrainableModel
-from babysit.engine.optimizers import by_occurrence, inner
+from babysit.engine.optimizers import inner
 from babysit.export.program import PROGRAM
 from babysit.export.segments import Fold, refusal
 from babysit.session.session import Session
@@ -37,16 +36,17 @@ def write(session: Session, trained: TrainableModel, architecture: Any, path: Pa
     model = trained.model
     if list(trained.optimizers.values()) != [model.optimizer] or hasattr(model.optimizer, "optimizers"):
         raise refusal("its step applies other optimizers than `model.optimizer` alone")
-    fold = Fold(session, "momentum" if catalog.slots_name(inner(model.optimizer)) else None)
-    arrays = path.with_suffix(".npz")
+    fold = Fold(session, catalog.slots_name(inner(model.optimizer)) is not None)
+    start, states = fold.states["start"], path.with_suffix(".npz")
+    if "raw" in start.tensors:
+        raise refusal("its step uses variables that are no part of the model")
     places = {
         "environment": describe(),
-        "states": arrays.name,
+        "states": states.name,
         "weights": digest(model),
-        "seed": fold.states["start"].seed,
-        "examples": fold.fit.size,
-        "built_for": list(fold.built_for),
-        "remarks": _remarks(session, fold),
+        "seed": start.seed,
+        "examples": fold.size,
+        "layouts": {name: (list(one.trainable), list(one.built_for[0])) for name, one in fold.states.items()},
         "model": architecture,
     }
     program = PROGRAM.substitute(
@@ -54,9 +54,9 @@ def write(session: Session, trained: TrainableModel, architecture: Any, path: Pa
         segments=_table(fold),
         assignments=_assignments(model),
     )
-    states = _arrays(model, fold)
-    with open(arrays, "wb") as file:
-        np.savez(file, allow_pickle=False, **states)
+    groups = {name: [*one.tensors["model"], *one.tensors["optimizer"]] for name, one in fold.states.items()}
+    arrays = {f"{name}.{i}": array for name, group in groups.items() for i, array in enumerate(group)}
+    np.savez(states, allow_pickle=False, **arrays)
     path.write_text(program, encoding="utf-8")
 
 
@@ -66,31 +66,6 @@ def digest(model: Any) -> str:
     for variable in model.variables:
         sha.update(variable.value.numpy().tobytes())
     return sha.hexdigest()
-
-
-# -------------------------------------------------------------------------------- the arrays
-
-
-def _arrays(model: Any, fold: Fold) -> dict[str, np.ndarray]:
-    """Name of the state and number of the variable -> its value.
-
-    The program makes all variables of the optimizer at once: those that come later, as layers are thawed, begin with
-    zeros.
-    """
-    found: dict[str, np.ndarray] = {}
-    wanted = _layout(model, fold.built_for)
-    for name, state in fold.states.items():
-        known = dict(zip(_layout(model, state.built_for[0]), state.tensors["optimizer"], strict=True))
-        tensors = [*state.tensors["model"], *(known.get(key, first) for key, first in wanted.items())]
-        found |= {f"{name}.{i}": tensor for i, tensor in enumerate(tensors)}
-    return found
-
-
-def _layout(model: Any, positions: Sequence[int]) -> dict[Any, np.ndarray]:
-    """What the optimizer holds if built for these of the model's variables: key -> value at first, in order."""
-    twin = type(model.optimizer).from_config(model.optimizer.get_config())
-    twin.build([model.variables[i] for i in positions])
-    return {key: variable.numpy() for key, variable in by_occurrence(twin).items()}
 
 
 # ------------------------------------------------------------------ where hyperparameters are held
@@ -135,18 +110,6 @@ def _place(ref: AttributeRef, source: str) -> str:
 
 def _literal(value: Any) -> str:
     return pprint.pformat(value, width=116, sort_dicts=False, compact=True)
-
-
-def _remarks(session: Session, fold: Fold) -> list[str]:
-    remarks = list(session.plan.remarks if session.plan else ())
-    if fold.facts["is_stream"]:
-        remarks.append(
-            "The data came in batches: `load_data` must give the examples in the order in which they came. "
-            "Each pass is taken to be the same, in batches of one size but the last."
-        )
-    if any("raw" in state.tensors for state in fold.states.values()):
-        remarks.append("The step uses variables that are no part of the model: they begin as `build_model` makes them.")
-    return remarks
 
 
 def _table(fold: Fold) -> str:

@@ -3,7 +3,8 @@
 What an event means is in `core.controls.apply`; what it did to the tensors in another way is read from a checkpoint.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,9 +26,8 @@ class Segment:
         steps: How many steps; 0 where something was changed after the last one.
         batch_size: Examples a step.
         changes: What changes before the first step: hyperparameter -> value; `shuffle`: whether the passes from now
-            on are shuffled, or the size of the batches within which they are; `static`: the size of the batches where
-            TensorFlow is to know it, or None; `trainable`: for each layer; `state`: the name of a state that is put in
-            place; `seeds`: how far each generator of random numbers was drawn on.
+            on are shuffled; `static`: the size of the batches where TensorFlow is to know it, or None; `state`: the
+            name of a state that is put in place.
         why: The reasons given.
     """
 
@@ -50,34 +50,40 @@ class Fold:
 
     Args:
         session: The run.
-        momentum: The hyperparameter for which the optimizer keeps velocities unless it is 0, if there is one.
+        has_momentum: Whether the optimizer keeps velocities unless its momentum is 0.
 
     Attributes:
         segments: All of them, in their order.
         states: Name -> state that a program must load: `start`, and those that were edited.
-        fit: What the last fit was given.
-        facts: What else is known of its data.
-        built_for: The model's variables that the optimizer knows at last, by position.
+        size: Examples of the data.
 
     Raises:
         ValueError: If a plain program cannot train the run again; the message says why.
     """
 
-    def __init__(self, session: Session, momentum: str | None) -> None:
-        log, self._momentum = session.log, momentum
+    def __init__(self, session: Session, has_momentum: bool) -> None:
+        log = session.log
+        if not log.begun:
+            raise refusal("it has not begun: call `fit` first")
         lineage = log.lineage(session.branch)
-        self._has_velocities: bool | None = None
+        if has_momentum and len({bool(one.values.get("momentum")) for _, one in log.controls_along(lineage)}) == 2:
+            raise refusal("`momentum` reached or left 0, and a plain optimizer is built with velocities or without")
         self._kept = [one for one in session.store.candidates() if lies_on(one, lineage)]
         self.segments: list[Segment] = []
         self.states = {"start": self._state(ROOT, 0, 0, "its start")}
-        self.fit = FitSpec("", None, 1)
-        self.facts: Mapping[str, Any] = {}
-        self._trainable = list(self.states["start"].trainable)
+        self._facts: Mapping[str, Any] = {}  # what is known of the data
         self._present: dict[str, Any] = {}  # what the program has set so far
         self._changes: dict[str, Any] = {}  # what else changes before the next segment
         self._reasons: list[str] = []
-        self._follow(log.along(lineage), log.tip(session.branch))
-        self.built_for = list(self.states.values())[-1].built_for[0]
+        events, tip, controls, position = log.along(lineage), log.tip(session.branch), Controls(), Position()
+        for event, end in zip(events, [*(event.step for event in events[1:]), tip], strict=True):
+            self._note(event, controls.fit)
+            controls, position = apply(controls, position, event)
+            while position.step < end:
+                position = self._train(controls, position, end)
+        if self._changes:  # after the last step
+            self._append(Segment(position.data_pass, position.example, 0, 1))
+        self.size = controls.fit.size if controls.fit else None
 
     def _state(self, branch: str, step: int, event: int, what: str) -> State:
         """The first state of a step that contains an event."""
@@ -87,68 +93,46 @@ class Fold:
                 return state
         raise refusal(f"the checkpoint of {what} is gone")
 
-    def _follow(self, events: Sequence[Event], tip: int) -> None:
-        controls, position = Controls(), Position()
-        for event, end in zip(events, [*(event.step for event in events[1:]), tip], strict=True):
-            self._note(event, controls.fit)
-            controls, position = apply(controls, position, event)
-            self._check_momentum(controls.at(event.step), event.step)
-            while position.step < end:
-                position = self._train(controls, position, end)
-        if self._changes:  # after the last step
-            self._append(Segment(position.data_pass, position.example, 0, 1))
-
     def _note(self, event: Event, before: FitSpec | None) -> None:
         match event.payload:
             case Fit(facts=facts) if not facts["is_dense"]:
                 raise refusal("its examples are sparse or ragged, and a program cannot pick them one by one")
+            case Fit(spec=spec) if spec.shuffle == "batch":
+                raise refusal('its examples were shuffled by `shuffle="batch"`')
             case Fit(spec=spec) if before is not None and event.step and spec.data != before.data:
                 raise refusal(f"after step {event.step:,} it went on with other data, and a program loads one set")
             case Edit(values=values) if values:
                 raise refusal(f"after step {event.step:,} the model was compiled anew, and a program compiles it once")
-            case Fit(spec=spec, facts=facts):
-                self.fit, self.facts = spec, facts
-            case Edit() if event.seq > self.states["start"].event:
-                name, what = f"edit_{event.seq}", f"what {event.author} edited at step {event.step:,}"
-                state = self.states[name] = self._state(event.branch, event.step, event.seq, what)
-                # The state holds whatever was done before, seeds among them.
-                self._changes, self._present, self._trainable = {"state": name}, {}, list(state.trainable)
             case EpochEnd(seeds=seeds) if seeds is not None:
-                self._changes["seeds"] = seeds
+                raise refusal("its validation or a callback drew random numbers that its steps draw on")
+            case Fit(facts=facts):
+                self._facts = facts
+            case Edit() if event.seq > self.states["start"].event:
+                self._load(event)
         if isinstance(event.payload, Set | Edit | Branch) and event.why:
             self._reasons.append(event.why)
 
+    def _load(self, edit: Event) -> None:
+        """Has the program load the state after an edit, which holds whatever was done before."""
+        name, what = f"edit_{edit.seq}", f"what {edit.author} edited at step {edit.step:,}"
+        self.states[name] = self._state(edit.branch, edit.step, edit.seq, what)
+        self._changes, self._present = {"state": name}, {}
+
     def _train(self, controls: Controls, position: Position, end: int) -> Position:
         """Adds a segment from a position on; returns the position after it."""
-        values, size = controls.at(position.step), self.fit.size
-        self._check_momentum(values, position.step)
+        values, fit = controls.at(position.step), controls.fit
+        assert fit is not None
         batch_size = int(values.pop("batch_size"))
         steps = int(min(end - position.step, controls.steady_for(position.step)))
-        examples = steps * batch_size if size is None else min(steps * batch_size, size - position.example)
-        alike = position.example % batch_size == (size or 0) % batch_size == 0
-        within_batches = self.fit.batch_size if self.fit.shuffle == "batch" and self.fit.batch_size > 1 else False
-        wanted = {
-            "shuffle": not self.facts["is_stream"] and (within_batches or self.fit.shuffle is True),
-            "static": batch_size if alike and batch_size == self.facts["static_size"] else None,
-            "trainable": self._trainable,
-            **values,
-        }
-        present = self._present
+        alike = position.example % batch_size == (fit.size or 0) % batch_size == 0
+        static = batch_size if alike and batch_size == self._facts["static_size"] else None
+        shuffle, present = fit.shuffle and not self._facts["is_stream"], self._present
+        wanted = {"shuffle": shuffle, "static": static, **values}
         self._changes |= {key: new for key, new in wanted.items() if key not in present or new != present[key]}
         self._present = wanted
         self._append(Segment(position.data_pass, position.example, steps, batch_size))
-        return position.advanced(steps, examples)
-
-    def _check_momentum(self, values: Mapping[str, Any], step: int) -> None:
-        """Raises where a momentum reaches or leaves 0: a plain optimizer is built with velocities or without."""
-        if self._momentum is not None:
-            not_zero = bool(values[self._momentum])
-            if self._has_velocities not in (None, not_zero):
-                raise refusal(
-                    f"after step {step:,} `{self._momentum}` reached or left 0, and a plain optimizer is built with "
-                    "velocities or without"
-                )
-            self._has_velocities = not_zero
+        left = math.inf if fit.size is None else fit.size - position.example
+        return position.advanced(steps, int(min(steps * batch_size, left)))
 
     def _append(self, segment: Segment) -> None:
         segment.changes, self._changes = self._changes, {}

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,15 @@ from babysit.core.controls import Controls
 from babysit.core.position import Position
 from babysit.core.state import State
 
-FORMAT = 3
-_TENSORS, _MODEL, _MANIFEST = "state.safetensors", "model.keras", "manifest.json"
+FORMAT = 4
+_TENSORS, _MANIFEST = "state.safetensors", "manifest.json"
 _UNFINISHED = ".unfinished"  # ends the name of a folder that is being written or removed
 
 
 # ------------------------------------------------------------------------------- writing
 
 
-def write(
-    directory: Path,
-    state: State,
-    about: Mapping[str, Any],
-    number: int,
-    write_model: Callable[[Path], Any] | None = None,
-) -> dict[str, Any]:
+def write(directory: Path, state: State, about: Mapping[str, Any], number: int) -> dict[str, Any]:
     """Writes a state to a new folder of `directory`; returns the manifest once all is safe on disk.
 
     Args:
@@ -43,20 +37,16 @@ def write(
         state: What to write.
         about: What else the manifest says: plain data.
         number: Of the folder.
-        write_model: Writes `model.keras` to the path it is given. If it raises, the checkpoint goes without.
 
     Raises:
         OSError: If it cannot be written; then nothing is left.
     """
     directory.mkdir(exist_ok=True)
     folder = directory / f"{number:06d}"
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists, and a checkpoint is never overwritten")
     unfinished = _unfinished(folder)
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
     try:
         unfinished.mkdir()
-        manifest = _fill(unfinished, state, {**about, "number": number}, write_model)
+        manifest = _fill(unfinished, state, about)
         _sync(unfinished)
         os.rename(unfinished, folder)
         _sync(directory)
@@ -66,30 +56,19 @@ def write(
     return manifest
 
 
-def _fill(
-    folder: Path, state: State, about: Mapping[str, Any], write_model: Callable[[Path], Any] | None
-) -> dict[str, Any]:
+def _fill(folder: Path, state: State, about: Mapping[str, Any]) -> dict[str, Any]:
     groups = state.tensors.items()
     arrays = {f"{group}/{i:05d}": np.asarray(one, order="C") for group, many in groups for i, one in enumerate(many)}
     _save(folder / _TENSORS, arrays)
-    if write_model is not None:
-        try:
-            write_model(folder / _MODEL)
-            _sync(folder / _MODEL)
-        except Exception:  # whatever a layer without a configuration raises
-            (folder / _MODEL).unlink(missing_ok=True)
-    files = sorted(folder.iterdir())
     manifest = {
         **about,
         **asdict(replace(state, tensors={})),
         "format": FORMAT,
         "digest": state.digest(),
-        "sizes": {file.name: file.stat().st_size for file in files},
-        "sha256": {file.name: _sha256(file) for file in files},
-        "shapes": {name: list(array.shape) for name, array in arrays.items()},
+        "size": (folder / _TENSORS).stat().st_size,
     }
-    manifest["sha256"][_MANIFEST] = _manifest_sha256(manifest)
-    _write(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
+    (folder / _MANIFEST).write_text(json.dumps(manifest | {"sha256": _sha256(manifest)}, indent=1))
+    _sync(folder / _MANIFEST)
     return manifest
 
 
@@ -102,17 +81,10 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     _sync(path)
 
 
-def _write(path: Path, content: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())  # never tried again: a second one may succeed although data were lost
-
-
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        os.fsync(descriptor)  # never tried again: a second one may succeed although data were lost
     finally:
         os.close(descriptor)
 
@@ -148,17 +120,14 @@ def read(folder: Path) -> tuple[State, dict[str, Any]]:
     """
     try:
         manifest = _manifest(folder)
-        if _sha256(folder / _TENSORS) != manifest["sha256"][_TENSORS]:
-            raise ValueError(f"its {_TENSORS} has changed since it was written")
-        arrays = safetensors.numpy.load_file(folder / _TENSORS)
         tensors: dict[str, list[np.ndarray]] = {"model": [], "optimizer": [], "metrics": []}
-        for name in manifest["shapes"]:
-            tensors.setdefault(name.split("/")[0], []).append(arrays[name])
-        plain = {one.name: _with_tuples(manifest[one.name]) for one in fields(State) if one.name in manifest}
+        for name, array in sorted(safetensors.numpy.load_file(folder / _TENSORS).items()):
+            tensors.setdefault(name.split("/")[0], []).append(array)
+        plain = {one.name: _with_tuples(manifest[one.name]) for one in fields(State)}
         position, controls = Position(**plain["position"]), Controls.from_plain(plain["controls"])
         state = State(**{**plain, "position": position, "controls": controls, "tensors": tensors})
         if state.digest() != manifest["digest"]:
-            raise ValueError("its state does not have the recorded digest")
+            raise ValueError(f"its {_TENSORS} has changed since it was written")
     except Exception as error:  # whatever damage leads to
         raise ValueError(f"The checkpoint {folder} cannot be used: {error}. Choose another one.") from error
     return state, manifest
@@ -167,19 +136,6 @@ def read(folder: Path) -> tuple[State, dict[str, Any]]:
 def _with_tuples(plain: Any) -> Any:
     """What was a tuple before JSON made a list of it."""
     return tuple(map(_with_tuples, plain)) if isinstance(plain, list) else plain
-
-
-def check_model(folder: Path) -> None:
-    """Checks the model's file, which no state is read from: it may be damaged where all the rest is sound.
-
-    Raises:
-        ValueError: If it is missing or damaged.
-    """
-    path, expected = folder / _MODEL, _manifest(folder)["sha256"].get(_MODEL)
-    if expected and not (path.is_file() and _sha256(path) == expected):
-        raise ValueError(
-            f"Its {_MODEL} is missing or damaged. The state beside it is not touched by that: load or rewind to it."
-        )
 
 
 def manifests(directory: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -197,30 +153,17 @@ def numbered(directory: Path) -> list[Path]:
     return sorted(folders, key=lambda folder: int(folder.name))
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether a checkpoint that was complete still is, by the files that are there."""
-    return (folder / _MANIFEST).is_file() and (folder / _TENSORS).is_file()
-
-
 def _manifest(folder: Path) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_bytes())
     if manifest["format"] != FORMAT:
         raise ValueError("it was written by another version of babysit")
-    if manifest["sha256"][_MANIFEST] != _manifest_sha256(manifest):
+    if manifest.pop("sha256") != _sha256(manifest):
         raise ValueError("its manifest has changed since it was written")
-    if manifest["number"] != int(folder.name):
-        raise ValueError(f"it is number {manifest['number']}, copied or moved")
-    if (folder / _TENSORS).stat().st_size != manifest["sizes"][_TENSORS]:
+    if (folder / _TENSORS).stat().st_size != manifest["size"]:
         raise ValueError(f"its {_TENSORS} has another size than when it was written")
     return manifest
 
 
-def _manifest_sha256(manifest: Mapping[str, Any]) -> str:
+def _sha256(manifest: Mapping[str, Any]) -> str:
     """The hash of all that a manifest says: the digest covers neither the step nor the ramps."""
-    hashes = {name: value for name, value in manifest["sha256"].items() if name != _MANIFEST}
-    return hashlib.sha256(json.dumps({**manifest, "sha256": hashes}).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()

@@ -6,17 +6,19 @@ the store when they are written, on which thread and at what cost.
 
 import contextlib
 import itertools
+import json
+import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from babysit.core.runlog import RunLog
 from babysit.core.state import State
-from babysit.store.checkpoint_file import clear_away, is_complete, manifests, numbered, read, remove, write
+from babysit.store.checkpoint_file import clear_away, manifests, numbered, read, remove, write
 from babysit.store.retention import Retention, RetentionItem, to_delete
 
 SHARE = 0.035  # of the training's time that automatic checkpoints may cost: CheckFreq (FAST '21)
@@ -40,6 +42,7 @@ class Checkpoint:
         digest: sha256 of the state, hexadecimal.
         event: Number of the last event that the state contains.
         kept: Why it is kept as long as there is room, in a word.
+        size_bytes: What its files take.
     """
 
     step: int
@@ -49,6 +52,7 @@ class Checkpoint:
     digest: str
     event: int = field(default=0, repr=False)
     kept: str = field(default="", repr=False)
+    size_bytes: int = field(default=0, repr=False)
 
     @property
     def number(self) -> int:
@@ -64,26 +68,17 @@ class Checkpoint:
         return read(self.path)[0]
 
 
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """A state in memory, perhaps on its way to disk."""
+class Snapshot(NamedTuple):
+    """A state in memory, perhaps on its way to disk; what is known of it is that of a `Checkpoint`."""
 
-    state: State
+    step: int
+    event: int
     branch: str
     number: int
+    size_bytes: int
+    state: State
     kept: str = ""
     name: str | None = None
-    write_model: Callable[[Path], Any] | None = None
-
-    @property
-    def step(self) -> int:
-        """Steps done on its branch."""
-        return self.state.position.step
-
-    @property
-    def event(self) -> int:
-        """Number of the last event that the state contains."""
-        return self.state.event
 
     def load(self) -> State:
         """The state."""
@@ -99,40 +94,35 @@ class CheckpointStore:
     Args:
         folder: Where the checkpoints lie.
         log: Of the run: it knows where branches begin and which names the user gave.
-        flush: Writes the log to disk, which happens before a checkpoint is written. Where it raises, none is.
+        flush: Writes the log to disk, before each checkpoint. None is written where it returns an error.
         environment: What exactness depends on; every manifest holds it.
 
     Attributes:
         error: A sentence about the last write, if it failed.
-        owner: Returns what must stay alive while a write is under way; a weak reference will do.
     """
 
-    def __init__(self, folder: Path, log: RunLog, flush: Callable[[], None], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, log: RunLog, flush: Callable[[], str | None], environment: Mapping[str, str]
+    ) -> None:
         self.error: str | None = None
-        self.owner: Callable[[], Any] = lambda: None
         self._folder, self._log, self._flush = folder, log, flush
         self._environment = dict(environment)
         self._memory_bytes, self._disk_bytes = MEMORY_BYTES, DISK_BYTES
-        self._changed = threading.Condition(threading.RLock())  # for all that follows
         self._in_memory: list[Snapshot] = []
-        self._waiting: list[Snapshot] = []  # the first of them is being written
-        self._writer: threading.Thread | None = None
-        self._closed = False
         self._next_due = time.perf_counter() + PERIOD_S
         clear_away(folder)
-        self._saved = checkpoints_in(folder, log)
+        self._saved = {one.path.name: one for one in checkpoints_in(folder, log)}
         used = [*(one.name for one in numbered(folder)), *log.checkpoint_names]
         self._numbers = itertools.count(max(map(int, used), default=0) + 1)
+        self._closed = False
+        self._waiting: queue.Queue[Snapshot | threading.Event] = queue.Queue(MOST_WAITING)
+        self._writer = threading.Thread(target=self._write_waiting, name="babysit-checkpoints", daemon=True)
+        self._writer.start()
 
     # ------------------------------------------------------------------------------ saving
 
     def save(
-        self,
-        state: State,
-        branch: str,
-        name: str | None = None,
-        kept: str = "",
-        write_model: Callable[[Path], Any] | None = None,
+        self, state: State, branch: str, name: str | None = None, kept: str = "", write_model: Any = None
     ) -> Checkpoint:
         """Saves a state; it is safe on disk when this returns, after all that waited before it.
 
@@ -141,36 +131,37 @@ class CheckpointStore:
             branch: The branch it was captured on.
             name: A name, or None.
             kept: Why it is kept as long as there is room, in a word. What has a name is kept for ever.
-            write_model: Writes `model.keras` to the path it is given. If it raises, the checkpoint goes without.
+            write_model: Writes `model.keras` to the path it is given, once the state is safe. If it raises, the
+                checkpoint goes without.
 
         Raises:
             OSError: If the disk does not take it; nothing is left then.
         """
         self.settle()
-        return self._write(Snapshot(state, branch, next(self._numbers), kept, name, write_model))
+        saved = self._write(self._snapshot(state, branch, kept, name))
+        if write_model is not None:
+            unfinished = saved.path / ".model.keras"
+            try:
+                write_model(unfinished)
+                unfinished.rename(saved.path / "model.keras")
+            except Exception:  # whatever a layer without a configuration raises
+                unfinished.unlink(missing_ok=True)
+        return saved
 
     def save_soon(self, state: State, branch: str, kept: str = "") -> None:
         """Lets another thread save a state, which stays in memory too if it is kept.
 
         If states come faster than the disk takes them, the caller waits.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._waiting) < MOST_WAITING)
-            snapshot = Snapshot(state, branch, next(self._numbers), kept)
-            if kept:
-                self._remember(snapshot)
-            self._waiting.append(snapshot)
-            if self._writer is None:
-                self._writer = threading.Thread(
-                    target=self._write_waiting, args=(self.owner(),), name="babysit-checkpoints", daemon=True
-                )
-                self._writer.start()
+        snapshot = self._snapshot(state, branch, kept)
+        if kept:
+            self._remember(snapshot)
+        self._waiting.put(snapshot)
 
     def save_if_due(self, capture: Callable[[], State], branch: str) -> None:
         """Captures the state and lets another thread save it, if that does not take too much of the training's time."""
-        with self._changed:
-            if self._writer is not None or time.perf_counter() < self._next_due:
-                return
+        if self._waiting.unfinished_tasks or time.perf_counter() < self._next_due:
+            return
         began = time.perf_counter()
         state = capture()
         self._count_cost(time.perf_counter() - began)
@@ -178,60 +169,62 @@ class CheckpointStore:
 
     def remember(self, state: State, branch: str) -> None:
         """Keeps a state in memory; older ones are forgotten as their bytes and their age ask for."""
-        with self._changed:
-            self._remember(Snapshot(state, branch, next(self._numbers)))
+        self._remember(self._snapshot(state, branch))
 
     def settle(self) -> None:
         """Returns when all that waits now is written."""
-        writer = self._writer
-        # Garbage collection on the writer's own thread may close the store; a forked child has no such thread.
-        if writer is None or writer is threading.current_thread() or not writer.is_alive():
+        if self._closed or self._writer is threading.current_thread():  # whose garbage collection may close this
             return
-        with self._changed:
-            waiting = set(self._waiting)
-            self._changed.wait_for(lambda: waiting.isdisjoint(self._waiting))
+        written = threading.Event()
+        self._waiting.put(written)
+        while self._writer.is_alive() and not written.wait(0.1):
+            pass
 
     def close(self) -> None:
         """Writes what waits; later saves raise, as the run is over here or goes on elsewhere."""
         self.settle()
         self._closed = True
+        with contextlib.suppress(queue.Full):
+            self._waiting.put_nowait(threading.Event())  # wakes the writer, which ends
         self._in_memory.clear()
 
+    def _snapshot(self, state: State, branch: str, *about: Any) -> Snapshot:
+        if self._closed:
+            raise ValueError(f"The run at {self._folder.parent} is closed here: it goes on in another Panda.")
+        known = state.position.step, state.event, branch, next(self._numbers), state.size_bytes
+        return Snapshot(*known, state, *about)
+
     def _remember(self, snapshot: Snapshot) -> None:
-        if snapshot.state.size_bytes > self._memory_bytes:
+        if snapshot.size_bytes > self._memory_bytes:
             return
-        items = [RetentionItem(one.branch, one.number, one.state.size_bytes) for one in self._in_memory]
-        newest = RetentionItem(snapshot.branch, snapshot.number, snapshot.state.size_bytes, Retention.FOR_EVER)
+        items = [RetentionItem(one.branch, one.number, one.size_bytes) for one in self._in_memory]
+        newest = RetentionItem(snapshot.branch, snapshot.number, snapshot.size_bytes, Retention.FOR_EVER)
         gone = to_delete([*items, newest], self._memory_bytes)
         self._in_memory = [*(one for one in self._in_memory if one.number not in gone), snapshot]
 
     def _count_cost(self, seconds: float, period_s: float = 0.0) -> None:
-        with self._changed:
-            now = time.perf_counter()
-            self._next_due = max(max(self._next_due, now) + seconds / SHARE, now + period_s)
+        now = time.perf_counter()
+        self._next_due = max(max(self._next_due, now) + seconds / SHARE, now + period_s)
 
-    def _write_waiting(self, owner: Any) -> None:
-        """Writes what waits. Holds the owner: its finalizer would wait for this thread."""
-        while True:
-            with self._changed:
-                if not self._waiting:
-                    self._writer = None
-                    return
-            with contextlib.suppress(Exception):  # `error` says it: a failed save does not harm the training
-                self._write(self._waiting[0])
-            with self._changed:
-                del self._waiting[0]
-                self._changed.notify_all()
+    def _write_waiting(self) -> None:
+        while not self._closed or self._waiting.unfinished_tasks:
+            one = self._waiting.get()
+            if isinstance(one, threading.Event):
+                one.set()
+            else:
+                with contextlib.suppress(Exception):  # `error` says it: a failed save does not harm the training
+                    self._write(one)
+            del one  # which may be large
+            self._waiting.task_done()
 
     def _write(self, snapshot: Snapshot) -> Checkpoint:
         began = time.perf_counter()
         try:
-            if self._closed:
-                raise ValueError(f"The run at {self._folder.parent} is closed here: it goes on in another Panda.")
-            self._flush()
+            if (error := self._flush()) is not None:
+                raise OSError(error)
             about: dict[str, Any] = {"name": snapshot.name, "branch": snapshot.branch, "kept": snapshot.kept}
             about |= {"environment": self._environment, "time": time.time()}
-            manifest = write(self._folder, snapshot.state, about, snapshot.number, snapshot.write_model)
+            manifest = write(self._folder, snapshot.state, about, snapshot.number)
         except Exception as error:
             self.error = (
                 f"The last checkpoint could not be written ({error}). The training goes on; the next one is tried "
@@ -241,8 +234,7 @@ class CheckpointStore:
         finally:
             self._count_cost(time.perf_counter() - began, PERIOD_S)
         self.error, saved = None, _checkpoint(self._folder / f"{snapshot.number:06d}", manifest)
-        with self._changed:
-            self._saved = sorted([*self._saved, saved], key=lambda one: one.number)
+        self._saved[saved.path.name] = saved
         self._thin()
         return saved
 
@@ -255,27 +247,19 @@ class CheckpointStore:
         return self._listed()
 
     def _listed(self) -> list[Checkpoint]:
-        return [one for one in self._saved if is_complete(one.path)]
+        return sorted((one for one in list(self._saved.values()) if one.path.exists()), key=lambda one: one.number)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """Those on disk, as far as is known without looking at it, in plain data, oldest first."""
-        saved = [(one, "named" if one.name else one.kept) for one in self._saved]
         return [
-            {"folder": one.path.name, "step": one.step, "name": one.name, "branch": one.branch, "kept": kept}
-            for one, kept in saved
+            {"folder": one.path.name, "step": one.step, "name": one.name, "branch": one.branch, "kept": one.kept}
+            for one in list(self._saved.values())
         ]
-
-    @property
-    def names(self) -> list[str]:
-        """Those that are taken."""
-        return [one.name for one in self.all if one.name]
 
     def candidates(self) -> list[Candidate]:
         """The states that the run can return to, oldest first by event and step, those in memory after equal ones."""
-        with self._changed:
-            in_memory = dict.fromkeys([*self._in_memory, *self._waiting])
-            return in_order([*self._listed(), *in_memory])
+        return in_order([*self.all, *self._in_memory])
 
     def found(self, folder: str) -> Checkpoint:
         """The checkpoint in a folder of that name.
@@ -283,26 +267,23 @@ class CheckpointStore:
         Raises:
             ValueError: If there is none.
         """
-        for one in self.all:
-            if one.path.name == folder:
-                return one
-        raise ValueError(f"`folder` must be that of a checkpoint. Received: {folder!r}. Choose one of the list.")
+        self.settle()
+        if folder not in self._saved:
+            raise ValueError(f"`folder` must be that of a checkpoint. Received: {folder!r}. Choose one of the list.")
+        return self._saved[folder]
 
     def checked_name(self, name: object) -> str:
         """Returns the name if a new checkpoint may have it.
 
         Raises:
-            TypeError: If it is not a string.
-            ValueError: If it is empty, too long, holds what is no letter, digit, space or `-_.,()`, or is taken.
+            ValueError: If it is no text of at most 80 letters, digits, spaces and `-_.,()`, or is taken.
         """
-        if not isinstance(name, str):
-            raise TypeError(f"`name` must be a string. Received: name={name!r}.")
-        if not re.fullmatch(r"\w[\w \-.,()]{0,79}", name):
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w \-.,()]{0,79}", name):
             raise ValueError(
                 "`name` must begin with a letter or digit and hold at most 80 letters, digits, spaces and -_.,() "
-                f"only. Received: name={name[:100]!r}. Choose a plainer one."
+                f"only. Received: name={str(name)[:100]!r}. Choose a plainer one."
             )
-        if name in self.names:
+        if name in self._names:
             raise ValueError(
                 f"`name` must be new: a checkpoint {name!r} exists and is never overwritten. Choose another."
             )
@@ -310,9 +291,12 @@ class CheckpointStore:
 
     def free_name(self, step: int) -> str:
         """A new name with the step in it."""
-        taken = self.names
         names = (f"step {step:,}" + (f" ({i})" if i > 1 else "") for i in itertools.count(1))
-        return next(name for name in names if name not in taken)
+        return next(name for name in names if name not in self._names)
+
+    @property
+    def _names(self) -> set[str | None]:
+        return {one.name for one in self.all}
 
     # ---------------------------------------------------------------- renaming and deleting
 
@@ -322,10 +306,8 @@ class CheckpointStore:
         Raises:
             ValueError: If there is no such checkpoint, or the name is taken or none.
         """
-        renamed = replace(self.found(folder), name=self.checked_name(name))
-        with self._changed:
-            self._saved = [renamed if one.number == renamed.number else one for one in self._saved]
-        return renamed
+        self._saved[folder] = replace(self.found(folder), name=self.checked_name(name), kept="named")
+        return self._saved[folder]
 
     def delete(self, folder: str) -> Checkpoint:
         """Deletes a checkpoint; returns what it was.
@@ -339,13 +321,13 @@ class CheckpointStore:
                 f"`folder` must not be where a branch starts: step {one.step:,} could not be returned to. "
                 f"Received: {folder!r}. Choose another one."
             )
-        self._remove({one.number})
+        self._remove(folder)
         return one
 
     def _thin(self) -> None:
         """Deletes what its age and the room on disk ask for."""
         saved, starts = self._listed(), self._log.branch_starts
-        last = {one.branch: one.number for one in sorted(saved, key=lambda one: (one.event, one.number))}
+        last = {one.branch: one.number for one in in_order(saved)}
         needed = {*(one.number for one in saved[-1:]), *last.values()}  # the tips of branches are reached from them
 
         def retention(one: Checkpoint) -> Retention:
@@ -353,14 +335,14 @@ class CheckpointStore:
                 return Retention.FOR_EVER
             return Retention.WITH_ROOM if one.kept else Retention.BY_AGE
 
-        items = [RetentionItem(one.branch, one.number, _size_bytes(one.path), retention(one)) for one in saved]
-        self._remove(to_delete(items, self._disk_bytes))
+        items = [RetentionItem(one.branch, one.number, one.size_bytes, retention(one)) for one in saved]
+        gone = to_delete(items, self._disk_bytes)
+        for one in saved:
+            if one.number in gone:
+                self._remove(one.path.name)
 
-    def _remove(self, numbers: Collection[int]) -> None:
-        with self._changed:
-            gone = [one for one in self._saved if one.number in numbers]
-            self._saved = [one for one in self._saved if one.number not in numbers]
-        for one in gone:
+    def _remove(self, folder: str) -> None:
+        if (one := self._saved.pop(folder, None)) is not None:
             remove(one.path)
 
 
@@ -372,15 +354,9 @@ def in_order(found: Iterable[Candidate]) -> list[Candidate]:
 def checkpoints_in(folder: Path, log: RunLog) -> list[Checkpoint]:
     """The complete checkpoints of a run that another process may own, oldest first; nothing is written."""
     names, found = log.checkpoint_names, [_checkpoint(path, manifest) for path, manifest in manifests(folder)]
-    return [replace(one, name=names.get(one.path.name, one.name)) for one in found]
+    return [replace(one, name=names[one.path.name], kept="named") if one.path.name in names else one for one in found]
 
 
 def _checkpoint(path: Path, about: Mapping[str, Any]) -> Checkpoint:
     known = about["name"], path, about["branch"], about["digest"], about["event"], about["kept"]
-    return Checkpoint(about["position"]["step"], *known)
-
-
-def _size_bytes(folder: Path) -> int:
-    with contextlib.suppress(OSError):  # it may just be removed
-        return sum(file.stat().st_size for file in folder.iterdir())
-    return 0
+    return Checkpoint(about["position"]["step"], *known, about["size"] + len(json.dumps(about, indent=1)))

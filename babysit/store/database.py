@@ -6,7 +6,6 @@ the rollback journal: a write-ahead log fails on network file systems.
 
 import contextlib
 import json
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
@@ -57,18 +56,9 @@ class DatabaseReader:
         self._lock = threading.RLock()  # for the connection
         uri = f"{path.absolute().as_uri()}?mode=rw"
         self._connection = sqlite3.connect(uri, PATIENCE_S, check_same_thread=False, uri=True)
-        try:
-            self._check_schema()
-        except BaseException:
-            self._connection.close()
-            raise
-
-    def _check_schema(self) -> None:
-        tables = self._ask("SELECT name FROM sqlite_master")
-        schema = self.meta("schema") if ("meta",) in tables else None
-        if schema != SCHEMA:
+        if (schema := self.meta("schema")) != SCHEMA:
             raise ValueError(
-                f"The run at {self.path.parent} was written by another version of babysit: its log has schema "
+                f"The run at {path.parent} was written by another version of babysit: its log has schema "
                 f"{schema}, and this version reads {SCHEMA}. Begin a new run in another folder."
             )
 
@@ -138,7 +128,6 @@ class Database(DatabaseReader):
         self.error: str | None = None
         self.status_provider: Callable[[], Callable[[], Any] | None] = lambda: None
         self._status: Any = None
-        self._process = os.getpid()
         self._waiting: list[tuple[str, tuple[Any, ...]]] = []  # statements and their values
         self._closing = threading.Event()
         self._writer = threading.Thread(
@@ -168,8 +157,8 @@ class Database(DatabaseReader):
         self._waiting += [(_SET_META, (key, json.dumps(value))) for key, value in values.items()]
         self.flush()
 
-    def flush(self) -> None:
-        """Writes the rows that wait, and the status if it has changed; on disk when it returns, or `error` is set."""
+    def flush(self) -> str | None:
+        """Writes the rows that wait, and the status if it has changed; returns `error` where the disk refuses."""
         with self._lock:
             with contextlib.suppress(Exception):  # it may just be changing: the writer asks again
                 describe = None if self.error else self.status_provider()
@@ -183,24 +172,13 @@ class Database(DatabaseReader):
                         self._connection.execute(statement, values)
             except sqlite3.Error as error:
                 self.error = f"The run's log cannot be written ({error}). It is kept in memory and tried again."
-                return
-            del self._waiting[: len(waiting)]
-            self.error = None
-
-    def flush_or_raise(self) -> None:
-        """Writes the rows that wait.
-
-        Raises:
-            OSError: If they cannot be written.
-        """
-        self.flush()
-        if self.error:
-            raise OSError(self.error)
+            else:
+                del self._waiting[: len(waiting)]
+                self.error = None
+            return self.error
 
     def close(self) -> None:
         """Writes what waits and stops the writer; reading goes on to work."""
-        if self._closing.is_set() or os.getpid() != self._process:  # a forked child leaves its parent's file alone
-            return
         self._closing.set()
         if threading.current_thread() is not self._writer:  # whose garbage collection may close this
             self._writer.join()
@@ -216,7 +194,4 @@ class Database(DatabaseReader):
 
 
 def _decoded(row: tuple[Any, ...]) -> Event | Steps:
-    try:
-        return Steps.from_row(row[: len(STEPS_ROW)]) if isinstance(row[7], bytes) else from_row(row)
-    except (LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"Row {row[0]} of the run's log cannot be read ({error!r}).") from error
+    return Steps.from_row(row[: len(STEPS_ROW)]) if isinstance(row[7], bytes) else from_row(row)

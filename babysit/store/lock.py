@@ -1,14 +1,13 @@
 """The lock of a run: only one process may write it."""
 
-import contextlib
+import fcntl
 import os
 import platform
 import time
 from pathlib import Path
+from typing import IO, Any
 
-from filelock import FileLock, Timeout
-
-_LOCK, _HOLDER = ".lock", ".writer"
+_LOCK = ".lock"  # its text names who holds it, or held it last
 
 
 class Lock:
@@ -23,46 +22,38 @@ class Lock:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._holder = directory / _HOLDER
-        # The kernel's own lock, which no dead process holds. Any thread may release it, as garbage collection does.
-        self._lock = FileLock(directory / _LOCK, thread_local=False)
-        try:
-            self._lock.acquire(timeout=0.1, poll_interval=0.02)  # longer than `holder` holds it
-        except Timeout:
-            raise ValueError(
-                f"`directory` must be written by one process at a time: {directory} is held by "
-                f"{_words(directory)}. `stop()` it there, or end that process; its log and its checkpoints "
-                "can be read meanwhile."
-            ) from None
-        with contextlib.suppress(OSError):  # the lock holds without it
-            since = time.strftime("%Y-%m-%d %H:%M:%S")
-            self._holder.write_text(f"process {os.getpid()} on {platform.node()} since {since}")
+        self._file = open(directory / _LOCK, "a")  # noqa: SIM115  (it holds the lock)
+        while not _locked(self._file, fcntl.LOCK_EX):
+            if (held_by := holder(directory)) is not None:  # rather than who just looked
+                self._file.close()
+                raise ValueError(
+                    f"`directory` must be written by one process at a time: {directory} is held by {held_by}. "
+                    "`stop()` it there, or end that process; its log and its checkpoints can be read meanwhile."
+                )
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        self._file.flush()
 
     def release(self) -> None:
         """Releases the lock; calling it twice is harmless."""
-        if self._lock.is_locked:
-            with contextlib.suppress(OSError):
-                self._holder.unlink(missing_ok=True)
-            self._lock.release()
+        if not self._file.closed:
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # a forked child may have the file too
+            self._file.close()
 
 
 def holder(directory: Path) -> str | None:
     """The process that holds the lock of a run, in words; None if there is none. Nothing is written."""
-    import fcntl  # not on Windows
-
     try:
-        with open(directory / _LOCK, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with open(directory / _LOCK) as file:
+            return None if _locked(file, fcntl.LOCK_SH) else file.read()
     except FileNotFoundError:
         return None
-    except OSError:
-        return _words(directory)
-    return None
 
 
-def _words(directory: Path) -> str:
-    """The holder of a lock, in words."""
+def _locked(file: IO[Any], how: int) -> bool:
+    """Locks a file, or returns False at once where another one's lock forbids it."""
     try:
-        return (directory / _HOLDER).read_text() or "another process"
-    except (OSError, ValueError):
-        return "another process"
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -39,17 +39,13 @@ def to_delete(items: Sequence[RetentionItem], room_bytes: int) -> set[int]:
 
 
 def _next(items: Sequence[RetentionItem], room_bytes: int) -> RetentionItem | None:
-    full = sum(item.size_bytes for item in items) > room_bytes
-    gaps = _gaps(items)
-    by_age, with_room = (
-        [item for item in items if item.retention == kind] for kind in (Retention.BY_AGE, Retention.WITH_ROOM)
-    )
-    if by_age:
-        least = min(by_age, key=lambda item: (gaps[item.number], item))
-        if full or gaps[least.number] < SPACING:
+    gaps, full = _gaps(items), sum(item.size_bytes for item in items) > room_bytes
+    for kind in (Retention.BY_AGE, Retention.WITH_ROOM):
+        kept = [item for item in items if item.retention == kind]
+        least = min(kept, key=lambda item: (gaps[item.number], item), default=None)
+        too_many = len(kept) > MOST_KEPT if kind == Retention.WITH_ROOM else least and gaps[least.number] < SPACING
+        if least is not None and (full or too_many):
             return least
-    if with_room and (full or len(with_room) > MOST_KEPT):
-        return min(with_room, key=lambda item: (gaps[item.number], item))
     return None
 
 

@@ -2,8 +2,7 @@
 
 import ast
 import csv
-import subprocess
-import sys
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -12,6 +11,14 @@ import tensorflow as tf
 
 import babysit
 from babysit import demos
+from babysit.core.events import Edit, EpochEnd, Fit, Note, Set
+from babysit.core.position import FitSpec
+from babysit.core.runlog import RunLog, Steps
+from babysit.export import script
+from babysit.export.logbook import logbook
+from babysit.export.segments import Fold
+from babysit.session.session import Session
+from tests.session.numpy_trainer import MemoryStore, NumpyTrainer, Source, plan
 
 (X, Y), _ = demos.digits()
 X, Y = X[:160], Y[:160]
@@ -23,9 +30,10 @@ def resting(folder, optimizer=None, **how):
     return babysit.Panda(model, folder / "run", seed=7).fit(X, Y, **{"epochs": 4, "paused": True, **how})
 
 
-@pytest.fixture
-def steered(tmp_path):
-    panda = resting(tmp_path)
+@pytest.fixture(scope="module")
+def steered(tmp_path_factory):
+    """A run that has stopped; the tests only read it."""
+    panda = resting(tmp_path_factory.mktemp("steered"))
     panda.run(3)
     panda.set(learning_rate=0.1, batch_size=20, why=WICKED)
     panda.run(4)
@@ -35,7 +43,8 @@ def steered(tmp_path):
     panda.rewind("here")
     panda.set(momentum=0.5)
     panda.run(6)
-    return panda
+    panda.stop()
+    return panda.wait()
 
 
 # ----------------------------------------------------------------------------- schedules
@@ -54,15 +63,6 @@ def test_the_learning_rate_becomes_a_schedule_with_the_value_of_every_step(steer
     assert list(found) == ["learning_rate", "batch_size", "momentum"]
 
 
-def test_a_ramp_is_in_the_schedule(tmp_path):
-    panda = resting(tmp_path)
-    panda.run(2)
-    panda.set(learning_rate=0.5, over=9)
-    panda.run(12)
-    assert len(set(panda.history["learning_rate"])) == 10
-    assert_follows(panda.schedules()["learning_rate"], panda)
-
-
 def test_other_hyperparameters_become_lists_of_where_they_change(steered):
     found = steered.schedules()
     assert found["batch_size"] == [(0, 32), (3, 20)]
@@ -73,18 +73,15 @@ def test_other_hyperparameters_become_lists_of_where_they_change(steered):
         np.testing.assert_array_equal(np.array(values)[place], steered.history[name])
 
 
-def test_a_schedule_that_was_followed_throughout_is_given_back(tmp_path):
-    rate = keras.optimizers.schedules.ExponentialDecay(0.1, 7, 0.9)
+def test_a_schedule_is_given_back_while_it_was_followed_and_told_step_by_step_once_it_was_taken_over(tmp_path):
+    rate = keras.optimizers.schedules.CosineDecay(0.1, 30)
     panda = resting(tmp_path, keras.optimizers.SGD(rate))
-    panda.run(9)
-    assert panda.schedules()["learning_rate"] is rate
-
-
-def test_a_schedule_that_was_taken_over_is_told_step_by_step(tmp_path):
-    panda = resting(tmp_path, keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 30)))
     panda.run(4)
+    assert panda.schedules()["learning_rate"] is rate
     panda.set(learning_rate=0.03)
     panda.run(3)
+    panda.set(learning_rate=0.01, over=4)
+    panda.run(5)
     panda.set(learning_rate="schedule")
     panda.run(4)
     assert_follows(panda.schedules()["learning_rate"], panda)
@@ -92,9 +89,9 @@ def test_a_schedule_that_was_taken_over_is_told_step_by_step(tmp_path):
 
 def test_before_the_first_fit_there_is_nothing_to_export(tmp_path):
     panda = babysit.Panda(demos.dense_network(seed=3), tmp_path / "run")
-    for ask in (panda.schedules, lambda: panda.export_script(tmp_path / "again.py")):
-        with pytest.raises(ValueError, match="`fit`"):
-            ask()
+    assert panda.schedules() == {}
+    with pytest.raises(ValueError, match="`fit`"):
+        panda.export_script(tmp_path / "again.py")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
@@ -120,58 +117,54 @@ def test_an_entry_of_another_branch_has_the_loss_of_that_branch(steered, tmp_pat
     assert f"{abandoned[3:7].mean():.4g} (4 steps) | {abandoned[7:].mean():.4g} (7 steps) |" in row
 
 
-def test_a_reason_given_later_stands_with_the_change_as_does_the_loss_up_to_the_next_one(tmp_path):
-    panda = resting(tmp_path)
-    panda.run(4)
-    panda.set(learning_rate=0.02, why="try")
-    panda.send({"action": "note", "why": "it crawled", "on_last_change": True})
-    panda.note("on the way at step 4: lunch")
-    panda.run(3)
-    panda.set(learning_rate=0.01)
-    panda.run(5)
-    panda.export_logbook(tmp_path / "logbook.md")
-    rows = [line for line in (tmp_path / "logbook.md").read_text().splitlines() if line.startswith("| 4 |")]
-    losses = panda.history["loss"]
+def log_of(*rows):
+    """A log with these rows: steps by their losses, events by what they are; learning rates are set where they say."""
+    log = RunLog()
+    log.add("branch 1", 0, Fit({"learning_rate": 0.1}, spec=FitSpec("", 9, 1)))
+    for row in rows:
+        if isinstance(row, np.ndarray):
+            log.add_steps("branch 1", Steps(0, "", log.tip("branch 1") + 1, {"loss": row}))
+        else:
+            payload, about = row
+            log.add("branch 1", log.tip("branch 1"), payload, **about)
+    return log
+
+
+def rate(old, new):
+    return Set({"learning_rate": (old, new)})
+
+
+def rows_of(log, start):
+    return [line for line in logbook("a run", log, "branch 1").splitlines() if line.startswith(start)]
+
+
+def test_a_reason_given_later_stands_with_the_change_as_does_the_loss_up_to_the_next_one():
+    losses = np.arange(1.0, 13.0)
+    later = (Note(about=3), {"why": "it crawled"}), (Note(), {"why": "on the way at step 4: lunch"})
+    first, second = (rate(0.1, 0.02), {"why": "try"}), (rate(0.02, 0.01), {})
+    rows = rows_of(log_of(losses[:4], first, *later, losses[4:7], second, losses[7:]), "| 4 |")
     assert "| try; it crawled | script |" in rows[0]
     assert f"| {losses[:4].mean():.4g} (4 steps) | {losses[4:7].mean():.4g} (3 steps) |" in rows[0]
     assert "| on the way at step 4: lunch |" in rows[2]
 
 
-class WarmUp(keras.callbacks.Callback):
-    """Sets the learning rate before each step, each time by 0.001 higher."""
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self.model.optimizer.learning_rate = round(float(self.model.optimizer.learning_rate) + 0.001, 3)
-
-
-def test_what_a_callback_changes_at_each_step_is_a_line_until_a_reason_is_given_and_a_rewind_knows_each(tmp_path):
-    panda = resting(tmp_path, keras.optimizers.SGD(0.001), batch_size=16, callbacks=[WarmUp()])
-    panda.run(6)
-    weights = panda.model.get_weights()
-    panda.send({"action": "note", "why": "far enough", "on_last_change": True})
-    panda.run(3)
-    panda.export_logbook(tmp_path / "logbook.md")
-    rows = [line for line in (tmp_path / "logbook.md").read_text().splitlines() if "| WarmUp |" in line]
-    told = [[cell.strip() for cell in row.split("|")] for row in rows]
+def test_what_a_callback_changes_at_each_step_is_a_line_until_a_reason_is_given():
+    rows = []
+    for step in range(9):
+        rows += [(rate(step / 1000, (step + 1) / 1000), {"author": "WarmUp"}), np.ones(1)]
+        rows += [(Note(about=2 + 2 * step), {"why": "far enough"})] if step == 5 else []
+    told = [[cell.strip() for cell in row.split("|")] for row in rows_of(log_of(*rows), "|") if "| WarmUp |" in row]
     assert [(cells[1], cells[3].partition(" (")[0], cells[4]) for cells in told] == [
-        ("0", "learning rate 0.001 → 0.006 in 5 steps", ""),
-        ("5", "learning rate 0.006 → 0.007", "far enough"),
-        ("6", "learning rate 0.007 → 0.01 in 3 steps", ""),
+        ("0", "learning rate 0 → 0.005 in 5 steps", ""),
+        ("5", "learning rate 0.005 → 0.006", "far enough"),
+        ("6", "learning rate 0.006 → 0.009 in 3 steps", ""),
     ]
-    assert [entry.step for entry in panda.journal if entry.author == "WarmUp"] == list(range(9))
-    panda.rewind(6)
-    assert all(map(np.array_equal, panda.model.get_weights(), weights))
-    assert panda.hyperparameters["learning_rate"].value == pytest.approx(0.008)  # as set before the seventh step
 
 
-def test_it_compares_200_steps_before_and_after(tmp_path):
-    panda = resting(tmp_path, epochs=60, batch_size=16)
-    panda.run(250)
-    panda.set(learning_rate=0.001)
-    panda.run(250)
-    panda.export_logbook(tmp_path / "logbook.md")
-    losses = panda.history["loss"]
-    assert f"| {losses[50:250].mean():.4g} | {losses[250:450].mean():.4g} |" in (tmp_path / "logbook.md").read_text()
+def test_it_compares_200_steps_before_and_after():
+    losses = np.random.default_rng(0).normal(size=500)
+    (row,) = rows_of(log_of(losses[:250], (rate(0.1, 0.01), {}), losses[250:]), "| 250 |")
+    assert f"| {losses[50:250].mean():.4g} | {losses[250:450].mean():.4g} |" in row
 
 
 def test_whatever_a_reason_holds_it_stays_in_its_cell(steered, tmp_path):
@@ -226,73 +219,54 @@ def constants(path):
 def test_the_program_is_a_table_of_segments_with_the_reasons_as_data(steered, tmp_path):
     steered.export_script(tmp_path / "again.py")
     start, changed, rewound = constants(tmp_path / "again.py")["SEGMENTS"]
-    first = {"shuffle": True, "static": 32, "trainable": [True] * 7, "learning_rate": 0.01, "momentum": 0.9}
+    first = {"shuffle": True, "static": 32, "learning_rate": 0.01, "momentum": 0.9}
     assert start == (0, 0, 3, 32, first, "")
     assert changed == (0, 96, 4, 20, {"static": None, "learning_rate": 0.1}, WICKED)
     assert rewound[:5] == (1, 0, 6, 20, {"momentum": 0.5})
     assert "babysit" not in (tmp_path / "again.py").read_text()
 
 
-def test_other_data_in_a_later_fit_cannot_be_exported(tmp_path):
-    panda = resting(tmp_path, epochs=1)
-    panda.resume()
-    panda.wait().fit(X[:96], Y[:96]).wait()
-    with pytest.raises(ValueError, match="after step 5 it went on with other data"):
-        panda.export_script(tmp_path / "again.py")
-    assert not (tmp_path / "again.py").exists()
+FACTS = {"is_stream": False, "is_dense": True, "static_size": 4}
 
 
-def test_a_model_compiled_anew_cannot_be_exported(tmp_path):
-    panda = resting(tmp_path)
-    panda.run(3)
-    panda.call(lambda model: model.compile("adam", "sparse_categorical_crossentropy"))
-    panda.run(3)
-    with pytest.raises(ValueError, match="after step 3 the model was compiled anew"):
-        panda.export_script(tmp_path / "again.py")
+def begun(**how):
+    """A run of the NumPy trainer, of which six steps are done."""
+    one = Session(NumpyTrainer(), RunLog(), MemoryStore())
+    one.fit(plan(**{"facts": FACTS, **how}))
+    one.begin()
+    while one.position.step < 6:
+        one.advance(6)
+    return one
 
 
-def test_momentum_that_leaves_0_cannot_be_exported(tmp_path):
-    panda = resting(tmp_path, keras.optimizers.SGD(0.05))
-    panda.run(3)
-    panda.export_script(tmp_path / "again.py")
-    panda.set(momentum=0.9)
-    with pytest.raises(ValueError, match="after step 3 `momentum` reached or left 0"):
-        panda.export_script(tmp_path / "again.py")
+def other_data(one):
+    one.finish(stopped=True)
+    one.fit(plan(source=Source(fingerprint="others"), facts=FACTS))
+
+
+REFUSED = [
+    ({}, other_data, "after step 6 it went on with other data"),
+    ({}, lambda one: one.emit(Edit(one.values)), "after step 6 the model was compiled anew"),
+    ({}, lambda one: one.set({"momentum": 0.0}), "`momentum` reached or left 0"),
+    ({}, lambda one: one.emit(EpochEnd(1, seeds=[[3]])), "drew random numbers"),
+    ({"facts": FACTS | {"is_dense": False}}, None, "sparse or ragged"),
+    ({"source": Source(shuffle="batch")}, None, 'shuffle="batch"'),
+]
+
+
+@pytest.mark.parametrize("how, act, words", REFUSED, ids=[words for _, _, words in REFUSED])
+def test_what_a_plain_program_cannot_do_is_refused_with_the_reason(how, act, words):
+    one = begun(**how)
+    if act is not None:
+        assert Fold(one, True).segments[-1].steps == 6
+        act(one)
+    with pytest.raises(ValueError, match=words):
+        Fold(one, True)
 
 
 def test_several_optimizers_cannot_be_exported(tmp_path):
-    rest, special = keras.optimizers.SGD(0.1), {".*/kernel": keras.optimizers.Adam(0.01)}
-    panda = resting(tmp_path, keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(rest, special)))
-    panda.run(1)
+    model = SimpleNamespace(optimizer="one")
+    trained = SimpleNamespace(model=model, optimizers={"": "one", "discriminator": "another"})
     with pytest.raises(ValueError, match="other optimizers than `model.optimizer` alone"):
-        panda.export_script(tmp_path / "again.py")
-
-
-def test_a_run_on_sparse_data_cannot_be_exported(tmp_path):
-    x, y = tf.sparse.from_dense(X[:32].reshape(32, 64)), Y[:32].astype("float32")
-    model = keras.Sequential([keras.Input((64,), sparse=True), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    panda = babysit.Panda(model, tmp_path / "run").fit(x, y, batch_size=8, paused=True)
-    with pytest.raises(ValueError, match="sparse or ragged"):
-        panda.export_script(tmp_path / "again.py")
-    assert not (tmp_path / "again.py").exists()
-
-
-def test_a_program_has_the_name_of_one(steered, tmp_path):
-    with pytest.raises(ValueError, match="`path`"):
-        steered.export_script(tmp_path / "again")
-
-
-def test_run_by_itself_it_says_whether_it_came_to_the_same_weights(steered, tmp_path):
-    path = tmp_path / "again.py"
-    steered.export_script(path)
-    np.savez(tmp_path / "data.npz", x=X, y=Y)
-    load = '    arrays = np.load(Path(__file__).with_name("data.npz"))\n    return arrays["x"], arrays["y"]\n'
-    source = path.read_text().replace('    raise NotImplementedError("Fill in `load_data`.")\n', load)
-    path.write_text(source)
-    other = tmp_path / "other.py"
-    other.write_text(source.replace("'learning_rate': 0.1}", "'learning_rate': 0.11}"))
-    done = [subprocess.Popen([sys.executable, str(one)], stdout=subprocess.PIPE, text=True) for one in (path, other)]
-    told = [process.communicate()[0] for process in done]
-    assert [process.returncode for process in done] == [0, 1]
-    assert "the same, bit for bit" in told[0] and "differ" in told[1]
+        script.write(None, trained, None, tmp_path / "again.py")
+    assert list(tmp_path.iterdir()) == []

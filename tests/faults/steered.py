@@ -1,11 +1,9 @@
-"""Trainings steered at random and killed at random moments.
+"""Trainings of the NumPy trainer, steered at random and killed at random moments, in a process without TensorFlow.
 
 Run as `python -m tests.faults.steered FOLDER COUNT SEED`: leaves COUNT runs below FOLDER, each killed
-somewhere in its life, and prints for each how far it had come: a list of [folder, words].
+somewhere in its life.
 """
 
-import itertools
-import json
 import os
 import random
 import signal
@@ -13,74 +11,73 @@ import sys
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 
-import babysit
+if __name__ == "__main__":
+    from tests.faults import without_tensorflow
 
-X = np.random.default_rng(0).normal(size=(320, 8)).astype("float32")
-Y = np.arange(320) % 3
+    without_tensorflow()
 
-
-def network():
-    layers = [keras.layers.Dense(16, "relu"), keras.layers.Dropout(0.2), keras.layers.Dense(3, "softmax")]
-    model = keras.Sequential([keras.Input((8,)), *layers])
-    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    return model
-
-
-def moves(panda, chance):
-    """What a hand may do to a training that runs."""
-    return [
-        lambda: panda.set(learning_rate=10 ** chance.uniform(-4, -2), why="at random"),
-        lambda: panda.set(momentum=chance.choice([0.5, 0.9]), batch_size=chance.choice([16, 32])),
-        lambda: panda.save(),
-        lambda: panda.note("at random"),
-        lambda: panda.rewind(chance.choice(panda.checkpoints)),
-        lambda: panda.rewind(chance.randint(0, panda.step), hyperparameters=chance.choice(["checkpoint", "keep"])),
-        lambda: (panda.pause(), panda.run(chance.randint(1, 9)), panda.resume()),
-    ]
+from babysit.core.runlog import RunLog
+from babysit.session import commands
+from babysit.session.rewind import rewind
+from babysit.session.session import Session
+from babysit.store import checkpoint_store
+from babysit.store.checkpoint_store import CheckpointStore
+from babysit.store.database import Database
+from tests.session.numpy_trainer import NumpyTrainer, plan
 
 
-def steer(folder, seed, tell):
-    """Trains and steers for ever; tells when the panda is made, when it trains, and after each move."""
+def opened(folder, blocks):
+    """The session of a run in a folder, and its database."""
+    database, log = Database(folder / "run.sqlite", interval_s=0.02), RunLog()
+    database.fill(log)
+    log.on_append = database.append
+    store = CheckpointStore(folder / "checkpoints", log, database.flush, {})
+    return Session(NumpyTrainer(3, 1, np.random.default_rng(blocks)), log, store), database
+
+
+def run(one, steps):
+    """Takes so many steps."""
+    until = one.position.step + steps
+    while one.position.step < until:
+        one.advance(until)
+
+
+def steer(folder, seed):
+    """Trains and steers for ever."""
     chance = random.Random(seed)
-    panda = babysit.Panda(network(), folder, seed=7)
-    tell("made")
-    panda.fit(X, Y, epochs=10**6, verbose=0)
-    tell("begun")
-    for count in itertools.count(1):
-        chance.choice(moves(panda, chance))()
-        tell(f"{count} moves")
-
-
-def killed(folder, seed):
-    """Forks a training, and kills it after a time drawn at random; returns what it told last."""
-    reader, writer = os.pipe()
-    child = os.fork()  # TensorFlow is imported here, and not used: each child starts its own threads
-    if child == 0:
-        try:
-            steer(folder, seed, lambda words: os.write(writer, f"{words}\n".encode()))
-        finally:
-            os._exit(1)
-    os.close(writer)
-    told = open(reader)  # noqa: SIM115  (read to its end, and closed, below)
-    chance = random.Random(-seed)
-    # Some die before anything is told, some while the first block is compiled, most while they are steered.
-    said = ["nothing", *(told.readline().strip() for _ in range([0, 2, 3, 5, 9][seed % 5]))]
-    time.sleep(chance.uniform(0, 1.5))
-    alive = os.waitpid(child, os.WNOHANG) == (0, 0)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    with told:
-        said += told.read().splitlines()
-    return said[-1] if alive else f"it ended by itself, after {said[-1]}"
+    checkpoint_store.PERIOD_S, checkpoint_store.SHARE = 0.0, 0.5
+    folder.mkdir()
+    one, _ = opened(folder, seed)
+    one.fit(plan(epochs=10**6))
+    one.begin()
+    moves = [
+        lambda: run(one, chance.randint(1, 30)),
+        lambda: one.set({"learning_rate": chance.uniform(0.001, 0.05), "momentum": chance.choice([0.0, 0.9])}),
+        lambda: one.set({"batch_size": chance.randint(1, 23)}, chance.choice([1, 5])),
+        lambda: commands.save(one),
+        lambda: commands.note(one, "at random"),
+        lambda: rewind(one, step=chance.randint(0, one.position.step), branch=one.branch),
+        lambda: rewind(one, folder=chance.choice(one.store.all).path.name, hyperparameters="keep"),
+    ]
+    while True:
+        chance.choice(moves)()
 
 
 def main(folder, count, seed):
-    """Prints what became of so many runs."""
-    runs = {f"run-{i}": seed + i for i in range(count)}
-    print(json.dumps([[name, killed(folder / name, number)] for name, number in runs.items()]))
+    """Forks so many trainings, and kills each after a time drawn at random."""
+    for number in range(seed, seed + count):
+        child = os.fork()
+        if child == 0:
+            try:
+                steer(folder / f"run-{number}", number)
+            finally:
+                os._exit(1)
+        time.sleep(random.Random(-number).uniform(0, 0.6))
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), "it ended by itself"
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

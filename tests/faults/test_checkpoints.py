@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import io
 import json
 import os
 import shutil
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 
 from babysit.core.runlog import RunLog
-from babysit.store import checkpoint_file
 from babysit.store.checkpoint_file import manifests, read
 from babysit.store.checkpoint_store import CheckpointStore
 from tests.faults import ALL, sample
@@ -27,16 +25,27 @@ NEW = at(6, tensors={**STATE.tensors, "metrics": [np.ones((), "float32")]})
 FILES = ["manifest.json", "state.safetensors"]
 
 
+made = []  # the stores of a test
+
+
 def opened(folder):
-    return CheckpointStore(folder, RunLog(), lambda: None, {})
+    made.append(CheckpointStore(folder, RunLog(), lambda: None, {}))
+    return made[-1]
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    """Ends the stores' threads after each test."""
+    yield
+    while made:
+        made.pop().close()
 
 
 @pytest.fixture
 def store(tmp_path):
-    made = opened(tmp_path / "checkpoints")
-    made.save(OLD, BRANCH, "old", "named")
-    yield made
-    made.close()
+    one = opened(tmp_path / "checkpoints")
+    one.save(OLD, BRANCH, "old", "named")
+    return one
 
 
 @pytest.fixture
@@ -117,35 +126,9 @@ def test_on_a_full_disk_of_any_size_a_save_is_whole_or_not_there(tmp_path):
 
 # ---------------------------------------------------------------------------- calls that fail
 
-CALLS = [("mkdir", 2), ("write", 1), *(("fsync", n) for n in (1, 2, 3, 4)), ("rename", 1)]
+CALLS = [("mkdir", 2), *(("fsync", n) for n in (1, 2, 3, 4)), ("rename", 1)]
 ERRORS = [errno.EIO, errno.ENOSPC, errno.EROFS]
 FAULTS = [(call, nth, error, ever) for call, nth in CALLS for error in ERRORS for ever in (False, True)]
-
-
-class Failing(io.FileIO):
-    """A file whose writes fail, for as long as `fails` says."""
-
-    fails = staticmethod(lambda: None)
-
-    def write(self, content):
-        self.fails()
-        return super().write(content)
-
-
-class Short(io.FileIO):
-    """A file that takes a few bytes at a time."""
-
-    def write(self, content):
-        return super().write(bytes(content[:7]))
-
-
-def opening(raw):
-    """`open`, which writes new files through another raw one."""
-
-    def instead(path, mode):
-        return io.BufferedWriter(raw(path, "x")) if mode == "xb" else open(path, mode)  # noqa: SIM115  (the caller does)
-
-    return instead
 
 
 @contextlib.contextmanager
@@ -164,16 +147,12 @@ def failing(monkeypatch, call, nth, error, for_ever):
         return real(*args, **kwargs)
 
     with monkeypatch.context() as disk:
-        if call == "write":
-            disk.setattr(Failing, "fails", staticmethod(fail))
-            disk.setattr(checkpoint_file, "open", opening(Failing), raising=False)
-        else:
-            disk.setattr(os, call, instead)
+        disk.setattr(os, call, instead)
         yield
     assert made >= nth
 
 
-@pytest.mark.parametrize("call, nth, error, for_ever", sample(FAULTS, 16))
+@pytest.mark.parametrize("call, nth, error, for_ever", sample(FAULTS, 8))
 def test_a_call_that_fails_leaves_the_list_as_it_was_and_says_why(
     store, tmp_path, monkeypatch, call, nth, error, for_ever
 ):
@@ -224,13 +203,6 @@ def test_a_failed_fsync_is_not_tried_again_on_the_same_file(store, monkeypatch):
     assert len(files(store._folder)) == 3
 
 
-def test_writes_that_take_a_few_bytes_at_a_time_lose_none(store, monkeypatch):
-    with monkeypatch.context() as disk:
-        disk.setattr(checkpoint_file, "open", opening(Short), raising=False)
-        store.save(NEW, BRANCH)
-    assert_sound(store, NEW, 2)
-
-
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux says which file a descriptor is of")
 def test_all_is_flushed_to_disk_before_the_folder_has_its_name_and_its_parent_after(store, monkeypatch):
     done, real_sync, real_rename = [], os.fsync, os.rename
@@ -245,10 +217,10 @@ def test_all_is_flushed_to_disk_before_the_folder_has_its_name_and_its_parent_af
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "rename", rename)
-    folder = store.save(NEW, BRANCH, write_model=lambda path: path.write_bytes(b"its own")).path
+    folder = store.save(NEW, BRANCH).path
     hidden = Path(done[0]).parent
     assert hidden.name.startswith(".")
-    written = [str(hidden / name) for name in ("state.safetensors", "model.keras", "manifest.json")]
+    written = [str(hidden / name) for name in ("state.safetensors", "manifest.json")]
     assert done == [*written, str(hidden), "rename", str(folder.parent)]
 
 
@@ -295,33 +267,22 @@ def test_saves_from_many_threads_at_once_are_all_kept(store):
     assert len({checkpoint.path for checkpoint in store.all}) == 9
 
 
-@pytest.mark.parametrize("name", ["CON", "name.", "../x", "/etc/x", "a\0b", "a" * 10_000])
-def test_a_name_never_becomes_a_path(store, tmp_path, name):
-    """Most of these are refused before; any other is a line in the manifest and no more."""
-    before = set(tmp_path.parent.iterdir())
-    saved = store.save(NEW, BRANCH, name, "named")
-    assert (saved.path.parent, saved.path.name) == (tmp_path / "checkpoints", "000002")
-    assert set(tmp_path.parent.iterdir()) == before
-    assert opened(tmp_path / "checkpoints").names == ["old", name]
-
-
 # ------------------------------------------------------------------------------ damaged later
 
 
-def assert_refused(store, folder, listed=None):
+def assert_refused(store, folder):
     """The checkpoint is refused and the one before serves, in this process and the next."""
     with pytest.raises(ValueError, match="cannot be used: .*Choose another one"):
         read(folder)
     for one in (store, opened(store._folder)):
         assert_equal(newest_sound(one), OLD)
-        assert listed is None or [checkpoint.step for checkpoint in one.all] == listed
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_a_flipped_bit_is_refused_and_the_one_before_serves(store, newest, file):
     path = newest / file
     content = path.read_bytes()
-    for at_ in sample(range(len(content)), 60):
+    for at_ in sample(range(len(content)), 30):
         path.write_bytes(content[:at_] + bytes([content[at_] ^ 1 << at_ % 8]) + content[at_ + 1 :])
         try:
             state, manifest = read(newest)
@@ -351,42 +312,29 @@ def test_each_number_of_a_manifest_is_held_by_its_hash(newest):
 def test_a_file_cut_short_missing_or_another_one_is_refused_and_not_listed(store, newest, file):
     path = newest / file
     content = path.read_bytes()
-    for size in sample(range(len(content)), 20):
+    for size in sample(range(len(content)), 8):
         path.write_bytes(content[:size])
         assert_refused(store, newest)
         assert len(manifests(newest.parent)) == 1
     shutil.copy(newest.parent / "000001" / file, path)
     assert_refused(store, newest)
     path.unlink()
-    assert_refused(store, newest, listed=[5])
-    path.mkdir()
-    assert_refused(store, newest, listed=[5])
+    assert_refused(store, newest)
+    assert len(manifests(newest.parent)) == 1
 
 
 @pytest.mark.parametrize(
-    "manifest",
-    [b"", b"\0" * 100, b"\xff", b"null", b"[]", b'"text"', b"3", b"{}", b'{"format": 3}', b"[" * 100_000]
-    + [b'{"format": 3, "sha256": []}', b'{"format": 2}', b"{" + b'"a": {' * 5000],
-    ids=lambda text: str(text[:30]),
-)  # fmt: skip
+    "manifest", [b"", b"\xff", b"[]", b"{}", b'{"format": 4}', b"[" * 100_000], ids=lambda text: str(text[:30])
+)
 def test_a_damaged_manifest_of_any_kind_is_a_refusal(store, newest, manifest):
     (newest / "manifest.json").write_bytes(manifest)
     assert_refused(store, newest)
     assert len(manifests(newest.parent)) == 1
 
 
-def test_folders_that_were_moved_or_doubled_are_refused(store, newest):
-    shutil.copytree(newest, newest.parent / "000009")
-    with pytest.raises(ValueError, match="copied or moved"):
-        read(newest.parent / "000009")
-    assert [checkpoint.step for checkpoint in opened(newest.parent).all] == [5, 6]
-    shutil.rmtree(newest)
-    assert_refused(store, newest, listed=[5])
-
-
 def test_a_damaged_candidate_says_so_when_it_is_loaded(store, newest):
     candidate = store.candidates()[-1]
     with open(newest / "state.safetensors", "r+b") as file:
         file.write(b"?")
-    with pytest.raises(ValueError, match="has changed"):
+    with pytest.raises(ValueError, match="cannot be used"):
         candidate.load()

@@ -11,13 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import types
 from pathlib import Path
 
-# The package's own `__init__` imports TensorFlow; the parts needed here do not.
-package = types.ModuleType("babysit")
-package.__path__ = [str(Path(__file__).parents[2] / "babysit")]
-sys.modules["babysit"] = package
+from tests.faults import without_tensorflow
+
+without_tensorflow()
 
 from babysit.core.runlog import RunLog  # noqa: E402  (after the stand-in)
 from babysit.store.checkpoint_store import CheckpointStore  # noqa: E402

@@ -1,5 +1,4 @@
 import json
-import zipfile
 from dataclasses import replace
 
 import ml_dtypes
@@ -12,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from babysit.core.controls import Controls
 from babysit.core.position import Position
 from babysit.core.state import State
-from babysit.store.checkpoint_file import check_model, clear_away, manifests, numbered, read, remove, write
+from babysit.store.checkpoint_file import clear_away, manifests, numbered, read, remove, write
 from tests.store.states import STATE, assert_equal, at, with_model
 
 DTYPES = [
@@ -24,8 +23,7 @@ ABOUT = {"branch": "branch 1", "name": None, "kept": "", "environment": {"numpy"
 
 def saved(directory, state, number=1, **about):
     """The folder of a state that was written."""
-    write_model = about.pop("write_model", None)
-    write(directory, state, ABOUT | about, number, write_model)
+    write(directory, state, ABOUT | about, number)
     return directory / f"{number:06d}"
 
 
@@ -53,7 +51,7 @@ def test_the_least_state_comes_back(tmp_path):
     assert_equal(read(saved(tmp_path, least))[0], least)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     model=st.lists(
         arrays.arrays(dtype=st.sampled_from(DTYPES), shape=arrays.array_shapes(min_dims=0, min_side=0)), max_size=4
@@ -81,39 +79,6 @@ def test_a_type_that_the_format_does_not_know_is_named_and_leaves_nothing(tmp_pa
     with pytest.raises(TypeError):
         saved(tmp_path, STATE, name=object())
     assert list(tmp_path.iterdir()) == []
-
-
-# ------------------------------------------------------------------------------ model's file
-
-
-def test_the_model_s_file_is_checked_apart_from_the_state(tmp_path):
-    def write_model(path):
-        with zipfile.ZipFile(path, "w") as file:
-            file.writestr("config.json", "{}")
-
-    path = saved(tmp_path, STATE, write_model=write_model) / "model.keras"
-    assert zipfile.ZipFile(path).namelist() == ["config.json"]
-    check_model(path.parent)
-    content = path.read_bytes()
-    for damaged in (content[:-1], content[:-1] + b"?", None):
-        path.unlink()
-        if damaged:
-            path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="model.keras.*The state beside it is not touched"):
-            check_model(path.parent)
-        assert complete(tmp_path) == [path.parent]
-        assert_equal(read(path.parent)[0], STATE)
-
-
-def test_a_model_that_cannot_be_written_leaves_the_checkpoint(tmp_path):
-    def write_model(path):
-        path.write_bytes(b"half of")
-        raise NotImplementedError("no get_config")
-
-    folder = saved(tmp_path, STATE, write_model=write_model)
-    assert not (folder / "model.keras").exists()
-    check_model(folder)
-    assert_equal(read(folder)[0], STATE)
 
 
 # -------------------------------------------------------------------------------- the folders

@@ -1,5 +1,4 @@
 import contextlib
-import os
 import sqlite3
 import subprocess
 import sys
@@ -217,28 +216,15 @@ def test_its_own_thread_may_close_it(tmp_path):
     assert written(database.path) == [1]
 
 
-def test_a_forked_child_leaves_its_parent_s_file_alone(database):
-    database.append(note(1))
-    child = os.fork()
-    if child == 0:
-        database.close()
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    assert written(database.path) == []
-    database.flush()
-    assert (written(database.path), database.error) == ([1], None)
-
-
 # ------------------------------------------------------------------------- a file that is none
 
 
 @pytest.mark.parametrize("opened", [Database, DatabaseReader])
-@pytest.mark.parametrize("statement", [f"UPDATE meta SET value = '{SCHEMA + 1}'", "DROP TABLE meta"])
-def test_another_schema_is_refused_in_a_sentence_and_left_alone(tmp_path, opened, statement):
+def test_another_schema_is_refused_in_a_sentence_and_left_alone(tmp_path, opened):
     path = tmp_path / "run.sqlite"
     Database(path).close()
     with contextlib.closing(sqlite3.connect(path)) as other, other:
-        other.execute(statement)
+        other.execute(f"UPDATE meta SET value = '{SCHEMA + 1}'")
     before, threads = path.read_bytes(), threading.active_count()
     with pytest.raises(ValueError, match="another version of babysit.*Begin a new run"):
         opened(path)
@@ -256,29 +242,18 @@ def test_what_is_no_database_is_refused_and_left_alone(tmp_path):
     assert path.read_bytes() == b"a diary, kept by hand " * 100
 
 
-def test_a_row_that_cannot_be_read_is_named(database):
-    database.append(note(1))
-    database.flush()
-    with database._connection as connection:
-        connection.execute("UPDATE events SET kind = 'another'")
-    with pytest.raises(ValueError, match="Row 1 of the run's log cannot be read"):
-        database.rows()
-
-
 # ------------------------------------------------------------------------------- a bad disk
 
 
 def test_a_failed_write_loses_nothing_and_says_so_until_one_succeeds(database, locked):
     database.append(note(1))
-    database.flush()
+    assert database.flush() == database.error
     assert "cannot be written (database is locked)" in database.error
-    with pytest.raises(OSError, match="locked"):
-        database.flush_or_raise()
     database.append(steps(2))
     database.set_meta({"seed": 3})
     assert written(database.path) == []
     locked.rollback()
-    database.flush_or_raise()
+    database.flush()
     assert (database.error, written(database.path)) == (None, [1, 2])
     with DatabaseReader(database.path) as reader:
         assert reader.meta("seed") == 3
@@ -331,14 +306,14 @@ def test_append_does_not_wait_for_a_slow_disk(database):
     writer.start()
     try:
         assert held.wait(PATIENCE_S)
-        for seq in range(2, 1000):
+        for seq in range(2, 100):
             database.append(note(seq))
         assert writer.is_alive()
     finally:
         release.set()
         writer.join()
     database.flush()
-    assert numbers(database.rows()) == list(range(1, 1000))
+    assert numbers(database.rows()) == list(range(1, 100))
 
 
 CUT_OFF = """

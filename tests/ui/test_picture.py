@@ -80,8 +80,6 @@ def test_what_goes_wrong_is_shown_and_training_goes_on(panda):
     panda.resume()
     until(lambda: message.value == "")
     assert panda.state == "running"
-    with pytest.raises(TypeError, match="`draw` must be callable"):
-        panda.picture(sample, None)
 
 
 def test_at_rest_and_when_another_takes_its_place_nothing_is_drawn(panda):
