@@ -27,7 +27,7 @@ from babysit.engine.environment import describe
 from babysit.engine.trainer import KerasTrainer
 from babysit.progress import Progress
 from babysit.session.fit import plan_of
-from babysit.session.guard import ModelGuard, keras_settings
+from babysit.session.guard import keras_settings
 from babysit.session.rewind import load
 from babysit.session.run import Run
 from babysit.session.session import Session
@@ -74,8 +74,8 @@ class Panda(Run):
         """A run from disk, as it was at its newest checkpoint; idle until `fit`.
 
         `fit` then goes on with it: `epochs` counts from the run's very beginning, and the
-        hyperparameters are the recorded ones. Where no checkpoint is left it begins anew, on a new
-        branch.
+        hyperparameters are the recorded ones, whatever was set on the model meanwhile. Where no
+        checkpoint is left it begins anew, on a new branch.
 
         Args:
             directory: The run's folder.
@@ -110,14 +110,9 @@ class Panda(Run):
         opened.callback(self._store.close)
         self._trainer = KerasTrainer(model, seed)
         self._session = Session(self._trainer, log, self._store)
-        self._worker = Worker(self._session, model.name, model)
-        self._worker.diagnostics = self._trainer.diagnostics
-        self._worker.owner = self  # a run goes on, and can be attached to, when its panda has no name any more
-        self._worker.export = self._export
-        self._worker.warning = lambda: database.error or self._store.error
-        self._worker.on_rest = database.flush  # type: ignore[assignment]  # its result is of no use there
+        # Its thread holds our method: a run goes on, and can be attached to, when its panda has no name any more.
+        self._worker = Worker(self._session, model, database, self._export)
         self._session.on_compiled = lambda: database.set_meta({"architecture": architecture.describe(model)})
-        self._guard = ModelGuard(model, self._worker)
         self._loaded: FitSpec | None = None
         self._progress = Progress(self.history)
         self._picture: Any = None
@@ -163,7 +158,8 @@ class Panda(Run):
             epochs: How many times to go through the data, from 1 on; with `initial_epoch`, the epoch to end at.
             verbose: What `wait` shows: 0 or False nothing, 1 or True a progress bar, 2 a line an epoch;
                 `"auto"` is a bar in a terminal, and nothing in a notebook, where the dashboard is that.
-            callbacks: Keras callbacks, called as in `Model.fit`, on the training thread.
+            callbacks: Keras callbacks, called as in `Model.fit`, on the training thread. An `EarlyStopping` that
+                restores the best weights begins its patience anew after a rewind or a load.
             validation_split: The share of the data, its last part, to validate on.
             validation_data: (x, y) or (x, y, sample_weight), or batches, to validate on.
             shuffle: Whether to shuffle the examples anew each epoch; `"batch"` shuffles whole batches.
@@ -269,7 +265,8 @@ class Panda(Run):
 
         Args:
             why: The reason, for the journal.
-            over: Steps in which to move there, evenly on each one's own scale: a ramp.
+            over: Steps in which to move there, evenly on each one's own scale: a ramp. A batch size that grows so is
+                not taken back where memory runs out on the way.
             **changes: Hyperparameter -> new value; see `hyperparameters` for names and bounds.
 
         Returns:

@@ -42,13 +42,16 @@ def replay(
     for panda in pandas_in(directory):
         panda._database.flush()
     check_model(model)
-    log, seed = _log_of(directory)
+    log = RunLog()
+    with DatabaseReader(directory / RECORD) as reader:
+        reader.fill(log)
+        seed = int(reader.meta("seed"))
     fits = [event.payload.spec for event in log.events if isinstance(event.payload, Fit)]
     if not fits:
         raise ValueError(f"The run at {directory} has not begun: there is nothing to replay.")
     trainer = KerasTrainer(model, seed)
-    given = _defaults() | {"x": x, "y": y} | arguments | {"callbacks": None, "verbose": 0}
-    given |= {"steps_per_epoch": None}
+    defaults = {name: one.default for name, one in inspect.signature(Panda.fit).parameters.items()}
+    given = defaults | arguments | {"x": x, "y": y, "callbacks": None, "verbose": 0, "steps_per_epoch": None}
     plan = plan_of(trainer, given, seed, fits[0])
     if any(fit.data != fits[0].data for fit in fits):
         raise ValueError(
@@ -56,15 +59,12 @@ def replay(
             "them all. Received: others. A run that went on with other data cannot be replayed."
         )
 
-    def prepared() -> KerasTrainer:
-        trainer.prepare(plan.source, None, fits[0].batch_size, fits[0], Position())
-        return trainer
-
     checkpoints = directory / "checkpoints"
     total = sum(log.tip(name) - begun.step for name, begun in log.branches.items())
     try:
+        trainer.prepare(plan.source, None, fits[0].batch_size, fits[0], Position())
         with tqdm(total=total, unit="step", disable=not progress) as bar:
-            found = compare_run(log, in_order(checkpoints_in(checkpoints, log)), prepared, bar.update)
+            found = compare_run(log, in_order(checkpoints_in(checkpoints, log)), trainer, bar.update)
     finally:
         trainer.release()
         plan.source.close()
@@ -73,17 +73,3 @@ def replay(
     found.remarks.extend([f"The run was trained elsewhere: {', '.join(elsewhere)}."] if elsewhere else [])
     found.remarks.extend(plan.remarks)
     return found
-
-
-def _log_of(directory: Path) -> tuple[RunLog, int]:
-    log = RunLog()
-    with DatabaseReader(directory / RECORD) as reader:
-        reader.fill(log)
-        return log, int(reader.meta("seed"))
-
-
-def _defaults() -> dict[str, Any]:
-    """The arguments of `Panda.fit` with their defaults."""
-    left_out = ("self", "paused", "ranges")
-    parameters = inspect.signature(Panda.fit).parameters
-    return {name: one.default for name, one in parameters.items() if name not in left_out}

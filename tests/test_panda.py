@@ -71,7 +71,7 @@ def test_fit_returns_at_once_and_wait_when_it_is_done(model):
     refused(lambda: panda.save("early"), ValueError, "fit(..., paused=True)")
     assert panda.fit(X, Y, epochs=500) is panda
     assert panda.state == "running"
-    assert sys.getswitchinterval() == pytest.approx(0.0002)  # Python changes threads often while a run is alive
+    assert sys.getswitchinterval() == pytest.approx(0.0002)  # Python changes threads often from the first training on
     assert panda.pause() is None
     panda.pause()
     assert panda.state == "paused"

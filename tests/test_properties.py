@@ -37,9 +37,14 @@ def network(optimizer: Any = None) -> keras.Model:
     return compiled(dense(layers.Dense(8, "tanh"), layers.Dropout(0.2)), optimizer, metrics=["mae"])
 
 
-def resting(model: keras.Model, x: np.ndarray = X, y: np.ndarray = Y) -> babysit.Panda:
-    """A panda at step 0, in a run of its own below the present folder."""
-    return babysit.Panda(model, seed=7).fit(x, y, batch_size=16, epochs=EPOCHS, paused=True)
+def resting(folder: Any, model: keras.Model, x: np.ndarray = X, y: np.ndarray = Y) -> babysit.Panda:
+    """A panda at its start, to which each example takes it back: so its step is compiled once."""
+    return babysit.Panda(model, folder / "run", seed=7).fit(x, y, batch_size=16, epochs=EPOCHS, paused=True)
+
+
+@pytest.fixture(scope="module")
+def panda(tmp_path_factory: Any) -> babysit.Panda:
+    return resting(tmp_path_factory.mktemp("plain"), network())
 
 
 def follow(panda: babysit.Panda, script: list[tuple[dict[str, Any], int]], longest_block: int | None = None) -> None:
@@ -66,38 +71,42 @@ class Seen(layers.Layer):
         return inputs / EXAMPLES
 
 
-@settings(max_examples=12)
-@given(script=SCRIPTS)
-def test_every_example_is_seen_once_an_epoch(script):
+@pytest.fixture(scope="module")
+def counting(tmp_path_factory: Any) -> babysit.Panda:
     numbers = np.arange(EXAMPLES, dtype="float32").reshape(-1, 1)
     model = keras.Sequential([keras.Input((1,)), Seen(), layers.Dense(1)])
-    panda = resting(compiled(model, keras.optimizers.SGD(0.001, momentum=0.5)), numbers, numbers / EXAMPLES)
+    compiled(model, keras.optimizers.SGD(0.001, momentum=0.5))
+    return resting(tmp_path_factory.mktemp("counting"), model, numbers, numbers / EXAMPLES)
+
+
+@settings(max_examples=6)
+@given(script=SCRIPTS)
+def test_every_example_is_seen_once_an_epoch(counting, script):
+    counting.rewind(counting.checkpoints[0])
     sampler = Sampler(EXAMPLES, seed=7)
     for changes, steps in script:
         if changes:
-            panda.set(**changes)
+            counting.set(**changes)
         for _ in range(steps):
-            panda.run(1)
-            sampler.advance(1, int(panda.hyperparameters["batch_size"].value))
+            counting.run(1)
+            sampler.advance(1, int(counting.hyperparameters["batch_size"].value))
             if sampler.finished:
                 sampler.next_epoch()
             expected = np.full(EXAMPLES, sampler.epoch)
             expected[sampler.order[: sampler.cursor]] += 1
-            np.testing.assert_array_equal(model.layers[0].seen.numpy(), expected)
-    panda.stop()
+            np.testing.assert_array_equal(counting.model.layers[0].seen.numpy(), expected)
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(script=SCRIPTS, longest_block=st.integers(1, 4))
-def test_the_digest_does_not_depend_on_how_steps_are_cut_into_blocks(script, longest_block):
-    panda = resting(network())
+def test_the_digest_does_not_depend_on_how_steps_are_cut_into_blocks(panda, script, longest_block):
+    panda.rewind(panda.checkpoints[0])
     follow(panda, script)
     digest, losses = panda.digest(), panda.history["loss"]
-    panda.rewind(0)
+    panda.rewind(panda.checkpoints[0])
     follow(panda, script, longest_block)
     assert panda.digest() == digest
     np.testing.assert_array_equal(panda.history["loss"], losses)
-    panda.stop()
 
 
 class ByHand:
@@ -155,14 +164,12 @@ def by_hand():
     return ByHand()
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(script=SCRIPTS)
-def test_weights_velocities_and_losses_are_a_hand_written_loops_bit_for_bit(by_hand, script):
-    model = network()
-    panda = resting(model)
+def test_weights_velocities_and_losses_are_a_hand_written_loops_bit_for_bit(panda, by_hand, script):
+    panda.rewind(panda.checkpoints[0])
     follow(panda, script)
     weights, losses = by_hand.follow(script)
-    for ours, theirs in zip(state(model), weights, strict=True):
+    for ours, theirs in zip(state(panda.model), weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(panda.history["loss"], losses)
-    panda.stop()

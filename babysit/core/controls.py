@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from babysit.core.events import Branch, Compiled, EpochEnd, Event, Fit, Set
-from babysit.core.hyperparameter import Hyperparameter, checked
+from babysit.core.hyperparameter import Hyperparameter, any_whole, checked
 from babysit.core.position import FitSpec, Position
 from babysit.core.scale import Scale
 
@@ -109,7 +109,7 @@ def apply(controls: Controls, position: Position, event: Event) -> tuple[Control
             return controls, position.epoch_ended(end.next_pass)
         case Branch() as branch:
             position = replace(position, example=position.example + branch.skip)
-            return _changed(controls, branch.keep, event.step, 1, None), position
+            return _changed(controls, branch.keep, event.step, 1, branch.acts_at), position
     return controls, position
 
 
@@ -172,7 +172,7 @@ def planned(
     """
     if not changes:
         raise ValueError("`set` needs at least one hyperparameter, such as `learning_rate=0.001`. Received none.")
-    checked("over", over, Scale(1, 2**53, whole=True), "It is a number of steps.")
+    checked("over", over, any_whole(), "It is a number of steps.")
     wanted = {name: _checked(controls, name, value, over, schedules) for name, value in changes.items()}
     present = controls.at(step)
     numbers = {name: value for name, value in wanted.items() if name in controls.scales and value != SCHEDULE}
@@ -186,7 +186,7 @@ def planned(
 
 
 def _checked(controls: Controls, name: str, value: Any, over: int, schedules: Any) -> Any:
-    if name == "scaling" and name not in controls.scales:
+    if name == "scaling":
         if not isinstance(value, str) or value not in SCALINGS:
             allowed = ", ".join(map(repr, SCALINGS))
             raise ValueError(f"`scaling` must be one of {allowed}. Received: scaling={value!r}.")

@@ -121,6 +121,7 @@ class Branch(Payload):
         restored: Hyperparameters that took the values of the state -> (those before, restored ones).
         differs: The first step taken again whose loss is another than recorded.
         reason: Why the training could not stay where it was; empty where the user asked.
+        acts_at: Steps done when the kept values begin to act, where that is later than the event.
     """
 
     kind = "rewind"
@@ -133,6 +134,7 @@ class Branch(Payload):
     restored: Changes = field(default_factory=dict)
     differs: int | None = None
     reason: str = ""
+    acts_at: int | None = None
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,10 @@ class History(Mapping[str, np.ndarray]):
             ends = [event.step for event in self._log.epoch_ends(lineage)]
             return 1 + np.searchsorted(ends, np.arange(1, self.steps + 1), "left")
         if name not in self.columns:
-            if name in self.history:
-                raise KeyError(f"`{name}` is measured once an epoch: `history.epochs[{name!r}]`.")
-            raise KeyError(f"`{name}` is not measured. The columns are {', '.join(self.columns)}.")
+            raise KeyError(
+                f"`{name}` is no column: those are {', '.join(self.columns)}. What is measured once an epoch is in "
+                "`history.epochs`."
+            )
         return self._log.column(name, lineage)
 
     def __iter__(self) -> Iterator[str]:
@@ -88,8 +89,10 @@ class History(Mapping[str, np.ndarray]):
 
     @property
     def epochs(self) -> dict[str, np.ndarray]:
-        """Name -> one value an epoch, as `Model.fit` reports them; lists whose lengths differ are objects in it."""
-        return {name: _array(values) for name, values in self.history.items()}
+        """Name -> one value an epoch, as `Model.fit` reports them; what is no number is an object in it."""
+        return {
+            name: np.array(values, None if np.isscalar(values[0]) else object) for name, values in self.history.items()
+        }
 
     @property
     def history(self) -> dict[str, list[float]]:
@@ -128,10 +131,3 @@ class History(Mapping[str, np.ndarray]):
         columns = {name: still[name] for name in still.columns}
         steps = min(map(len, columns.values()))
         return {name: values[:steps] for name, values in columns.items()}
-
-
-def _array(values: list[Any]) -> np.ndarray:
-    try:
-        return np.array(values)
-    except ValueError:
-        return np.fromiter(values, dtype=object)

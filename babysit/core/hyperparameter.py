@@ -57,9 +57,7 @@ def checked(name: str, value: Any, scale: Scale, cure: str = "") -> float:
         kind = "a whole number" if scale.whole else "a number"
         bounds = f"from {scale.low:g} to {scale.high:g}" if scale.high < _ENDLESS else f"from {scale.low:g} on"
         bounds += ", or 0" if scale.zero else ""
-        raise ValueError(
-            " ".join(filter(None, (f"`{name}` must be {kind} {bounds}. Received: {name}={value!r}.", cure)))
-        )
+        raise ValueError(f"`{name}` must be {kind} {bounds}. Received: {name}={value!r}. {cure}".rstrip())
     return int(number) if scale.whole else number
 
 
@@ -104,8 +102,8 @@ def _within(name: str, value: float, default: Scale, bounds: Any) -> Scale:
     finite = Scale(-sys.float_info.max, sys.float_info.max, whole=default.whole)
     try:
         low, high = (checked("bound", bound, finite) for bound in bounds)
-        scale = replace(default, low=low, high=min(high, default.high) if default.whole else high, zero=False)
-        scale = replace(scale, zero=scale.kind == "log" and value == 0)
+        high = min(high, default.high) if default.whole else high
+        scale = replace(default, low=low, high=high, zero=default.kind == "log" and value == 0)
         checked(name, value, scale)
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -116,8 +114,6 @@ def _within(name: str, value: float, default: Scale, bounds: Any) -> Scale:
 
 def _around(value: float, default: Scale) -> Scale:
     """The default, widened where it does not reach the present value."""
-    if default.low <= value <= default.high or (value == 0 and default.zero):
-        return default
     if value == 0 and default.kind == "log":
         return replace(default, zero=True)
     low, high = min(default.low, value), max(default.high, value)

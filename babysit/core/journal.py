@@ -1,10 +1,10 @@
 """The journal: the events of a run as a person reads them."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from babysit.core import events
 from babysit.core.events import Event
@@ -96,38 +96,17 @@ def is_entry(event: Event) -> bool:
     return not isinstance(event.payload, events.EpochEnd)
 
 
-class Journal(Sequence[Entry]):
-    """The entries of a run, oldest first, on all its branches.
+class Journal(tuple[Entry, ...]):
+    """The entries of a run up to now, oldest first, on all its branches.
 
     Args:
         log: The run's.
     """
 
-    def __init__(self, log: RunLog) -> None:
-        self._log = log
-
-    def __len__(self) -> int:
-        return sum(map(is_entry, list(self._log.events)))
-
-    @overload
-    def __getitem__(self, index: int) -> Entry: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Entry]: ...
-    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
-        return list(self)[index]
-
-    def __iter__(self) -> Iterator[Entry]:
-        entries: dict[int | None, Entry] = {}
-        for event in filter(is_entry, list(self._log.events)):
-            entry = entries[event.seq] = entry_of(event)
-            if (change := entries.get(entry.about)) is not None:
-                reason = f"on {describe_action(change)} at step {change.step:,}: {entry.why}"
-                yield replace(entry, why=reason)
-            else:
-                yield entry
-
-    def __reversed__(self) -> Iterator[Entry]:
-        return reversed(list(self))
+    def __new__(cls, log: RunLog) -> "Journal":
+        """Reads the log; what is entered later is in another journal."""
+        entries = {event.seq: entry_of(event) for event in list(log.events) if is_entry(event)}
+        return super().__new__(cls, (_read_with(entries.get(one.about or 0), one) for one in entries.values()))
 
     def __repr__(self) -> str:
         lines = (f"{entry.step:>8,}  {describe(entry)}{by(entry)}" for entry in together(self))
@@ -142,6 +121,13 @@ class Journal(Sequence[Entry]):
                 who = entry.step, utc(entry.time), entry.branch, entry.author, entry.action
                 changes = [(name, *values) for name, values in entry.changes.items()] or [("", "", "")]
                 table.writerows((*who, *change, entry.over, entry.why) for change in changes)
+
+
+def _read_with(change: Entry | None, note: Entry) -> Entry:
+    """A note with the change whose reason it gives, if it does."""
+    if change is None:
+        return note
+    return replace(note, why=f"on {describe_action(change)} at step {change.step:,}: {note.why}")
 
 
 _COLUMNS = ("step", "time", "branch", "author", "action", "hyperparameter", "old", "new", "over", "why")

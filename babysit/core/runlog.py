@@ -48,11 +48,6 @@ class Steps:
         """How many steps."""
         return len(next(iter(self.columns.values())))
 
-    @property
-    def losses(self) -> np.ndarray:
-        """The loss of each step, NaN where the step has none; shape (count,)."""
-        return self.columns.get("loss", np.full(self.count, np.nan))
-
     def to_row(self) -> tuple[Any, ...]:
         """The steps as a row of plain values, in the order of `STEPS_ROW`."""
         names, columns = list(self.columns), list(self.columns.values())
@@ -223,8 +218,8 @@ class RunLog:
     def loss(self, branch: str, step: int) -> float:
         """The loss of a step of a branch; NaN where there is none."""
         for part in reversed(self.lineage(branch, step)):
-            if part.start < step:
-                return self._tables[part.branch].value("loss", step)
+            if part.start < step and len(values := self._tables[part.branch].values("loss", step)):
+                return float(values[-1])
         return math.nan
 
     def hyperparameter(self, name: str, lineage: Lineage) -> np.ndarray:
@@ -269,10 +264,6 @@ class _Table:
                 self.columns[name] = _Array(values.dtype)
             self.columns[name].write(at, values)
         self.count = at + steps.count
-
-    def value(self, name: str, step: int) -> float:
-        at = step - 1 - self.start
-        return float(self.columns[name].view[at]) if name in self.columns and at < self.count else math.nan
 
     def values(self, name: str, end: float) -> np.ndarray:
         count = int(max(0, min(self.count, end - self.start)))

@@ -7,7 +7,6 @@ them mean equal amounts of change. NumPy only.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -41,8 +40,8 @@ class Scale:
         high: The largest value; above `low`, below 1 on the scale of 1 − β.
         kind: `"linear"`, `"log"` or `"log of 1−β"`.
         whole: Whether only whole numbers are meant.
-        zero: Whether 0 is meant too, below `low`; on a log scale only, where it has no place
-            of its own and is shown at `low`'s.
+        zero: Whether 0 is meant too, below `low`, for a log scale: it has no place of its own there and is shown at
+            `low`'s. Elsewhere let `low` be 0.
 
     Raises:
         ValueError: If the bounds do not fit the kind.
@@ -63,11 +62,6 @@ class Scale:
             raise ValueError(
                 f"`low` and `high` must satisfy {floor} < low < high < {ceiling} on a "
                 f"{self.kind} scale. Received: low={self.low}, high={self.high}."
-            )
-        if self.zero and self.kind != "log":
-            raise ValueError(
-                f"`zero` must be False but on a log scale. Received: zero=True on a {self.kind} scale. "
-                "Let `low` be 0 instead."
             )
 
     def position(self, value: float) -> float:
@@ -140,12 +134,11 @@ class Scale:
         if self.kind == "linear":
             raise ValueError("`round_values` needs a log scale. Received a linear one: use `grid`.")
         start, end = self._ends()
+        decades = range(math.floor(start), math.ceil(end) + 1)
         if self.kind == "log":
-            decades = range(math.floor(start), math.ceil(end) + 1)
             values = {float(f"{digit}e{decade}") for decade in decades for digit in digits}
         else:
-            rests = {Decimal(str(digit)).scaleb(-k) for k in range(math.ceil(end) + 1) for digit in digits}
-            values = {float(1 - rest) for rest in rests}
+            values = {round(1 - float(f"{digit}e{-decade}"), 12) for decade in decades for digit in digits}
         ends = {self.low, self.high} | ({0.0} if self.zero else set())
         return sorted({value for value in values if self.low <= value <= self.high} | ends)
 

@@ -44,7 +44,7 @@ class State:
             sha.update(f"{group}:{len(arrays)};".encode())
             for array in arrays:
                 sha.update(f"{array.dtype.str}{array.shape};".encode())
-                sha.update(array_bytes(array))
+                sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         values = self.controls.at(self.position.step) | dict(self.followed or {})
         for name, value in values.items():  # in their order; a layer's name does not count
             sha.update(name.rpartition(".")[2].encode() + struct.pack("<d", 0.0 if value == SCHEDULE else value))
@@ -58,8 +58,3 @@ class State:
     def size_bytes(self) -> int:
         """What its arrays take."""
         return sum(array.nbytes for arrays in self.tensors.values() for array in arrays)
-
-
-def array_bytes(array: np.ndarray) -> memoryview:
-    """An array's bytes in their order, without a copy where they lie so."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

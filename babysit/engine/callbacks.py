@@ -116,26 +116,16 @@ class Callbacks:
             for one in self._remembering
         ]
 
-    def remember(
-        self, memory: Sequence[Sequence[Any]], weights_after: Callable[[int], list[np.ndarray] | None]
-    ) -> None:
+    def remember(self, memory: Sequence[Sequence[Any]]) -> None:
         """Puts back what `memory` returned at another time, in the same order; not into a callback of another class.
 
-        Args:
-            memory: That.
-            weights_after: The weights at the end of an epoch, counted as Keras does. An `EarlyStopping` that is to
-                restore its best weights begins anew where no state holds them.
+        An `EarlyStopping` that is to restore its best weights begins anew, as nothing keeps those.
         """
         for one, (kind, kept) in zip(self._remembering, memory, strict=False):
-            if kind != type(one).__name__:
-                continue
-            if getattr(one, "restore_best_weights", False):
-                weights = None if kept["best"] is None else weights_after(kept["best_epoch"])
-                if weights is None and kept["best"] is not None:
-                    one.on_train_begin()
-                    continue
-                one.best_weights = weights
-            vars(one).update(kept)
+            if kind == type(one).__name__ and getattr(one, "restore_best_weights", False):
+                one.on_train_begin()
+            elif kind == type(one).__name__:
+                vars(one).update(kept)
 
     def plain(self, logs: Mapping[str, Any]) -> dict[str, Any]:
         """Logs that JSON can hold: numbers, strings, and lists of them where they are arrays; all else is left out."""

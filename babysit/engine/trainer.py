@@ -256,8 +256,3 @@ class KerasTrainer(TrainableModel):
         """Keeps the hyperparameters that others set on the model itself; returns name -> (old, new)."""
         changes = self.bindings.adopt_external_changes()
         return {name: change for name, change in changes.items() if name in self.controls.values}
-
-    def weights_in(self, state: State) -> list[np.ndarray]:
-        """The model's weights in a state, as `get_weights` orders them."""
-        positions = self.tensors.positions
-        return [state.tensors["model"][positions[id(variable)]] for variable in self.model.weights]

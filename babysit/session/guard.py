@@ -4,12 +4,13 @@
 runs a step on the same model.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from keras.src.backend.common import global_state
 
-from babysit.session.worker import Worker
+if TYPE_CHECKING:
+    from babysit.session.worker import Worker
 
 # Methods of a model that only look at it, and those that would train it.
 _LOOKING = ("evaluate", "predict", "test_on_batch", "predict_on_batch", "save", "save_weights")
@@ -24,11 +25,10 @@ class ModelGuard:
         worker: What trains it.
     """
 
-    def __init__(self, model: Any, worker: Worker) -> None:
+    def __init__(self, model: Any, worker: "Worker") -> None:
         self._model, self._worker = model, worker
-        worker.on_move, worker.use_settings = self._follow, use_keras_settings
 
-    def _follow(self, state: str) -> None:
+    def follow(self, state: str) -> None:
         """Puts the guards in while a fit is going on, and takes them out."""
         for name in (*_LOOKING, *_TRAINING):
             if state in ("running", "paused"):
@@ -58,6 +58,6 @@ def keras_settings() -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name != "uninitialized_variables"}
 
 
-def use_keras_settings(settings: dict[str, Any]) -> None:
+def use_keras_settings(settings: Mapping[str, Any]) -> None:
     """Makes them the settings of this thread."""
     vars(global_state.GLOBAL_STATE_TRACKER).update(settings)

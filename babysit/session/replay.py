@@ -1,23 +1,18 @@
 """Replay: a whole run trained once more from its record, and compared.
 
-From the start checkpoint every branch is trained again under its events. Each step's loss is compared with the
-recorded one, each checkpoint's digest with the state come upon.
+Every branch is trained again under its events, from each kept state to the next one. Each step's loss is compared with
+the recorded one, and each kept state's digest with that of the state come upon.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
-from babysit.core.events import ROOT, Edit
-from babysit.core.runlog import RunLog, Steps
-from babysit.core.state import State
-from babysit.session.loop import Recorded, Trainer, train
-from babysit.session.rerun import compare
+from babysit.core.events import Edit
+from babysit.core.runlog import RunLog
+from babysit.session.loop import Trainer
+from babysit.session.rerun import lies_on, rerun
 from babysit.store.checkpoint_store import Candidate
-
-_COMPILED_ANEW = "the model was compiled anew before, with another optimizer than the one given here"
-_EDIT, _CHECK, _DEPARTURE, _END = range(4)  # what happens at one place of a branch, in this order
 
 
 @dataclass(frozen=True)
@@ -49,140 +44,72 @@ class Replay:
         return " ".join([said, *self.remarks])
 
 
-class _Place(NamedTuple):
-    """A place on a branch: steps done, number of the last event that has acted, and what happens there."""
-
-    step: int
-    event: float
-    kind: int
-    about: Any
-
-
 def compare_run(
-    log: RunLog,
-    kept: Sequence[Candidate],
-    make_trainer: Callable[[], Trainer],
-    count: Callable[[int], Any] = lambda steps: None,
+    log: RunLog, kept: Sequence[Candidate], trainer: Trainer, count: Callable[[int], object] = lambda steps: None
 ) -> Replay:
     """Trains all branches of a run again and compares.
 
     Args:
         log: What was recorded.
         kept: The run's checkpoints, oldest first.
-        make_trainer: Makes a trainer of the same model, with the same data.
-        count: Called with the number of steps of each block.
+        trainer: One of the same model, with the same data.
+        count: Called with the number of steps between two checkpoints.
 
     Raises:
-        ValueError: If there is no checkpoint of the start, or the data are others.
+        ValueError: If there is no checkpoint, or the model or the data are others.
     """
-    run = _Run(log, kept, make_trainer(), count)
+    if not kept:
+        raise ValueError("The run has no checkpoint from which it could be replayed.")
+    run = _Run(log, trainer, count)
     for branch in log.branches:
-        if (step := run.first_difference(branch)) is not None:
-            return Replay(False, step, run.compared, run.steps, branch, run.remarks)
+        on_way = [one for one in kept if lies_on(one, log.lineage(branch))]
+        for start, end in zip([None, *on_way], [*on_way, None], strict=True):
+            if end is not None and end.branch != branch:
+                continue  # on a branch before this one
+            if (step := run.first_difference(branch, start, end)) is not None:
+                return Replay(False, step, run.compared, run.steps, branch, run.remarks)
     return Replay(True, None, run.compared, run.steps, remarks=run.remarks)
 
 
 class _Run:
-    """A run that is trained again, branch after branch."""
+    """A run that is trained again."""
 
-    def __init__(self, log: RunLog, kept: Sequence[Candidate], trainer: Trainer, count: Callable[[int], Any]) -> None:
-        self._log, self._kept, self._trainer, self._count = log, kept, trainer, count
-        self._starts: dict[str, State] = {}
+    def __init__(self, log: RunLog, trainer: Trainer, count: Callable[[int], object]) -> None:
+        self._log, self._trainer, self._count = log, trainer, count
         self.compared = self.steps = 0
         self.remarks: list[str] = []
 
-    def first_difference(self, branch: str) -> int | None:
-        """The first step of a branch that differs, or None."""
-        if not self._begin(branch):
+    def first_difference(self, branch: str, start: Candidate | None, end: Candidate | None) -> int | None:
+        """The first step of a branch that differs between two kept states, or its first one and its tip; or None."""
+        log, trainer, lineage = self._log, self._trainer, self._log.lineage(branch)
+        step, last = (log.tip(branch), math.inf) if end is None else (end.step, end.event)
+        begun = max(log.branches[branch].step, start.step if start else 0)
+        if start is None:
+            self._leave_out(branch, begun, step, "no state before them is kept")
             return None
-        reached = -1
-        for place in sorted(self._places(branch), key=lambda place: place[:3]):
-            if place.event < self._trainer.event or place.step < reached:
-                continue  # within what is left out
-            if (step := self._train_to(branch, place)) is not None:
-                return step
-            if place.kind == _EDIT:
-                after = self._after(branch, place)
-                if after is None:
-                    return None
-                reached = after.step
-            elif place.kind == _CHECK:
-                self.compared += 1
-                if self._trainer.capture().digest() != place.about.load().digest():
-                    return place.step
-            elif place.kind == _DEPARTURE:
-                self._starts[place.about] = self._trainer.capture()
-        return None
-
-    def _begin(self, branch: str) -> bool:
-        """Restores the state in which a branch begins; False if that is lost."""
-        state = self._starts.pop(branch, None)
-        if state is None:
-            first = next((one for one in self._kept if one.branch == branch), None)
-            begun = self._log.branches[branch].step
-            if first is None or first.step != begun:
-                if branch == ROOT and len(self._log.branches) == 1:
-                    raise ValueError("The run has no checkpoint of its start, from which it could be replayed.")
-                left_out = self._log.tip(branch) - begun
-                self.remarks.append(f"The {left_out:,} steps of {branch} were not taken again: its start is lost.")
-                return False
-            state = first.load()
-        if branch == ROOT:
-            self._trainer.restore(state)
-        elif not self._restored(state):
-            left_out = self._log.tip(branch) - self._log.branches[branch].step
-            self.remarks.append(f"The {left_out:,} steps of {branch} were not taken again: {_COMPILED_ANEW}.")
-            return False
-        return True
-
-    def _restored(self, state: State) -> bool:
-        """Restores a state; False if it is that of a model that was compiled anew in the run."""
         try:
-            self._trainer.restore(state)
+            trainer.restore(start.load())
         except ValueError:
-            if not any(isinstance(event.payload, Edit) and event.payload.values for event in self._log.events):
+            edits = [one for one in log.events if isinstance(one.payload, Edit) and one.payload.values]
+            if not any(one.seq <= start.event for one in edits):
                 raise
-            return False
-        return True
-
-    def _places(self, branch: str) -> Iterator[_Place]:
-        for one in self._kept:
-            if one.branch == branch:
-                yield _Place(one.step, one.event, _CHECK, one)
-        for name, (parent, step, last) in self._log.branches.items():
-            if parent == branch:
-                yield _Place(step, last, _DEPARTURE, name)
-        for event in self._log.events:
-            if event.branch == branch and event.payload.opaque:
-                yield _Place(event.step, event.seq, _EDIT, event)
-        yield _Place(self._log.tip(branch), math.inf, _END, None)
-
-    def _train_to(self, branch: str, place: _Place) -> int | None:
-        """Trains to a place; returns the first step whose loss differs, or None."""
-        lineage, trainer = self._log.lineage(branch), self._trainer
-        limit = place.event - 1 if place.kind == _EDIT else place.event
-        events = [event for event in self._log.along(lineage, trainer.event) if event.seq <= limit]
-        taken = self._counted(train(trainer, Recorded(events), place.step))
-        return compare(taken, self._log, lineage, trainer.position.step).differs
-
-    def _counted(self, taken: Iterator[Steps]) -> Iterator[Steps]:
-        for steps in taken:
-            self.steps += steps.count
-            self._count(steps.count)
-            yield steps
-
-    def _after(self, branch: str, edit: _Place) -> Candidate | None:
-        """Restores the first state after an edit, whose effect can only be read; None if there is none."""
-        after = [one for one in self._kept if one.branch == branch and one.event >= edit.event]
-        found = min(after, key=lambda one: (one.event, one.step), default=None)
-        end = self._log.tip(branch) if found is None else found.step
-        if end > edit.step:
-            self.remarks.append(
-                f"Steps {edit.step + 1:,} to {end:,} of {branch} were not taken again: they come after what was edited "
-                f"by {edit.about.author}, and the state then is no longer kept."
-            )
-        if found is not None and not self._restored(found.load()):
-            steps = f"Steps {found.step + 1:,} to {self._log.tip(branch):,} of {branch}"
-            self.remarks.append(f"{steps} were not taken again: {_COMPILED_ANEW}.")
+            reason = "the model was compiled anew before, with another optimizer than the one given here"
+            self._leave_out(branch, begun, step, reason)
             return None
-        return found
+        events = [one for one in log.along(lineage, start.event) if one.step <= step and one.seq <= last]
+        opaque = next((one for one in events if one.payload.opaque), None)
+        until = step if opaque is None else opaque.step
+        differs = rerun(trainer, log, lineage, events[: events.index(opaque)] if opaque else events, until)
+        self.steps += max(0, until - begun)
+        self._count(max(0, until - begun))
+        if opaque is not None and differs is None:
+            reason = f"they come after what was edited by {opaque.author}, and the state then is no longer kept"
+            self._leave_out(branch, max(until, begun), step, reason)
+        elif differs is None and end is not None:
+            self.compared += 1
+            differs = None if trainer.capture().digest() == end.load().digest() else step
+        return differs
+
+    def _leave_out(self, branch: str, begun: int, end: int, reason: str) -> None:
+        if end > begun:
+            self.remarks.append(f"Steps {begun + 1:,} to {end:,} of {branch} were not taken again: {reason}.")

@@ -3,13 +3,12 @@
 Whatever changes the training is first an event in the log and then applied: `emit` is the one way in.
 """
 
-import contextlib
 import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from babysit.core.controls import Controls, planned
 from babysit.core.events import (
@@ -28,11 +27,12 @@ from babysit.core.events import (
 )  # fmt: skip
 from babysit.core.position import FitSpec, Position
 from babysit.core.runlog import RunLog, Steps
-from babysit.core.scale import Scale
-from babysit.session.loop import Live, LiveTrainer, train
+from babysit.session.loop import train
 from babysit.session.plan import FitPlan
-from babysit.session.rerun import lies_on
 from babysit.session.rewind import recover, return_to_boundary
+
+if TYPE_CHECKING:
+    from babysit.engine.trainer import KerasTrainer
 
 # A copy of the state in memory is made so seldom that it costs this share of the time; where steps cannot be taken
 # again, the second one.
@@ -60,7 +60,7 @@ class Session:
         on_compiled: Called where a fit begins and where the model was compiled anew.
     """
 
-    def __init__(self, trainer: LiveTrainer, log: RunLog, store: Any) -> None:
+    def __init__(self, trainer: "KerasTrainer", log: RunLog, store: Any) -> None:
         self.trainer, self.log, self.store = trainer, log, store
         self.branch = list(log.branches)[-1]
         self.plan: FitPlan | None = None
@@ -124,20 +124,22 @@ class Session:
             ValueError: If its ranges or its data do not fit; nothing was changed then.
         """
         self.find_external_changes("script")
-        first, previous = not self.log.begun, self.plan
-        compiled_anew = self.trainer.compiled_anew and not first
-        keeps = plan.completes or (plan.keeps_batch_size and previous is not None)
-        batch_size = int(self.controls.at(self.position.step)["batch_size"]) if keeps else plan.batch_size
-        spec, begins = self._spec(plan), self._begins(plan)
+        at, old = self.position, self.controls.fit
+        compiled_anew = self.trainer.compiled_anew and self.log.begun
+        keeps = plan.completes or (plan.keeps_batch_size and self.plan is not None)
+        batch_size = int(self.controls.at(at.step)["batch_size"]) if keeps else plan.batch_size
+        spec = self._spec(plan)
+        goes_on = old is None or (old.same_examples(spec) and (plan.source.repeatable or at.example == 0))
+        begins = at if goes_on else at.data_changed()
         values, scales = self.trainer.prepare(plan.source, plan.ranges, batch_size, spec, begins)
-        changes = self._changes_to(values)
+        changes = {} if plan.completes else self._changes_to(values)
         self.plan, self.early = plan, False
         self.on_compiled()
         if plan.completes:
             recover(self)
-        event = self.emit(self._fit_payload(plan, values, scales, {} if plan.completes else changes), **about)
-        if plan.completes and changes:  # set on the model since it was loaded
-            self.set({name: new for name, (_, new) in changes.items() if name in scales})
+        fresh = begins != at and not plan.completes
+        fit = Fit(values, scales, changes, self._spec(plan), fresh, plan.facts, plan.remarks)
+        event = self.emit(fit, **about)
         if compiled_anew and self.position.step:
             self.emit(Edit(values, scales, {}, what="compiled anew"))
         self._begun, self.finite = 0 if plan.completes else event.seq, True
@@ -148,18 +150,6 @@ class Session:
         if plan.completes and old is not None:
             return replace(spec, batch_size=old.batch_size, shuffle=old.shuffle, first_epoch=old.first_epoch)
         return spec
-
-    def _begins(self, plan: FitPlan) -> Position:
-        """The position in which a fit begins: in an epoch anew, where its examples or their order are others."""
-        old, at = self.controls.fit, self.position
-        can_go_on = plan.source.repeatable or at.example == 0
-        return at if old is None or (old.same_examples(self._spec(plan)) and can_go_on) else at.data_changed()
-
-    def _fit_payload(
-        self, plan: FitPlan, values: Mapping[str, Any], scales: Mapping[str, Scale], changes: Changes
-    ) -> Fit:
-        spec, fresh = self._spec(plan), not plan.completes and self._begins(plan) != self.position
-        return Fit(values, scales, changes, spec, fresh, plan.facts, plan.remarks)
 
     def _changes_to(self, values: Mapping[str, Any]) -> Changes:
         """Those of a model's values that differ from the controls', all of them at first: name -> (old, new)."""
@@ -184,13 +174,9 @@ class Session:
         self.watch()
         callbacks("on_train_begin")
         assert self.controls.fit is not None
-        if plan.completes:
-            self._first_epoch = self.controls.fit.first_epoch
-            self.epochs = plan.epochs - self._first_epoch
-        else:
-            initial = callbacks.initial_epoch or plan.initial_epoch
-            self._first_epoch = initial - began
-            self.epochs = began + max(plan.epochs - initial, 0)
+        initial = callbacks.initial_epoch or plan.initial_epoch
+        self._first_epoch = self.controls.fit.first_epoch if plan.completes else initial - began
+        self.epochs = max(plan.epochs - self._first_epoch, began)
         self._memory = callbacks.memory
         if plan.completes:
             self.remind_callbacks()
@@ -246,7 +232,7 @@ class Session:
         callbacks("on_train_batch_begin", first)
         steps, end = None, min(until, self.position.step + callbacks.stride)
         try:
-            for steps in train(self.trainer, Live(), end):
+            for steps in train(self.trainer, end):
                 if self._record(steps) or not callbacks.every_step:  # those hear of a whole execution
                     break
         except Exception as error:
@@ -285,11 +271,8 @@ class Session:
             self.early = callbacks.stop_requested
             next_pass = not spec.steps_per_epoch or self.trainer.pass_over
             if spec.steps_per_epoch and self.position.epoch_step < spec.steps_per_epoch and not self.early:
-                warnings.warn(
-                    f"The data ran out after {self.position.epoch_step} of {spec.steps_per_epoch} steps; the epoch "
-                    "ends there.",
-                    stacklevel=2,
-                )
+                short = f"after {self.position.epoch_step} of {spec.steps_per_epoch} steps"
+                warnings.warn(f"The data ran out {short}; the epoch ends there.", stacklevel=2)
             drawn = self.trainer.seeds
             end = EpochEnd(
                 self.position.epoch + 1, callbacks.plain(logs), next_pass, drawn if drawn != seeds else None,
@@ -317,23 +300,9 @@ class Session:
 
     def remind_callbacks(self) -> None:
         """Has the callbacks remember what they did after the last epoch of this fit that had ended here."""
-        if self.plan is not None and self.plan.callbacks.memory:
+        if self.plan is not None:
             end = self._last_end
-            self.plan.callbacks.remember(end.callbacks if end else self._memory, self._weights_after)
-
-    def _weights_after(self, number: int) -> Any:
-        """The weights at the end of an epoch, by Keras's number of it, where a state is kept; or None."""
-        lineage = self.log.lineage(self.branch)
-        steps = [
-            event.step
-            for event in self.log.epoch_ends(lineage)
-            if event.payload.epoch == number - self._first_epoch + 1  # type: ignore[attr-defined]
-        ]
-        for one in self.store.candidates():
-            if one.step in steps and lies_on(one, lineage):
-                with contextlib.suppress(ValueError):  # damaged
-                    return self.trainer.weights_in(one.load())
-        return None
+            self.plan.callbacks.remember(end.callbacks if end else self._memory)
 
     # ------------------------------------------------------------------------- what a user may do to it
 

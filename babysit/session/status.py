@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from babysit.core.journal import entry_of, is_entry
 from babysit.core.runlog import RunLog, Steps
 from babysit.session.session import Session
 
+WINDOW_S = 3.0  # over which the speed is measured
+
 
 def describe(session: Session, rate: "Rate") -> dict[str, Any]:
     """The position, the hyperparameters and the checkpoints of a run."""
@@ -18,6 +21,7 @@ def describe(session: Session, rate: "Rate") -> dict[str, Any]:
     plan, loss = session.plan, session.loss
     batch_size = controls.at(position.step).get("batch_size", 0)
     done, size = progress(session, batch_size)
+    speed = rate.examples_a_second
     return {
         "step": position.step,
         "epoch": position.epoch,
@@ -38,8 +42,8 @@ def describe(session: Session, rate: "Rate") -> dict[str, Any]:
         "couplings": {"scaling": controls.scaling},
         "checkpoints": session.store.rows,
         "remarks": list(plan.remarks) if plan else [],
-        "examples_a_second": rate.examples_a_second,
-        "seconds_left": rate.seconds_left(session, done, size),
+        "examples_a_second": speed,
+        "seconds_left": ((session.epochs - position.epoch) * size - done) / speed if speed and size else None,
     }
 
 
@@ -56,34 +60,28 @@ def progress(session: Session, batch_size: int) -> tuple[int, int | None]:
 class Rate:
     """How fast examples went by in the last seconds."""
 
-    def __init__(self, window_s: float = 3.0) -> None:
-        self._window_s = window_s
+    def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         """Forgets what went by: a rest would count as slow."""
-        self._seen: list[tuple[float, int]] = []
+        self._seen: deque[tuple[float, int]] = deque()
 
-    def add(self, session: Session) -> None:
-        """Notes how many examples the session has seen by now."""
-        now = time.perf_counter()
-        self._seen.append((now, session.examples))
-        while now - self._seen[0][0] > self._window_s:
-            self._seen.pop(0)
+    def add(self, examples: int) -> None:
+        """Notes how many examples were seen by now."""
+        now, seen = time.perf_counter(), self._seen
+        seen.append((now, examples))
+        while len(seen) > 2 and now - seen[0][0] > WINDOW_S:
+            seen.popleft()
 
     @property
     def examples_a_second(self) -> float | None:
         """Over the last seconds; None where there are too few."""
-        seen = self._seen[:]  # the training thread goes on writing it
-        if len(seen) < 2 or seen[-1][0] - seen[0][0] < 0.2:
+        seen = self._seen  # the training thread goes on writing it
+        if len(seen) < 2:
             return None
         (start, first), (end, last) = seen[0], seen[-1]
         return (last - first) / (end - start)
-
-    def seconds_left(self, session: Session, done: int, size: int | None) -> float | None:
-        """Until the fit ends, at this speed."""
-        rate = self.examples_a_second
-        return ((session.epochs - session.position.epoch) * size - done) / rate if rate and size is not None else None
 
 
 # ------------------------------------------------------------------------- rows for a screen

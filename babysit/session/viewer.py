@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from babysit.core.events import ROOT
 from babysit.core.hyperparameter import Hyperparameter
 from babysit.core.runlog import RunLog
 from babysit.core.scale import Scale
@@ -18,19 +17,6 @@ from babysit.store.lock import holder
 
 # So long after the last news it is seen to whether the run is still held.
 SILENCE_S = 2.0
-# The status of a run that has not written one yet.
-_NO_STATUS: dict[str, Any] = {
-    **dict.fromkeys(("step", "epoch", "epochs", "examples_done"), 0),
-    **dict.fromkeys(("examples_an_epoch", "examples_a_second", "seconds_left", "loss", "error", "warning")),
-    "hyperparameters": {},
-    "couplings": {},
-    "checkpoints": [],
-    "remarks": [],
-    "name": "",
-    "state": "idle",
-    "branch": ROOT,
-    "not_finite": False,
-}
 
 
 class Viewer(Run):
@@ -42,7 +28,7 @@ class Viewer(Run):
         directory: The run's folder, of which nothing is changed.
 
     Raises:
-        ValueError: If a newer version of babysit has written it.
+        ValueError: If another version of babysit has written it, or it was ended before it began.
         sqlite3.Error: If it cannot be read.
     """
 
@@ -56,6 +42,9 @@ class Viewer(Run):
         self._lock = threading.Lock()  # the dashboard's pump reads too
         self._refusals: list[dict[str, Any]] = []  # that wait for `since`
         self._refused = itertools.count(1)
+        self._look()
+        if not self._status:
+            raise ValueError(f"The run at {self.directory} has not begun, or was ended before it began.")
 
     # ------------------------------------------------------------------ reading
 
@@ -128,7 +117,7 @@ class Viewer(Run):
     def status(self) -> dict[str, Any]:
         """The state of the run, as `Panda.status` gives it, at most half a second old; and `read_only`."""
         self._look()
-        status = {**_NO_STATUS, **self._status, "read_only": True}
+        status = self._status | {"read_only": True}
         if self._holder is None and status["state"] == "running":
             words = f"The process that trained this run is gone. {self._words}"
             return status | {"state": "interrupted", "warning": words, "examples_a_second": None, "seconds_left": None}
@@ -148,7 +137,7 @@ class Viewer(Run):
             version, now = self._reader.version, time.monotonic()
             if version != self._version:
                 self._reader.fill(self._log)
-                self._status = self._reader.meta("status") or {"name": self._reader.meta("model") or ""}
+                self._status = self._reader.meta("status") or {}
                 self._version, self._news_s = version, now
                 self._holder = holder(self.directory)
             elif self._holder is not None and now - self._news_s > SILENCE_S:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from babysit.core.controls import SCHEDULE, Controls, apply, planned
-from babysit.core.events import ROOT, Event, Set
+from babysit.core.events import ROOT, Edit, Event, Set
 from babysit.core.position import Position
 from babysit.core.scale import Scale
 
@@ -72,6 +72,13 @@ def test_a_change_ends_the_ramp_of_what_it_changes_alone():
     ended = changed(ramps, 4, learning_rate=0.05)
     assert values_of(ended, "learning_rate", range(4, 12)) == [0.05] * 8
     assert values_of(ended, "momentum", range(12)) == values_of(ramps, "momentum", range(12))
+
+
+def test_a_value_that_is_there_already_has_no_ramp_and_one_that_is_gone_ends_with_its_ramp():
+    assert changed(SGD, 0, over=2, learning_rate=0.05, momentum=0.9).ramps.keys() == {"learning_rate"}
+    compiled = Edit({"learning_rate": 1e-3, "batch_size": 32, "beta_1": 0.9}, ADAM.scales)
+    adam = apply(changed(SGD, 0, over=9, momentum=0.5), Position(), Event(1, ROOT, 2, 0.0, "script", compiled))[0]
+    assert (dict(adam.ramps), adam.values) == ({}, {"learning_rate": 0.1, "batch_size": 32, "beta_1": 0.9})
 
 
 def test_controls_come_back_from_plain_data():

@@ -20,49 +20,44 @@ def log():
     return RunLog()
 
 
-@pytest.fixture
-def journal(log):
-    return Journal(log)
-
-
 def entry(action="set", changes=None, why="", step=10):
     return Entry(step=step, time=0.0, author="script", action=action, changes=changes or {}, why=why)
 
 
-def test_what_is_done_is_an_entry(log, journal):
+def test_what_is_done_is_an_entry(log):
     before = time.time()
     done = entry_of(log.add(ROOT, 3, MOMENTUM, why="flat", command="c1"))
     assert before <= done.time <= time.time()
     assert done.changes == {"momentum": (0.9, 0.95)}
     assert (done.step, done.author, done.action, done.why, done.command) == (3, "script", "set", "flat", "c1")
-    assert journal[0] == journal[-1] == done
+    assert Journal(log)[0] == Journal(log)[-1] == done
 
 
-def test_it_is_a_sequence_oldest_first(log, journal):
+def test_it_is_a_sequence_oldest_first(log):
     for step in (5, 2, 7):
         log.add(ROOT, step, Note())
         log.add(ROOT, step, EpochEnd())  # which is none
-    assert isinstance(journal, Sequence)
-    assert len(journal) == 3
-    assert [e.step for e in journal] == [5, 2, 7]
-    assert [e.step for e in journal[1:]] == [2, 7]
-    assert [e.step for e in reversed(journal)] == [7, 2, 5]
+    assert isinstance(Journal(log), Sequence)
+    assert len(Journal(log)) == 3
+    assert [e.step for e in Journal(log)] == [5, 2, 7]
+    assert [e.step for e in Journal(log)[1:]] == [2, 7]
+    assert [e.step for e in reversed(Journal(log))] == [7, 2, 5]
     with pytest.raises(IndexError):
-        journal[3]
+        Journal(log)[3]
 
 
-def test_it_cannot_be_written_to_by_its_readers(log, journal):
+def test_it_cannot_be_written_to_by_its_readers(log):
     log.add(ROOT, 1, Note())
     with pytest.raises(TypeError):
-        journal[0] = None
+        Journal(log)[0] = None
     with pytest.raises(AttributeError):
-        journal[0].why = "otherwise"
+        Journal(log)[0].why = "otherwise"
 
 
-def test_all_branches_are_in_it(log, journal):
+def test_all_branches_are_in_it(log):
     log.add(ROOT, 1, Note())
     log.add("branch 2", 1, Branch(ROOT, 1, 4))
-    assert [e.branch for e in journal] == [ROOT, "branch 2"]
+    assert [e.branch for e in Journal(log)] == [ROOT, "branch 2"]
 
 
 def test_words_of_any_language_come_back(log):
@@ -72,13 +67,13 @@ def test_words_of_any_language_come_back(log):
     assert entry_of(again).changes == {"momentum": (0.9, 0.95)}
 
 
-def test_it_is_read_while_another_thread_writes(log, journal):
+def test_it_is_read_while_another_thread_writes(log):
     thread = threading.Thread(target=lambda: [log.add(ROOT, step, Note()) for step in range(2000)])
     thread.start()
     while thread.is_alive():
-        steps = [e.step for e in journal]
+        steps = [e.step for e in Journal(log)]
         assert steps == list(range(len(steps)))
-    assert len(journal) == 2000
+    assert len(Journal(log)) == 2000
 
 
 # ------------------------------------------------------------------------- what entries say
@@ -119,10 +114,10 @@ def test_a_rewind_says_where_it_went_and_what_came_of_it(log):
     )
 
 
-def test_a_note_about_a_change_is_read_with_it(log, journal):
+def test_a_note_about_a_change_is_read_with_it(log):
     change = log.add(ROOT, 7, MOMENTUM)
     log.add(ROOT, 9, Note(about=change.seq), why="too slow")
-    assert journal[-1].why == "on momentum 0.9 → 0.95 at step 7: too slow"
+    assert Journal(log)[-1].why == "on momentum 0.9 → 0.95 at step 7: too slow"
 
 
 @pytest.mark.parametrize(
@@ -163,14 +158,14 @@ def test_every_action_has_words_and_its_reason(action):
     assert len(words) > len(" — because")
 
 
-def test_the_journal_shows_itself_with_steps_and_words(log, journal):
-    assert repr(journal) == "nothing yet"
+def test_the_journal_shows_itself_with_steps_and_words(log):
+    assert repr(Journal(log)) == "nothing yet"
     log.add(ROOT, 1234, MOMENTUM, why="flat")
-    assert "1,234" in repr(journal)
-    assert "momentum 0.9 → 0.95 — flat" in repr(journal)
+    assert "1,234" in repr(Journal(log))
+    assert "momentum 0.9 → 0.95 — flat" in repr(Journal(log))
 
 
-def test_what_a_callback_changes_at_each_step_is_read_as_one(log, journal):
+def test_what_a_callback_changes_at_each_step_is_read_as_one(log):
     def change(step, old, new, author="WarmUp", branch=ROOT, name="learning_rate", **about):
         return log.add(branch, step, Set({name: (old, new)}), author=author, **about)
 
@@ -183,7 +178,7 @@ def test_what_a_callback_changes_at_each_step_is_read_as_one(log, journal):
     change(9, 0.8, 0.9, branch="branch 2", author="Other", name="momentum")
     change(10, 0.8, 0.9, author="script")
     change(11, 0.9, 1.0, author="script")  # a user means each of them
-    told = [(one.step, one.over, *one.changes.values(), one.author) for one in together(journal)]
+    told = [(one.step, one.over, *one.changes.values(), one.author) for one in together(Journal(log))]
     assert told == [
         (0, 4, (0.0, 0.4), "WarmUp"),
         (4, 1, (0.4, 0.5), "WarmUp"),
@@ -194,6 +189,6 @@ def test_what_a_callback_changes_at_each_step_is_read_as_one(log, journal):
         (10, 1, (0.8, 0.9), "script"),
         (11, 1, (0.9, 1.0), "script"),
     ]
-    assert "learning rate 0 → 0.4 in 4 steps (by WarmUp)" in repr(journal).splitlines()[0]
-    assert len(journal) == 11
+    assert "learning rate 0 → 0.4 in 4 steps (by WarmUp)" in repr(Journal(log)).splitlines()[0]
+    assert len(Journal(log)) == 11
     assert list(together([])) == []

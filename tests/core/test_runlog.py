@@ -88,7 +88,7 @@ REWIND = st.tuples(st.just("rewind"), st.integers(0, 99), st.integers(0, 99), st
 END = st.tuples(st.just("end epoch"))
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(actions=st.lists(st.one_of(TAKE, SET, END, REWIND), min_size=5, max_size=25))
 def test_a_tree_of_branches_is_what_plain_lists_are(actions):
     log, plain = begun(), PlainModel()
@@ -193,7 +193,7 @@ def test_an_unknown_column_is_a_key_error_that_names_the_known_ones(history, nam
 
 
 def test_what_is_measured_once_an_epoch_is_no_column(history):
-    with pytest.raises(KeyError, match=r"once an epoch: `history.epochs\['val_loss'\]`"):
+    with pytest.raises(KeyError, match="once an epoch is in `history.epochs`"):
         history["val_loss"]
 
 

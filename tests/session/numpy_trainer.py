@@ -10,10 +10,13 @@ import numpy as np
 from babysit.core.controls import Controls, apply
 from babysit.core.events import EpochEnd, Fit
 from babysit.core.position import Position
-from babysit.core.runlog import Steps
+from babysit.core.runlog import RunLog, Steps
 from babysit.core.scale import Scale
 from babysit.core.state import State
 from babysit.session.plan import FitPlan
+from babysit.session.session import Session
+from babysit.session.worker import Worker
+from babysit.store.checkpoint_store import CheckpointStore
 
 SCALES = {
     "learning_rate": Scale(1e-6, 1.0, "log", zero=True),
@@ -55,7 +58,7 @@ class Callbacks:
     def attach(self, **params):
         self.stop_requested = False
 
-    def remember(self, memory, weights_after):
+    def remember(self, memory):
         pass
 
     def plain(self, logs):
@@ -77,6 +80,7 @@ class NumpyTrainer:
         self.followed, self.schedules, self.interrupted, self.compiled_anew = {}, (), False, False
         self.repeatable = True
         self.source = None
+        self.diagnostics = SimpleNamespace(status={})
         self.weights, self.velocity, self.gradient = np.zeros(3), np.zeros(3), np.zeros(3)
         self.counts = np.zeros(2, np.int64)  # steps since the last update, numbers drawn
         self.total = np.zeros(2)  # the epoch's metric
@@ -188,9 +192,6 @@ class NumpyTrainer:
     def guarded(self):
         return contextlib.nullcontext()
 
-    def weights_in(self, state):
-        return state.tensors["model"][:1]
-
     def finish(self):
         return ""
 
@@ -242,3 +243,22 @@ class MemoryStore:
 
 def plan(epochs=1000, callbacks=None, source=None, **how):
     return FitPlan(source or Source(), epochs, callbacks or Callbacks(), **how)
+
+
+class Model:
+    """Stands where a worker has a Keras model: what a guard finds there."""
+
+    name = "numpy"
+    fit = train_on_batch = evaluate = predict = test_on_batch = predict_on_batch = save_weights = lambda self: None
+
+    def save(self, path):
+        path.write_text("a model")
+
+
+def driven(folder, trainer=None, **how):
+    """A worker at rest before the first step of a fit, its checkpoints in a folder."""
+    log = RunLog()
+    session = Session(trainer or NumpyTrainer(3), log, CheckpointStore(folder, log, lambda: None, {}))
+    worker = Worker(session, Model(), SimpleNamespace(error=None), lambda kind, content: folder / kind)
+    worker.ask("fit", plan=plan(**how), paused=True)
+    return worker
