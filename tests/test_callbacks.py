@@ -1,5 +1,6 @@
 """Keras's callbacks, and a user's own, have the effect under a panda that they have under `Model.fit`."""
 
+import functools
 import importlib
 import shutil
 from collections.abc import Callable
@@ -34,6 +35,7 @@ def forgetful() -> keras.Model:
     return network(keras.optimizers.SGD(0.35, momentum=0.9))
 
 
+@functools.cache
 def after(steps: int) -> list[np.ndarray]:
     """State of `network()` when `Model.fit` has taken so many steps."""
     model = network()
@@ -108,13 +110,14 @@ def recorder(hooks: list[str]) -> Recorder:
     return type("Recorder", (Recorder,), {name: _hook(name) for name in hooks})()
 
 
-@pytest.mark.parametrize("hooks", [HOOKS + BATCH_HOOKS, HOOKS, ["on_train_batch_end"], ["on_test_batch_end"]])
+@pytest.mark.parametrize("hooks", [HOOKS + BATCH_HOOKS, ["on_train_batch_end"]])
 def test_hooks_are_called_in_fits_order_with_fits_numbers_and_logs(tmp_path, hooks):
     both = Both(tmp_path, lambda folder: [recorder(hooks)]).fit()
     both.assert_equal()
     assert both.our_callbacks[0].calls == both.their_callbacks[0].calls
     assert both.our_callbacks[0].params == both.their_callbacks[0].params == {"verbose": 0, "epochs": 3, "steps": STEPS}
     assert both.our_callbacks[0].model is both.ours
+    assert [entry.action for entry in both.panda.journal] == ["fit", "finish"]  # it changes nothing
 
 
 def test_hooks_of_batches_come_once_an_execution_of_several_steps(tmp_path):
@@ -140,13 +143,7 @@ def test_a_callback_list_is_taken_as_it_is(tmp_path):
     assert lists[0].callbacks[0].calls == lists[1].callbacks[0].calls
 
 
-def test_one_callback_alone_needs_no_list(tmp_path):
-    both = Both(tmp_path, lambda folder: recorder(HOOKS)).fit()
-    both.assert_equal()
-    assert both.our_callbacks.calls == both.their_callbacks.calls
-
-
-def test_lambda_callbacks_are_called_as_in_fit(tmp_path):
+def test_a_lambda_callback_alone_is_called_as_in_fit_and_the_model_holds_the_history_that_fit_leaves(tmp_path):
     heard: dict[str, list[Any]] = {"ours": [], "theirs": []}
 
     def make(folder: Path) -> list[Any]:
@@ -156,14 +153,11 @@ def test_lambda_callbacks_are_called_as_in_fit(tmp_path):
         ends = {
             name: lambda logs, name=name: write((name, dict(logs or {}))) for name in ("on_train_begin", "on_train_end")
         }
-        return [callbacks.LambdaCallback(**hooks, **ends)]
+        return callbacks.LambdaCallback(**hooks, **ends)
 
-    Both(tmp_path, make).fit().assert_equal()
+    both = Both(tmp_path, make).fit()
+    both.assert_equal()
     assert heard["ours"] == heard["theirs"]
-
-
-def test_the_model_holds_the_history_that_fit_leaves(tmp_path):
-    both = Both(tmp_path, lambda folder: []).fit()
     ours, theirs = both.ours.history, both.theirs.history
     assert isinstance(ours, callbacks.History)
     assert (ours.history, ours.epoch, ours.params) == (theirs.history, theirs.epoch, theirs.params)
@@ -200,15 +194,6 @@ class Rates(callbacks.Callback):
             self.found.append((int(self.model.optimizer.iterations), rate))
 
     on_epoch_end = on_epoch_begin
-
-
-def test_a_learning_rate_reduced_on_a_plateau_is_a_change_of_the_callbacks(tmp_path):
-    def make(folder: Path) -> list[Any]:
-        return [callbacks.ReduceLROnPlateau("val_loss", factor=0.1, patience=1), Rates()]
-
-    both = Both(tmp_path, make, forgetful).fit(epochs=6)
-    both.assert_equal()
-    assert_journaled(both, "ReduceLROnPlateau")
 
 
 def test_a_scheduled_learning_rate_is_a_change_of_the_callbacks(tmp_path):
@@ -274,11 +259,8 @@ def test_a_loss_that_is_not_finite_raises_where_the_callback_says_so(tmp_path):
 
 CHECKPOINTS: dict[str, dict[str, Any]] = {
     "{epoch}.keras": {},
-    "best.keras": {"save_best_only": True, "monitor": "val_loss"},
-    "{epoch}.weights.h5": {"save_weights_only": True},
     "best.weights.h5": {"save_weights_only": True, "save_best_only": True, "monitor": "mae", "mode": "min"},
     "{epoch}-{batch}.weights.h5": {"save_weights_only": True, "save_freq": 4},
-    "{epoch}-{batch}.keras": {"save_freq": 7},
 }
 
 
@@ -307,14 +289,7 @@ def saved(path: Path) -> keras.Model:
     return model
 
 
-def test_a_csv_log_has_the_same_content(tmp_path):
-    both = Both(tmp_path, lambda folder: [callbacks.CSVLogger(folder / "log.csv", separator=";")]).fit()
-    ours, theirs = ((folder / "log.csv").read_text() for folder in both.folders)
-    assert ours == theirs
-    assert len(ours.splitlines()) == 4
-
-
-def test_tensorboard_is_told_the_same(tmp_path, monkeypatch):
+def test_a_csv_log_and_tensorboard_are_told_the_same(tmp_path, monkeypatch):
     told: list[tuple[str, int, np.ndarray]] = []  # TensorFlow writes nothing where TensorBoard is not installed
 
     def tell(name: str, data: Any, step: Any = None, **more: Any) -> None:
@@ -326,7 +301,8 @@ def test_tensorboard_is_told_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(summary, "histogram", tell)
 
     def make(folder: Path) -> list[Any]:
-        return [callbacks.TensorBoard(folder, histogram_freq=1, update_freq=2, write_steps_per_second=True)]
+        board = callbacks.TensorBoard(folder, histogram_freq=1, update_freq=2, write_steps_per_second=True)
+        return [board, callbacks.CSVLogger(folder / "log.csv", separator=";")]
 
     both = Both(tmp_path, make).fit()
     both.assert_equal()
@@ -334,6 +310,8 @@ def test_tensorboard_is_told_the_same(tmp_path, monkeypatch):
     assert [entry[:2] for entry in ours] == [entry[:2] for entry in theirs] != []
     assert_equal([entry[2] for entry in ours], [entry[2] for entry in theirs])
     assert any((both.folders[0] / "train").iterdir())
+    logs = [(folder / "log.csv").read_text() for folder in both.folders]
+    assert logs[0] == logs[1] and len(logs[0].splitlines()) == 4
 
 
 class Interrupts(callbacks.Callback):
@@ -369,11 +347,10 @@ def test_an_interrupted_run_is_restored_from_its_backup_at_the_right_epoch(tmp_p
     assert not (both.folders[0] / "backup").exists()
 
 
-@pytest.mark.parametrize("swap_on_epoch", [False, True])
-def test_averaged_weights_are_swapped_in_for_validation_as_in_fit(tmp_path, swap_on_epoch):
+def test_averaged_weights_are_swapped_in_for_validation_as_in_fit(tmp_path):
     both = Both(
         tmp_path,
-        lambda folder: [callbacks.SwapEMAWeights(swap_on_epoch=swap_on_epoch)],
+        lambda folder: [callbacks.SwapEMAWeights(swap_on_epoch=True)],
         lambda: network(keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.8)),
     )
     both.fit().assert_equal()
@@ -400,7 +377,7 @@ class StopsAt(callbacks.Callback):
             self.model.stop_training = True
 
 
-@pytest.mark.parametrize(("hook", "number"), [("batch", 8), ("batch", 6), ("epoch", 1)])
+@pytest.mark.parametrize(("hook", "number"), [("batch", 8), ("epoch", 1)])
 def test_training_stops_where_a_callback_stops_it(tmp_path, hook, number):
     both = Both(tmp_path, lambda folder: [StopsAt(hook, number), recorder(HOOKS + BATCH_HOOKS)]).fit()
     both.assert_equal()
@@ -423,8 +400,7 @@ class Raises(callbacks.Callback):
 
 @pytest.mark.parametrize(
     ("hook", "nth"),
-    [("on_train_begin", 1), ("on_epoch_begin", 2), ("on_train_batch_begin", 3), ("on_train_batch_end", 4)]
-    + [("on_epoch_end", 1), ("on_test_batch_end", 2), ("on_train_end", 1)],
+    [("on_train_begin", 1), ("on_train_batch_end", 4), ("on_epoch_end", 1), ("on_test_batch_end", 2)],
 )
 def test_what_a_callback_raises_is_raised_by_wait_and_the_run_rests_at_a_boundary(tmp_path, hook, nth):
     class Failing(Raises):
@@ -459,11 +435,6 @@ def test_weights_changed_by_hand_are_an_edit_of_the_callbacks(tmp_path):
     both = Both(tmp_path, lambda folder: [Rounds()]).fit()
     both.assert_equal()
     assert [entry.step for entry in both.edits("edit", "Rounds")] == [STEPS, 2 * STEPS, 3 * STEPS]
-
-
-def test_a_callback_that_changes_nothing_leaves_no_edit(tmp_path):
-    both = Both(tmp_path, lambda folder: [recorder(HOOKS + BATCH_HOOKS)]).fit()
-    assert [entry.action for entry in both.panda.journal] == ["fit", "finish"]
 
 
 class Predicts(callbacks.Callback):
@@ -539,7 +510,7 @@ def test_set_from_inside_acts_on_the_next_step(tmp_path, hook):
     assert resting.wait(60).digest() == panda.digest()
 
 
-@pytest.mark.parametrize("hook", BOUNDARY)
+@pytest.mark.parametrize("hook", ["epoch"])
 def test_note_and_save_from_inside_are_done_at_once(tmp_path, hook):
     panda, callback = inside(tmp_path, hook, lambda panda: (panda.note("here"), panda.save("this one")))
     panda.wait(60)
@@ -552,7 +523,7 @@ def test_note_and_save_from_inside_are_done_at_once(tmp_path, hook):
     assert panda.wait(60).digest() == digest
 
 
-@pytest.mark.parametrize("hook", BOUNDARY)
+@pytest.mark.parametrize("hook", ["batch"])
 def test_pause_from_inside_rests_at_the_next_boundary(tmp_path, hook):
     panda, callback = inside(tmp_path, hook, lambda panda: panda.pause())
     until(lambda: panda.state != "running")
@@ -563,7 +534,7 @@ def test_pause_from_inside_rests_at_the_next_boundary(tmp_path, hook):
     assert_equal(state(panda.model), after(3 * STEPS))
 
 
-@pytest.mark.parametrize("hook", BOUNDARY)
+@pytest.mark.parametrize("hook", ["batch"])
 def test_stop_from_inside_stops_at_the_next_boundary(tmp_path, hook):
     panda, callback = inside(tmp_path, hook, lambda panda: panda.stop())
     panda.wait(60)
@@ -571,13 +542,20 @@ def test_stop_from_inside_stops_at_the_next_boundary(tmp_path, hook):
     assert_equal(state(panda.model), after(BOUNDARY[hook]))
 
 
-@pytest.mark.parametrize("act", ["run", "wait", "rewind"])
-def test_what_would_wait_for_the_training_itself_is_refused_inside_it(tmp_path, act):
+def test_what_would_wait_for_the_training_itself_is_refused_inside_it(tmp_path):
     calls = {"run": lambda p: p.run(1), "wait": lambda p: p.wait(1), "rewind": lambda p: p.rewind(0)}
-    panda, callback = inside(tmp_path, "epoch", calls[act])
+
+    def refusals(panda):
+        found = {}
+        for name, call in calls.items():
+            with pytest.raises(RuntimeError) as raised:
+                call(panda)
+            found[name] = str(raised.value)
+        return found
+
+    panda, callback = inside(tmp_path, "epoch", refusals)
     panda.wait(60)
-    assert isinstance(callback.result, RuntimeError)
-    assert act in str(callback.result)
+    assert all(name in callback.result[name] for name in calls)
     assert_equal(state(panda.model), after(3 * STEPS))
 
 

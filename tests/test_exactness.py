@@ -13,11 +13,8 @@ OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.05),
     "momentum": lambda: keras.optimizers.SGD(0.02, momentum=0.9),
     "nesterov": lambda: keras.optimizers.SGD(0.02, momentum=0.9, nesterov=True),
-    "adam": lambda: keras.optimizers.Adam(0.003),
-    "amsgrad": lambda: keras.optimizers.Adam(0.003, amsgrad=True),
     "adamw": lambda: keras.optimizers.AdamW(0.003, weight_decay=0.01),
     "rmsprop": lambda: keras.optimizers.RMSprop(0.001),
-    "rmsprop momentum": lambda: keras.optimizers.RMSprop(0.001, momentum=0.5, centered=True),
 }
 (X, Y), VALIDATION = demos.digits()
 X, Y = X[:400], Y[:400]
@@ -50,11 +47,11 @@ def copy_state(source, target):
 # ------------------------------------------------------------------ untouched is untouched
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["nesterov", "adamw"])
 def test_without_a_hand_it_is_model_fit_bit_for_bit(tmp_path, optimizer):
     ours = demos.convolutional_network(OPTIMIZERS[optimizer](), seed=3)
     theirs = demos.convolutional_network(OPTIMIZERS[optimizer](), seed=3)
-    how = {"batch_size": 48, "epochs": 3, "validation_data": VALIDATION, "shuffle": False}
+    how = {"batch_size": 48, "epochs": 2, "validation_data": VALIDATION, "shuffle": False}
 
     panda = panda_on(ours, tmp_path).fit(X, Y, **how).wait()
     fit = theirs.fit(X, Y, verbose=0, **how)
@@ -78,45 +75,6 @@ def test_shuffled_it_is_model_fit_fed_with_the_same_order(tmp_path):
     assert_same(ours, theirs)
 
 
-def several_inputs():
-    images, ages = keras.Input((8, 8, 1), name="image"), keras.Input((3,), name="age")
-    joined = keras.layers.Concatenate()([keras.layers.Flatten()(images), ages])
-    outputs = keras.layers.Dense(10, activation="softmax")(keras.layers.Dense(16, "relu")(joined))
-    model = keras.Model({"image": images, "age": ages}, outputs)
-    model.compile("adam", "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
-    return model
-
-
-def test_dicts_of_arrays_and_sample_weights_are_model_fits(tmp_path):
-    x = {"image": X, "age": np.random.default_rng(0).normal(size=(400, 3))}  # float64, as pandas gives
-    weights = np.linspace(0, 1, 400)
-    keras.utils.set_random_seed(5)
-    ours = several_inputs()
-    keras.utils.set_random_seed(5)
-    theirs = several_inputs()
-    how = {"sample_weight": weights, "validation_split": 0.2, "epochs": 2, "shuffle": False}
-
-    panda = panda_on(ours, tmp_path).fit(x, Y, **how).wait()
-    fit = theirs.fit(x, Y, verbose=0, **how)
-
-    assert_same(ours, theirs)
-    assert panda.history.history == fit.history
-
-
-def test_a_model_not_yet_built_is_built_as_keras_would(tmp_path):
-    def unbuilt():
-        keras.utils.set_random_seed(9)
-        layers = [keras.layers.Flatten(), keras.layers.Dense(12, "relu"), keras.layers.Dense(10)]
-        model = keras.Sequential(layers)
-        model.compile("rmsprop", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        return model
-
-    ours, theirs = unbuilt(), unbuilt()
-    panda_on(ours, tmp_path).fit(X, Y, shuffle=False).wait()
-    theirs.fit(X, Y, shuffle=False, verbose=0)
-    assert_same(ours, theirs)
-
-
 def test_weights_averaged_at_the_end_are_model_fits_and_journaled(tmp_path):
     def averaging():
         return demos.dense_network(keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9), seed=1)
@@ -126,17 +84,6 @@ def test_weights_averaged_at_the_end_are_model_fits_and_journaled(tmp_path):
     theirs.fit(X, Y, epochs=2, shuffle=False, verbose=0)
     assert_same(ours, theirs)
     assert [entry.action for entry in panda.journal] == ["fit", "edit", "finish"]
-
-
-def test_compiled_by_xla_and_eagerly_it_trains_as_model_fit_does(tmp_path):
-    for i, how in enumerate(({"jit_compile": True}, {"run_eagerly": True})):
-        ours, theirs = demos.dense_network(seed=3), demos.dense_network(seed=3)
-        for model in (ours, theirs):
-            model.compile("sgd", "sparse_categorical_crossentropy", **how)
-        for n in (96, 90):  # 90: the last batch of each epoch is a smaller one
-            panda_on(ours, tmp_path, name=f"{i}-{n}").fit(X[:n], Y[:n], epochs=3, shuffle=False).wait()
-            theirs.fit(X[:n], Y[:n], epochs=3, shuffle=False, verbose=0)
-            assert_same(ours, theirs)
 
 
 def test_the_loss_of_a_step_is_that_of_its_batch(tmp_path):
@@ -158,30 +105,22 @@ def changed(optimizer, name, value):
 @pytest.mark.parametrize(
     ("optimizer", "name", "value"),
     [
-        ("sgd", "learning_rate", 0.005),
         ("sgd", "momentum", 0.9),
-        ("momentum", "momentum", 0.5),
         ("momentum", "momentum", 0.0),
-        ("momentum", "learning_rate", 0.3),
-        ("nesterov", "momentum", 0.99),
-        ("adam", "beta_1", 0.5),
-        ("adam", "learning_rate", 0.1),
-        ("amsgrad", "beta_1", 0.99),
+        ("nesterov", "learning_rate", 0.3),
         ("adamw", "beta_1", 0.3),
-        ("adamw", "learning_rate", 0.0003),
         ("rmsprop", "momentum", 0.9),
-        ("rmsprop momentum", "momentum", 0.95),
     ],
 )
 def test_a_change_equals_a_restart_with_that_value(tmp_path, optimizer, name, value):
-    model = demos.convolutional_network(OPTIMIZERS[optimizer](), seed=3)
+    model = demos.dense_network(OPTIMIZERS[optimizer](), seed=3)
     panda = panda_on(model, tmp_path).fit(X, Y, batch_size=50, epochs=2, shuffle=False, paused=True)
     panda.run(5)
     entry = panda.set(**{name: value})
     assert (entry.step, entry.changes[name][1]) == (5, value)
     assert panda.hyperparameters[name].value == value
 
-    restarted = demos.convolutional_network(changed(optimizer, name, value), seed=3)
+    restarted = demos.dense_network(changed(optimizer, name, value), seed=3)
     if value == 0:  # a stock optimizer without momentum has no velocities to copy into
         for a, b in zip(model.variables, restarted.variables, strict=True):
             b.assign(a)
@@ -300,28 +239,26 @@ def test_every_example_is_seen_once_an_epoch_whatever_the_batch_sizes(tmp_path):
 
 
 def test_one_step_a_block_or_fifty_gives_the_same_bits(tmp_path):
-    def steered(name, blocks):
-        model = demos.convolutional_network(seed=3)
-        panda = panda_on(model, tmp_path, name=name).fit(X, Y, epochs=30, paused=True, validation_split=0.1)
+    model = demos.convolutional_network(seed=3)
+    panda = panda_on(model, tmp_path).fit(X, Y, epochs=30, paused=True, validation_split=0.1)
+
+    def steered(blocks):
+        panda.rewind(0)
         for steps in blocks(20):
             panda.run(steps)
         panda.set(batch_size=20, momentum=0.5)
         for steps in blocks(40):
             panda.run(steps)
-        return panda.digest(), panda.history["loss"], panda.history["accuracy"]
+        return panda.digest(), panda.history["loss"].tolist(), panda.history["accuracy"].tolist()
 
-    alone = steered("alone", lambda n: [1] * n)
-    together = steered("together", lambda n: [n])
-    mixed = steered("mixed", lambda n: [3, n - 10, 7])
-    assert alone[0] == together[0] == mixed[0]
-    np.testing.assert_array_equal(alone[1], together[1])
-    np.testing.assert_array_equal(alone[2], mixed[2])
+    alone = steered(lambda n: [1] * n)
+    assert alone == steered(lambda n: [n]) == steered(lambda n: [3, n - 10, 7])
 
 
 # ------------------------------------------------------------------------ rewinding is exact
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adamw", "rmsprop momentum"])
+@pytest.mark.parametrize("optimizer", ["nesterov", "adamw"])
 def test_from_a_checkpoint_the_same_again_gives_the_same_digest(tmp_path, optimizer):
     model = demos.convolutional_network(OPTIMIZERS[optimizer](), seed=3)
     panda = panda_on(model, tmp_path).fit(X, Y, epochs=20, paused=True)
@@ -348,7 +285,7 @@ def test_from_a_checkpoint_the_same_again_gives_the_same_digest(tmp_path, optimi
     assert list(panda.branches) == ["branch 1", "branch 2", "branch 3"]
 
 
-@pytest.mark.parametrize("size", [1, 3, 20, 31, 33])
+@pytest.mark.parametrize("size", [3, 33])
 def test_fewer_examples_than_a_batch_train_as_model_fit_does(tmp_path, size):
     ours, theirs = demos.dense_network(seed=3), demos.dense_network(seed=3)
     panda = panda_on(ours, tmp_path).fit(X[:size], Y[:size], epochs=4, shuffle=False).wait()
@@ -361,10 +298,10 @@ def test_a_second_fit_on_other_data_is_model_fits_under_xla_too(tmp_path):
     ours, theirs = demos.dense_network(seed=3), demos.dense_network(seed=3)
     for model in (ours, theirs):
         model.compile(keras.optimizers.SGD(0.1, momentum=0.5), "sparse_categorical_crossentropy", jit_compile=True)
-    panda = panda_on(ours, tmp_path).fit(X[:96], Y[:96], shuffle=False).wait()
-    panda.fit(X[:50], Y[:50], shuffle=False).wait()
+    panda = panda_on(ours, tmp_path).fit(X[:96], Y[:96], epochs=2, shuffle=False).wait()
+    panda.fit(X[:50], Y[:50], epochs=2, shuffle=False).wait()
     for n in (96, 50):
-        theirs.fit(X[:n], Y[:n], shuffle=False, verbose=0)
+        theirs.fit(X[:n], Y[:n], epochs=2, shuffle=False, verbose=0)
     assert_same(ours, theirs)
 
 

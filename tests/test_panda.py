@@ -1,6 +1,5 @@
 """What users call: how a run goes, what is refused, and what happens when it goes wrong."""
 
-import contextlib
 import gc
 import itertools
 import json
@@ -291,26 +290,25 @@ class Own(keras.Sequential):
         return super().make_train_function(force)
 
 
-@pytest.mark.parametrize(
-    ("kind", "strategy", "words"),
-    [
-        (Brightened, None, r"`Brightened`, which overrides it\. Move .* into `train_step` or a callback"),
-        (Own, None, r"own `make_train_function`\. Received: `Own`"),
-        (
-            keras.Sequential,
-            tf.distribute.MirroredStrategy,
-            r"one device\. Received: .* MirroredStrategy\. Make it outside",
-        ),
-    ],
-)
-def test_a_model_that_does_not_train_as_keras_does_on_one_device_is_refused_with_what_to_do(kind, strategy, words):
-    with strategy(["CPU:0"]).scope() if strategy else contextlib.nullcontext():
+def test_a_model_that_does_not_train_as_keras_does_on_one_device_is_refused_with_what_to_do():
+    def compiled(kind=keras.Sequential, **how):
         model = kind([keras.Input((4,)), keras.layers.Dense(1)])
-        model.compile("sgd", "mse")
-    panda = babysit.Panda(model)
-    with pytest.raises(ValueError, match=words):
-        panda.fit(np.ones((8, 4)), np.ones(8))
-    assert panda.state == "idle"
+        model.compile("sgd", "mse", **how)
+        return model
+
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        distributed = compiled()
+    refusals = {
+        "Keras's own `fit` .*: use `train_step` or a callback instead. .* a `Brightened`": compiled(Brightened),
+        "Keras's own `fit` and `make_train_function`.* a `Own`": compiled(Own),
+        "on one device: make it outside": distributed,
+        "a number as `steps_per_execution`": compiled(steps_per_execution="auto"),
+    }
+    for words, model in refusals.items():
+        panda = babysit.Panda(model)
+        with pytest.raises(ValueError, match=words):
+            panda.fit(np.ones((8, 4)), np.ones(8))
+        assert panda.state == "idle"
 
 
 BAD_ARGUMENTS = [

@@ -7,15 +7,12 @@ from typing import Any
 
 import keras
 import numpy as np
-import pandas
 import pytest
 import tensorflow as tf
 from keras import layers
 
 import babysit
-from tests.walk import Sampler
 from tests.zoo import (
-    OPTIMIZERS,
     ZOO,
     compiled,
     dense,
@@ -25,7 +22,6 @@ from tests.zoo import (
     state,
     table,
     variables,
-    with_optimizer,
 )
 
 
@@ -84,19 +80,17 @@ class Trained:
 
 
 # One for each way in which a change reaches the step; the others only train.
-STEERED = [
-    "sequential dense",
+CHANGED = [
     "several inputs and outputs",
-    "lstm over masked words",
-    "train_step from scratch",
     "gan with two optimizers",
-    "mixed_float16",
     "gradient accumulation",
     "averaged weights written back every 5 steps",
     "adamw under a cosine with warmup",
 ]
+CUT = ["gan with two optimizers", "gradient accumulation"]  # into other batches and blocks
 every_member = pytest.mark.parametrize("trained", ZOO, indirect=True)
-steered_member = pytest.mark.parametrize("trained", STEERED, indirect=True)
+changed_member = pytest.mark.parametrize("trained", CHANGED, indirect=True)
+cut_member = pytest.mark.parametrize("trained", CUT, indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +110,7 @@ def test_untouched_it_is_model_fit(trained):
     assert_same_history(trained.panda.history.history, trained.history)
 
 
-@steered_member
+@changed_member
 def test_a_change_equals_a_restart_with_that_value(trained):
     name, value = dial(trained.name)
     panda = trained.at_step(trained.steps_an_epoch + 3)  # in the last epoch, whose end may average the weights
@@ -128,7 +122,7 @@ def test_a_change_equals_a_restart_with_that_value(trained):
     assert_equal(state(panda.model), theirs)
 
 
-@steered_member
+@cut_member
 def test_another_batch_size_equals_a_restart_with_it(trained):
     # 4 steps are a whole accumulation. 24 divides the rest of no member: where a size divides the
     # data, `Model.fit` fixes it in the graph, which then rounds differently (see `steps.Block`).
@@ -140,7 +134,7 @@ def test_another_batch_size_equals_a_restart_with_it(trained):
     assert_equal(state(panda.model), theirs)
 
 
-@steered_member
+@cut_member
 def test_a_step_a_block_or_many_and_a_return_to_a_checkpoint_give_the_same_bits(trained):
     name, value = dial(trained.name)
     panda = trained.at_step(3)
@@ -156,18 +150,6 @@ def test_a_step_a_block_or_many_and_a_return_to_a_checkpoint_give_the_same_bits(
     assert digests == digests[:1] * 3
 
 
-@pytest.mark.parametrize("name", ["several inputs and outputs", "gan with two optimizers"])
-def test_shuffled_it_is_model_fit_fed_with_the_same_order(tmp_path, name):
-    make, arguments = ZOO[name]()
-    ours, theirs = make(), make()
-    babysit.Panda(ours, tmp_path / "run", seed=11).fit(**arguments).wait(120)
-    sampler = Sampler(120, seed=11)
-    for _ in range(arguments["epochs"]):
-        theirs.fit(**rows(arguments, sampler.order) | {"epochs": 1}, shuffle=False, verbose=0)
-        sampler.next_epoch()
-    assert_equal(state(ours), state(theirs))
-
-
 def test_a_train_step_without_logs_trains_though_fit_cannot(tmp_path):
     make, arguments = ZOO["train_step with a loss and no tracker"]()
     ours, theirs = make(), make()
@@ -176,16 +158,6 @@ def test_a_train_step_without_logs_trains_though_fit_cannot(tmp_path):
     theirs.fit(**arguments, shuffle=False, verbose=0)
     assert_equal(state(ours), state(theirs))
     assert panda.history.history == {}
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_under_every_optimizer_it_is_model_fit(tmp_path, name):
-    ours, theirs = with_optimizer(name), with_optimizer(name)
-    how = {"batch_size": 16, "epochs": 2, "shuffle": False}
-    panda = babysit.Panda(ours, tmp_path / "run", seed=7).fit(**table(), **how).wait(120)
-    fit = theirs.fit(**table(), **how, verbose=0)
-    assert_equal(state(ours), state(theirs))
-    assert_same_history(panda.history.history, fit.history)
 
 
 # ----------------------------------------------------------------------- each form of data
@@ -221,36 +193,25 @@ def endless(*arrays: np.ndarray, size: int = 16):
 
 # What `fit` is given, made anew for each of the two who are to be given it.
 TRAINING: dict[str, Callable[[], dict[str, Any]]] = {
-    "arrays": lambda: {"x": X, "y": Y},
-    "pandas": lambda: {"x": pandas.DataFrame(X), "y": pandas.Series(Y[:, 0])},
     "a batch size that divides the data": lambda: {"x": X, "y": Y, "batch_size": 24},
     "fewer examples than a batch": lambda: {"x": X[:20], "y": Y[:20], "batch_size": 32},
-    "sample weights": lambda: {"x": X, "y": Y, "sample_weight": WEIGHT},
-    "tf.data with a remainder": lambda: {"x": dataset(X, Y).batch(16)},
-    "tf.data with weights": lambda: {"x": dataset(X, Y, WEIGHT.astype("float32")).batch(16)},
     "tf.data repeated": lambda: {"x": dataset(X, Y).repeat().batch(16), "steps_per_epoch": 5},
-    "tf.data repeated after its batches": lambda: {"x": dataset(X, Y).batch(16).repeat(), "steps_per_epoch": 5},
-    "tf.data in parts of steps_per_epoch": lambda: {"x": dataset(X, Y).batch(8), "steps_per_epoch": 5},
-    "PyDataset": lambda: {"x": Batches(X, Y)},
-    "PyDataset with steps_per_epoch": lambda: {"x": Batches(X, Y), "steps_per_epoch": 4},
     "generator with weights": lambda: {"x": endless(X, Y, WEIGHT), "steps_per_epoch": 5},
     "arrays and steps_per_epoch": lambda: {"x": X, "y": Y, "steps_per_epoch": 3},
-    "initial_epoch": lambda: {"x": X, "y": Y, "initial_epoch": 1, "epochs": 3},
 }
 VALIDATING: dict[str, Callable[[], dict[str, Any]]] = {
-    "arrays with weights": lambda: {"validation_data": (*VALIDATION, WEIGHT[:40])},
-    "a list": lambda: {"validation_data": list(VALIDATION)},
-    "tf.data": lambda: {"validation_data": dataset(*VALIDATION).batch(16)},
+    "arrays with weights after some epochs": lambda: {
+        "validation_data": (*VALIDATION, WEIGHT[:40]),
+        "validation_freq": [1, 3],
+    },
     "PyDataset": lambda: {"validation_data": Batches(*VALIDATION, size=12)},
     # Once: `Model.fit` draws ahead of a generator, so what a second validation gets is left to chance.
     "generator": lambda: {"validation_data": endless(*VALIDATION), "validation_steps": 3, "validation_freq": 2},
     "a part of the data": lambda: {"validation_split": 0.25},
-    "some epochs": lambda: {"validation_data": VALIDATION, "validation_freq": [1, 3]},
     "some steps of endless tf.data": lambda: {
         "validation_data": dataset(*VALIDATION).repeat().batch(16),
         "validation_steps": 4,
     },
-    "batches of another size": lambda: {"validation_data": VALIDATION, "validation_batch_size": 7},
 }
 
 
@@ -294,11 +255,10 @@ def two_inputs(nested: Callable[[Any, Any], Any]) -> Callable[[], keras.Model]:
 NESTED: dict[str, Callable[[Any, Any], Any]] = {
     "list": lambda left, right: [left, right],
     "tuple": lambda left, right: (left, right),
-    "dict": lambda left, right: {"left": left, "right": right},
 }
 
 
-@pytest.mark.parametrize(("form", "source"), [("list", "arrays"), ("dict", "arrays"), ("tuple", "tf.data")])
+@pytest.mark.parametrize(("form", "source"), [("list", "arrays"), ("tuple", "tf.data")])
 def test_given_several_inputs_it_is_model_fit(tmp_path, form, source):
     x = NESTED[form](X[:, :4], X[:, 4:])
 
@@ -343,41 +303,6 @@ def test_a_gan_goes_on_from_disk_as_if_it_had_never_stopped(tmp_path):
     loaded.run(3)
     assert loaded.digest() == digest
     assert loaded.hyperparameters["discriminator.learning_rate"].value == 0.01
-
-
-# ------------------------------------------------------------- every example once an epoch
-
-
-class Seen(layers.Layer):
-    """Counts how often each example, named by its number, went by in training."""
-
-    def build(self, shape: Any) -> None:
-        self.seen = self.add_weight(shape=(150,), initializer="zeros", trainable=False)
-
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        if training:
-            numbers = tf.cast(tf.reshape(inputs, [-1]), tf.int32)
-            self.seen.assign_add(tf.math.bincount(numbers, minlength=150, dtype=tf.float32))
-        return inputs / 150
-
-
-@pytest.mark.parametrize("form", ["arrays", "tf.data", "PyDataset"])
-def test_every_example_is_seen_once_an_epoch_whatever_the_batch_sizes(tmp_path, form):
-    numbers = np.arange(150, dtype="float32").reshape(-1, 1)
-    data = {
-        "arrays": lambda: {"x": numbers, "y": numbers / 150, "batch_size": 16},
-        "tf.data": lambda: {"x": dataset(numbers, numbers / 150).batch(16)},
-        "PyDataset": lambda: {"x": Batches(numbers, numbers / 150)},
-    }[form]
-    model = compiled(keras.Sequential([keras.Input((1,)), Seen(), layers.Dense(1)]), "sgd")
-    panda = babysit.Panda(model, tmp_path / "run", seed=7).fit(**data(), epochs=3, paused=True)
-    sizes = iter([7, 64, 1, 30, 150, 16, 2, 99, 5, 8] * 20)
-    for epoch in range(1, 4):
-        while panda.epoch < epoch:
-            panda.run(1)
-            if panda.state == "paused":
-                panda.set(batch_size=next(sizes))
-        np.testing.assert_array_equal(model.layers[0].get_weights()[0], np.full(150, epoch))
 
 
 def test_without_a_batch_size_the_steps_of_a_validation_share_the_data(tmp_path):

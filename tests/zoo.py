@@ -268,15 +268,6 @@ def _augmentation() -> tuple[Make, dict[str, Any]]:
     return make, data
 
 
-@member("regularisers")
-def _regularisers() -> tuple[Make, dict[str, Any]]:
-    def make() -> keras.Model:
-        strong = layers.Dense(8, "relu", kernel_regularizer=keras.regularizers.L1L2(0.01, 0.02), bias_regularizer="l2")
-        return compiled(dense(strong, layers.Dense(4, activity_regularizer="l1")), metrics=["mae"])
-
-    return make, table()
-
-
 @member("constraints and learned activations")
 def _constraints() -> tuple[Make, dict[str, Any]]:
     def make() -> keras.Model:
@@ -288,22 +279,6 @@ def _constraints() -> tuple[Make, dict[str, Any]]:
 
 
 # --------------------------------------------------------------------- steps of one's own
-
-
-class Penalised(keras.Model):
-    """A `train_step` that calls Keras's and adds a log of its own."""
-
-    def train_step(self, data: Any) -> dict[str, Any]:
-        return super().train_step(data) | {"norm": ops.sum(ops.square(self.trainable_variables[0]))}
-
-
-@member("train_step that calls super")
-def _super_step() -> tuple[Make, dict[str, Any]]:
-    def make() -> keras.Model:
-        body = dense()
-        return compiled(Penalised(body.inputs, body.outputs), metrics=["mae"])
-
-    return make, table()
 
 
 class FromScratch(keras.Model):
@@ -515,21 +490,10 @@ def _accumulation() -> tuple[Make, dict[str, Any]]:
     return lambda: compiled(dense(), optimizers.SGD(**optimizer)), table()
 
 
-@member("averaged weights")
-def _averaged() -> tuple[Make, dict[str, Any]]:
-    return lambda: compiled(dense(), optimizers.Adam(0.02, use_ema=True, ema_momentum=0.8)), table()
-
-
 @member("averaged weights written back every 5 steps")
 def _averaged_often() -> tuple[Make, dict[str, Any]]:
     average = {"use_ema": True, "ema_momentum": 0.8, "ema_overwrite_frequency": 5}
     return lambda: compiled(dense(), optimizers.SGD(0.05, **average)), table()
-
-
-for _name, _value in {"clipnorm": 0.1, "global_clipnorm": 0.2, "clipvalue": 0.02}.items():
-    member(_name)(
-        lambda clip={_name: _value}: (lambda: compiled(dense(), optimizers.SGD(0.1, momentum=0.5, **clip)), table())
-    )
 
 
 @member("adamw under a cosine with warmup", dial=("beta_1", 0.5))
@@ -584,25 +548,3 @@ def _class_weight() -> tuple[Make, dict[str, Any]]:
         return compiled(model, "adagrad", "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
 
     return make, classes() | {"class_weight": {0: 1.0, 1: 0.5, 2: 4.0}}
-
-
-# Keras's optimizers, but for those of `test_exactness`: each makes one anew.
-OPTIMIZERS: dict[str, Callable[[], keras.Optimizer]] = {
-    "adafactor": lambda: optimizers.Adafactor(0.01),
-    "ftrl": lambda: optimizers.Ftrl(0.05),
-    "lamb": lambda: optimizers.Lamb(0.01),
-    "muon": lambda: optimizers.Muon(0.01),
-    "schedule-free adamw": lambda: optimizers.ScheduleFreeAdamW(0.01),
-    "sgd with weight decay": lambda: optimizers.SGD(0.05, weight_decay=0.01),
-}
-
-
-def with_optimizer(name: str) -> keras.Model:
-    """A dense network, equal each time, under one of `OPTIMIZERS`."""
-    keras.utils.set_random_seed(31)
-    model = dense(layers.Dense(8), layers.BatchNormalization(), layers.ReLU())
-    compiled(model, OPTIMIZERS[name](), metrics=["mae"])
-    # Built before `fit`: inside it Keras builds in the traced step, where ScheduleFreeAdamW's copy of
-    # the weights never runs and its averages begin at 0.
-    model.optimizer.build(model.trainable_variables)
-    return model

@@ -9,10 +9,9 @@ from typing import Any
 
 import keras
 
-# Stock classes that run code or read files named in their configuration.
+# Stock classes that run code or read files named in their configuration; of a vocabulary, it may hold none.
 _REFUSED = {"__lambda__", "Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
-# Layers whose vocabulary may be in none: it can be adapted, read from a file, or replaced.
-_LOOKUPS = {"TextVectorization", "StringLookup", "IntegerLookup"}
+_REFUSED |= {"TextVectorization", "StringLookup", "IntegerLookup"}
 
 
 def describe(model: Any) -> dict[str, Any] | None:
@@ -36,18 +35,13 @@ def build(plain: Any) -> Any:
     Raises:
         ValueError: If it needs the user's own code, or anything that is not plainly Keras's.
     """
-    if plain is None:
-        raise ValueError(
-            "The model cannot be built from the record: it has parts of your own, or a layer with a vocabulary. "
-            "Pass `model=`, compiled."
-        )
-    _check(plain)
     try:
+        _check(plain)
         model = keras.saving.deserialize_keras_object(plain, safe_mode=True)
+        if not isinstance(model, keras.Model):
+            raise ValueError("it has parts of your own, or a layer with a vocabulary")
     except Exception as error:  # Keras raises whatever a configuration that is none leads to
         raise ValueError(f"The model cannot be built from the record: {error}. Pass `model=`, compiled.") from error
-    if not isinstance(model, keras.Model):
-        raise ValueError("The record describes no model. Pass `model=`, compiled.")
     return model
 
 
@@ -57,21 +51,14 @@ def _check(plain: Any) -> None:
     Raises:
         ValueError: If they do not.
     """
-    if isinstance(plain, list | tuple):
-        for item in plain:
-            _check(item)
-    if isinstance(plain, str) and plain in keras.saving.get_custom_objects():
-        raise ValueError(f"The model has a part of your own: {plain}. Pass `model=`, compiled.")
-    if not isinstance(plain, dict):
-        return
-    module, name = str(plain.get("module", "keras")), str(plain.get("class_name"))
-    if isinstance(plain.get("class_name"), str) and "config" in plain:
-        is_function = module == "builtins" and name == "function"
-        is_own = module.split(".")[0] not in {"keras", "builtins"} or plain.get("registered_name") not in (None, name)
-        if is_function or is_own or name in _REFUSED | _LOOKUPS:
-            raise ValueError(
-                f"The model has a part that is not plainly Keras's own, runs code or reads files: {module}.{name}. "
-                "Pass `model=`, compiled."
-            )
-    for item in plain.values():
+    for item in plain.values() if isinstance(plain, dict) else plain if isinstance(plain, list | tuple) else ():
         _check(item)
+    if isinstance(plain, str) and plain in keras.saving.get_custom_objects():
+        raise ValueError(f"a part of it is your own: {plain}")
+    if not isinstance(plain, dict) or "config" not in plain or not isinstance(plain.get("class_name"), str):
+        return
+    module, name = str(plain.get("module", "keras")), plain["class_name"]
+    is_function = module == "builtins" and name == "function"
+    is_own = module.split(".")[0] not in {"keras", "builtins"} or plain.get("registered_name") not in (None, name)
+    if is_function or is_own or name in _REFUSED:
+        raise ValueError(f"a part of it is not plainly Keras's own, runs code or reads files: {module}.{name}")

@@ -77,15 +77,16 @@ class HyperparameterBindings:
         return tuple(name for name, schedule in self.rates.items() if schedule is not None)
 
     @property
-    def following(self) -> tuple[str, ...]:
-        """The names that follow their schedule now."""
-        return tuple(name for name, binding in self._bindings.items() if binding.setting == _SCHEDULE)
+    def followed(self) -> dict[str, float]:
+        """Name -> present value of each rate that follows its schedule now."""
+        return {name: binding.value for name, binding in self._bindings.items() if binding.setting == _SCHEDULE}
 
     @property
     def slots(self) -> tuple[str, ...]:
         """The momentums that have velocities."""
-        live = {name: binding for name, binding in self._bindings.items() if isinstance(binding, LiveBinding)}
-        return tuple(name for name, binding in live.items() if binding.has_slots)
+        return tuple(
+            name for name, binding in self._bindings.items() if isinstance(binding, LiveBinding) and binding.has_slots
+        )
 
     def scheduled_rates(self) -> dict[str, Any]:
         """Name -> scalar float32 tensor of each rate with a schedule; called in a step, before the update."""
@@ -98,31 +99,24 @@ class HyperparameterBindings:
 
     # ---------------------------------------------------------------------- in and out
 
-    @property
-    def bound(self) -> bool:
-        """Whether the live values are in the model."""
-        return self.live_values.bound
-
     def read(self) -> None:
         """Reads what was set on the optimizers, the loss and the layers while they held plain numbers."""
-        if self.bound:
+        if self.live_values.bound:
             return
         found: list[Any] = []
         for prefix, optimizer in self._optimizers.items():
             if isinstance(optimizer._learning_rate, keras.Variable | keras.optimizers.schedules.LearningRateSchedule):
-                found.append(self._bind_learning_rate(catalog.learning_rate_spec(prefix, optimizer), optimizer))
+                spec = catalog.learning_rate_spec(prefix, optimizer)
+                rate = self._bindings.get(spec.name)  # with the number as it was set, of which Keras has a rounded one
+                if rate is None or rate.is_replaced:
+                    rate = RateBinding(spec, optimizer, self.live_values)
+                rate.adopt_external_change()
+                found.append(rate)
             for spec in catalog.optimizer_specs(prefix, optimizer):
                 is_live = spec.kind == "live"
                 found.append(LiveBinding(spec, optimizer, self.live_values) if is_live else RetraceBinding(spec))
         found += map(RetraceBinding, [*catalog.loss_specs(self._model), *catalog.layer_specs(self._model)])
         self._bindings = {binding.spec.name: binding for binding in found}
-
-    def _bind_learning_rate(self, spec: HyperparameterSpec, optimizer: Any) -> "RateBinding":
-        known = self._bindings.get(spec.name)
-        if isinstance(known, RateBinding) and not known.is_replaced:
-            known.adopt_external_change()
-            return known  # with the number as it was set, of which the variable has the rounded one
-        return RateBinding(spec, optimizer, self.live_values)
 
     def bind(self) -> None:
         """Puts the live values in; an optimizer may be built later, inside the trace."""

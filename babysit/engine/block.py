@@ -5,8 +5,6 @@ times the step itself. Here the model's own `train_step` runs inside one
 `tf.while_loop`, which picks its examples by index, so K, the batch size and the place
 in the data are numbers that may change from one block to the next without a retrace.
 A model compiled with `jit_compile=True` becomes one XLA program, loop included.
-
-A model compiled with `run_eagerly=True` is run one step at a time, see `stepwise`.
 """
 
 import functools
@@ -17,9 +15,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from babysit.engine.batch import batch_at, length_of, map_parts
-from babysit.engine.step_logs import Carried, LogLayout, StepLogs, StepResult
-from babysit.engine.stepwise import Step, Stepwise
+from babysit.engine.data.window import batch_at, length_of, map_arrays
+from babysit.engine.step_logs import LogLayout, StepLogs, StepResult
 
 # Steps of one call into an XLA program, whose arrays have a fixed length: more are run in several calls.
 CAPACITY = 1024
@@ -30,6 +27,7 @@ KINDS = 64
 # A block lasts about this long: short enough for a user, long enough for Python not to matter.
 BLOCK_S = 0.02
 
+Step = Callable[[Any], StepResult]
 ReadingOnce = Callable[[], AbstractContextManager[None]]
 Measured = Callable[[], Mapping[str, Any]]
 
@@ -51,7 +49,7 @@ class BlockSizer:
 
 def training_block(
     model: Any, reading_once: ReadingOnce, static_size: int | None = None, measured: Measured = dict
-) -> "Block | Stepwise":
+) -> "Block":
     """A block of the model's `train_step`, with the loss of each batch beside its logs.
 
     Args:
@@ -60,17 +58,12 @@ def training_block(
         static_size: See `Block`.
         measured: Called in each step, before the update; returns name -> scalar.
     """
-    step = _with_loss(model, measured)
-    return Stepwise(step) if model.run_eagerly else Block(model, step, reading_once, static_size)
+    return Block(model, _with_loss(model, measured), reading_once, static_size)
 
 
-def evaluation_block(model: Any, static_size: int | None = None) -> "Block | Stepwise":
+def evaluation_block(model: Any, static_size: int | None = None) -> "Block":
     """A block of the model's `test_step`."""
-
-    def step(data: Any) -> StepResult:
-        return StepResult(model.test_step(data))
-
-    return Stepwise(step) if model.run_eagerly else Block(model, step, nullcontext, static_size)
+    return Block(model, lambda data: StepResult(model.test_step(data)), nullcontext, static_size)
 
 
 def trace_step(model: Any, batch: Any) -> Any:
@@ -113,10 +106,6 @@ class _RetraceNeededError(Exception):
     """The trace found what the graph must be built for; traced again, it is."""
 
 
-class _AnySizeError(Exception):
-    """The step cannot be traced for batches of any size."""
-
-
 class Block:
     """Runs steps over data that lies on the device, as many as asked for, in one call.
 
@@ -135,27 +124,34 @@ class Block:
         self._jit = bool(model.jit_compile)
         # On a CPU, XLA gives a whole loop the bits of its steps; on a GPU this is not tried yet.
         self._whole = self._jit and not tf.config.list_physical_devices("GPU")
-        self._carried = Carried()
+        self._needs_size = False  # whether it cannot be traced for batches of any size
+        self._dtype = tf.float32  # of a row
         self._layout: LogLayout
-        self._by_size: dict[int, Block] | None = None
         self._make()
+
+    @property
+    def _has_size(self) -> bool:
+        """Whether each size of batches has a graph of its own."""
+        return self._whole or self._needs_size
 
     # ---------------------------------------------------------------------- traced and run
 
     def run(
         self, data: Any, order: Any, cursor: int, batch_size: int, count: int, stop_if_not_finite: bool = False
     ) -> StepLogs:
-        """Runs `count` steps, the first on the examples `order[cursor : cursor + batch_size]`.
+        """Runs `count` steps, the first on the examples `order[cursor : cursor + batch_size]`; one if it runs eagerly.
 
         Args:
-            data: What a Keras adapter would hand a step, unbatched: tensors of shape (n, …). A
-                SparseTensor in them is a batch already, as it cannot be cut.
+            data: What a Keras adapter would hand a step, unbatched: tensors of shape (n, …).
             order: Integer tensor of shape (n,); None for the examples as they lie.
             cursor: How many examples are done.
             batch_size: Examples a step; the last of an epoch has what is left.
             count: Steps to run; no more than there are examples left for.
             stop_if_not_finite: Whether to stop after the first step whose loss is not finite.
         """
+        if self._model.run_eagerly:
+            layout = LogLayout(self._step(batch_at(data, order, cursor, batch_size)))
+            return layout.read(layout.row.numpy()[None])
         parts: list[StepLogs] = []
         length, done, stopped = length_of(data, order), 0, False
         while done < count and not stopped:
@@ -164,8 +160,6 @@ class Block:
                 parts.append(self._call(data, order, start, size, steps, stop_if_not_finite, rest))
             except _RetraceNeededError:
                 self._make()
-            except _AnySizeError:
-                self._by_size = {}
             else:
                 done += parts[-1].count
                 stopped = parts[-1].count < steps + (rest > 0)
@@ -175,42 +169,36 @@ class Block:
         """Traces the block for such data, TensorFlow's specs, running nothing: its first call is quick then.
 
         Returns:
-            The graph; None where there is one for each size of batches.
+            The graph; None where each size of batches has one, or it runs eagerly.
         """
         arguments = self._arguments(data, order, 0, 1, 1, False, 0)
-        while self._by_size is None and not self._whole:
+        while not (self._has_size or self._model.run_eagerly):
             try:
                 return self._function.trace(*arguments)
             except _RetraceNeededError:
                 self._make()
-            except _AnySizeError:
-                self._by_size = {}
         return None
 
     def _next_call(self, length: int, cursor: int, batch_size: int, count: int) -> tuple[int, int, int, int]:
-        """(cursor, batch size, steps, examples of one step more) of a call: all, unless sizes are in the graph."""
-        if not self._whole and self._by_size is None:
+        """(cursor, batch size, steps, examples of one step more) of a call: all, unless the size is in the graph."""
+        if not self._has_size:
             return cursor, batch_size, count, 0
         full = min(count, (length - cursor) // batch_size)
         if full == 0:
             return cursor, length - cursor, 1, 0
         # A whole pass at once: its last step is quick, a call more would not be.
-        if self._by_size is None and count > full and cursor == 0 and full < CAPACITY:
+        if count > full and cursor == 0 and full < CAPACITY:
             return cursor, batch_size, full, length - full * batch_size
         return cursor, batch_size, min(CAPACITY, full), 0
 
     def _call(self, data: Any, order: Any, cursor: int, batch_size: int, count: int, stop: bool, rest: int) -> StepLogs:
-        if self._by_size is not None:
-            if batch_size not in self._by_size:
-                self._by_size[batch_size] = Block(self._model, self._step, self._reading_once, batch_size)
-            return self._by_size[batch_size].run(data, order, cursor, batch_size, count, stop)
         arguments = self._arguments(data, order, cursor, batch_size, count, stop, rest)
-        done, table, extras = self._function(*arguments)
-        return self._layout.read(table.numpy()[: int(done)], [extra.numpy() for extra in extras])
+        done, table = self._function(*arguments)
+        return self._layout.read(table.numpy()[: int(done)])
 
     def _make(self) -> None:
         run = tf.autograph.experimental.do_not_convert(self._run)
-        function = tf.function(run, reduce_retracing=not self._whole, jit_compile=self._whole or None)
+        function = tf.function(run, reduce_retracing=not self._has_size, jit_compile=self._whole or None)
         self._function = _QuickFunction(function)
 
     def _arguments(
@@ -218,7 +206,7 @@ class Block:
     ) -> tuple[Any, ...]:
         dtype = tf.int64 if order is None else order.dtype
         # One XLA program for each size of batches, as all its shapes are fixed; none for each count.
-        size = batch_size if self._whole else _scalar(batch_size, dtype)
+        size = batch_size if self._has_size else _scalar(batch_size, dtype)
         return data, order, _scalar(cursor, dtype), size, _scalar(count, dtype), _scalar(stop, tf.bool), rest
 
     # ---------------------------------------------------------------------- the graph
@@ -227,45 +215,40 @@ class Block:
         step = tf.function(self._step, jit_compile=True) if self._jit and not self._whole else self._step
 
         def loop(state: Any, end: Any, size: Any) -> Any:
-            def proceed(i: Any, finite: Any, rows: Any, extras: Any) -> Any:
+            def proceed(i: Any, finite: Any, rows: Any) -> Any:
                 return tf.logical_and(i < end, finite)
 
-            def take(i: Any, finite: Any, rows: Any, extras: Any) -> Any:
-                batch = batch_at(data, order, cursor + i * batch_size, size, size if self._whole else self._static_size)
-                if self._static_size is None and self._whole:
-                    batch = map_parts(_of_any_size, batch)
+            def take(i: Any, finite: Any, rows: Any) -> Any:
+                static_size = size if self._has_size else self._static_size
+                batch = batch_at(data, order, cursor + i * batch_size, size, static_size)
+                if self._static_size is None and not self._needs_size and self._whole:
+                    batch = map_arrays(_of_any_size, batch)
                 layout = LogLayout(self._traced(step, batch))
                 self._note(layout)
                 finite = tf.logical_and(finite, tf.logical_or(layout.loss_is_finite, tf.logical_not(stop)))
-                return i + 1, finite, rows.write(tf.cast(i, tf.int32), layout.row), tuple(layout.extras)
+                return i + 1, finite, rows.write(tf.cast(i, tf.int32), layout.row)
 
             # One step after the other: the next begins only when this one's variables are written.
-            return tf.while_loop(proceed, take, state, shapes, parallel_iterations=1)
+            return tf.while_loop(proceed, take, state, parallel_iterations=1)
 
         room = CAPACITY if self._whole else tf.cast(count, tf.int32) + (rest > 0)
-        rows = tf.TensorArray(self._carried.dtype, size=room, infer_shape=False)
-        state = (tf.zeros_like(count), tf.constant(True), rows, self._carried.zeros)
-        shapes = (tf.TensorShape([]), tf.TensorShape([]), None, tuple(spec.shape for spec in self._carried.extras))
+        state = tf.zeros_like(count), tf.constant(True), tf.TensorArray(self._dtype, size=room, infer_shape=False)
         with self._reading_once():
             state = loop(state, count, batch_size)
             if rest:  # in a loop too, where XLA rounds as it does in the one before
                 state = loop(state, count + 1, rest)
-        done, _, rows, extras = state
-        return done, rows.gather(tf.range(room if self._whole else tf.cast(done, tf.int32))), extras
+        done, _, rows = state
+        return done, rows.gather(tf.range(room if self._whole else tf.cast(done, tf.int32)))
 
     def _traced(self, step: Step, batch: Any) -> StepResult:
-        """The step, traced.
-
-        Raises:
-            _AnySizeError: If it cannot be traced for batches of any size.
-        """
         try:
             with _set_apart():
                 return step(batch)
         except Exception as error:
-            if self._static_size is not None:
+            if self._static_size is not None or self._needs_size:
                 raise
-            raise _AnySizeError from error
+            self._needs_size = True
+            raise _RetraceNeededError from error
 
     def _note(self, layout: LogLayout) -> None:
         """Notes what the step needs.
@@ -274,11 +257,11 @@ class Block:
             _RetraceNeededError: If the graph being traced was not made for that.
         """
         self._layout = layout
-        known = self._carried, self._whole
-        self._carried = layout.carried
+        known = self._dtype, self._whole
+        self._dtype = layout.row.dtype
         # XLA shares a convolution out among threads differently inside a loop, and so rounds differently.
         self._whole = self._whole and not any("Conv" in one for one in operations(tf.compat.v1.get_default_graph()))
-        if (self._carried, self._whole) != known:
+        if (self._dtype, self._whole) != known:
             raise _RetraceNeededError
 
 

@@ -4,27 +4,17 @@ Separation of concerns: a callback sees what `Model.fit` would show it; what it 
 found by the owner of `after`, which is called after each callback that has the hook.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import keras
-import numpy as np
 from keras.src.utils.python_utils import pythonify_logs
 
-# Stock callbacks that never change weights after `on_train_begin`: nothing to look for there.
-_READ_ONLY = (
-    keras.callbacks.BackupAndRestore,
-    keras.callbacks.CSVLogger,
-    keras.callbacks.History,
-    keras.callbacks.LearningRateScheduler,
-    keras.callbacks.ModelCheckpoint,
-    keras.callbacks.ProgbarLogger,
-    keras.callbacks.ReduceLROnPlateau,
-    keras.callbacks.RemoteMonitor,
-    keras.callbacks.TensorBoard,
-    keras.callbacks.TerminateOnNaN,
-)
+# Those of Keras's callbacks that may change weights after `on_train_begin`, as any of a user's own may.
+_EDITING = (keras.callbacks.EarlyStopping, keras.callbacks.SwapEMAWeights, keras.callbacks.LambdaCallback)
 
 # What stock callbacks count and compare with from epoch to epoch; the rest of them is as it was made.
 _REMEMBERING = (keras.callbacks.EarlyStopping, keras.callbacks.ModelCheckpoint, keras.callbacks.ReduceLROnPlateau)
@@ -40,6 +30,8 @@ class Callbacks:
 
     Attributes:
         stopped_by: The class of the one that ended the training; empty if none has.
+        every_step: Whether one wants to be called at every training step.
+        every_test_step: Whether one wants to be called at every step of a validation.
         after: Called after each callback that has a hook, with the hook, the callback's class, and whether it may
             have changed weights.
 
@@ -48,7 +40,7 @@ class Callbacks:
     """
 
     def __init__(self, callbacks: Any = None, model: Any = None) -> None:
-        self.stopped_by, self._model = "", model
+        self.stopped_by, self._model, self.every_step, self.every_test_step = "", model, False, False
         if isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = callbacks.callbacks
         self._callbacks = [one for one in keras.tree.flatten(callbacks) if one is not None]
@@ -71,6 +63,9 @@ class Callbacks:
         for one in self._callbacks:
             one.set_params(params)
             one.set_model(model)
+        hooks = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_")]
+        self._hearing = {hook: [one for one in self._callbacks if _is_own(one, hook)] for hook in hooks}
+        self.every_step, self.every_test_step = self._wanted("train"), self._wanted("test")
 
     @property
     def stop_requested(self) -> bool:
@@ -90,19 +85,9 @@ class Callbacks:
         return int(self._model.steps_per_execution) if self.every_step else math.inf
 
     @property
-    def every_step(self) -> bool:
-        """Whether some callback wants to be called at every training step."""
-        return self._wanted("on_train_batch_begin", "on_train_batch_end")
-
-    @property
-    def every_test_step(self) -> bool:
-        """Whether some callback wants to be called at every step of a validation."""
-        return self._wanted("on_test_batch_begin", "on_test_batch_end")
-
-    @property
     def may_edit(self) -> bool:
         """Whether some callback may change weights."""
-        return any(type(one) not in _READ_ONLY for one in self._callbacks)
+        return any(map(_may_edit, self._callbacks))
 
     @property
     def _remembering(self) -> list[Any]:
@@ -129,8 +114,11 @@ class Callbacks:
 
     def plain(self, logs: Mapping[str, Any]) -> dict[str, Any]:
         """Logs that JSON can hold: numbers, strings, and lists of them where they are arrays; all else is left out."""
-        found = {name: _plain(value) for name, value in pythonify_logs(logs).items() if isinstance(name, str)}
-        return {name: value for name, value in found.items() if _is_plain(value)}
+        found: dict[str, Any] = {}
+        for name, value in pythonify_logs(logs).items():
+            with suppress(AttributeError, TypeError, ValueError):
+                found[name] = _plain(value)
+        return found
 
     def __call__(self, hook: str, *place: int, logs: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Calls a hook of every callback, and `self.after` after each one that has it.
@@ -144,34 +132,30 @@ class Callbacks:
             The logs in Python's own numbers, with what the callbacks have added to them; none of a batch that no
             callback wants to hear of.
         """
-        if "batch" in hook and not any(_is_own(one, hook) for one in self._callbacks):
+        if "batch" in hook and not self._hearing[hook]:
             return {}
         shared: dict[str, Any] = pythonify_logs(logs)
-        for one in list(self._callbacks):
-            if _is_own(one, hook):
-                was_stopped = bool(one.model.stop_training)
-                getattr(one, hook)(*place, shared)
-                if one.model.stop_training and not was_stopped:
-                    self.stopped_by = type(one).__name__
-                if type(one) is not keras.callbacks.History:
-                    may_edit = hook == "on_train_begin" or type(one) not in _READ_ONLY
-                    self.after(hook, type(one).__name__, may_edit)
+        for one in self._hearing[hook]:
+            was_stopped = bool(one.model.stop_training)
+            getattr(one, hook)(*place, shared)
+            if one.model.stop_training and not was_stopped:
+                self.stopped_by = type(one).__name__
+            if type(one) is not keras.callbacks.History:
+                self.after(hook, type(one).__name__, hook == "on_train_begin" or _may_edit(one))
         return shared
 
-    def _wanted(self, *hooks: str) -> bool:
-        return any(_is_own(one, hook) and not _content_with_blocks(one) for one in self._callbacks for hook in hooks)
+    def _wanted(self, what: str) -> bool:
+        hearing = self._hearing[f"on_{what}_batch_begin"] + self._hearing[f"on_{what}_batch_end"]
+        return not all(map(_content_with_blocks, hearing))
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return np.asarray(value).tolist() if hasattr(value, "shape") else value
+    """A value as JSON gives it back, arrays as lists; raises if it cannot hold it."""
+    return json.loads(json.dumps(value, default=lambda one: one.tolist()))
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+def _may_edit(callback: Any) -> bool:
+    return not type(callback).__module__.startswith("keras.") or isinstance(callback, _EDITING)
 
 
 def _content_with_blocks(callback: Any) -> bool:
@@ -181,15 +165,8 @@ def _content_with_blocks(callback: Any) -> bool:
     return type(callback) is keras.callbacks.TerminateOnNaN  # a block stops at the first loss that is not finite
 
 
-# Where Keras calls an older hook through a newer one.
-_OLDER = {"on_train_batch_begin": "on_batch_begin", "on_train_batch_end": "on_batch_end"}
-
-
 def _is_own(callback: Any, hook: str) -> bool:
-    """Whether a callback does anything in a hook."""
-    return any(_differs(callback, name) for name in (hook, _OLDER.get(hook, hook)))
-
-
-def _differs(callback: Any, hook: str) -> bool:
-    found = getattr(callback, hook)
-    return getattr(found, "__func__", found) is not getattr(keras.callbacks.Callback, hook)
+    """Whether a callback does anything in a hook, or in the older one through which Keras calls it."""
+    names = hook, hook.replace("on_train_batch", "on_batch")
+    found = [(getattr(callback, name), getattr(keras.callbacks.Callback, name)) for name in names]
+    return any(getattr(own, "__func__", own) is not default for own, default in found)

@@ -112,7 +112,7 @@ def optimizers_in(optimizers: Mapping[str, Any]) -> dict[str, Any]:
 def learning_rate_spec(prefix: str, optimizer: Any) -> HyperparameterSpec:
     """Where the learning rate is: a variable of Keras's, or a schedule."""
     refs = (AttributeRef(optimizer, "_learning_rate"),)
-    return HyperparameterSpec(_joined(prefix, "learning_rate"), refs, _LEARNING_RATE, "variable")
+    return HyperparameterSpec(f"{prefix}.learning_rate".lstrip("."), refs, _LEARNING_RATE, "variable")
 
 
 def optimizer_specs(prefix: str, optimizer: Any) -> Iterator[HyperparameterSpec]:
@@ -122,7 +122,7 @@ def optimizer_specs(prefix: str, optimizer: Any) -> Iterator[HyperparameterSpec]
     for name in sorted(held, key=lambda name: [*_LIVE].index(name) if name in _LIVE else len(_LIVE)):
         if (kind := _kind_of(optimizer, name)) is not None:
             scale = _LIVE.get(name) or _unknown(float(config[name]))
-            yield HyperparameterSpec(_joined(prefix, name), (AttributeRef(optimizer, name),), scale, kind)
+            yield HyperparameterSpec(f"{prefix}.{name}".lstrip("."), (AttributeRef(optimizer, name),), scale, kind)
 
 
 def _kind_of(optimizer: Any, name: str) -> Kind | None:
@@ -134,10 +134,6 @@ def _kind_of(optimizer: Any, name: str) -> Kind | None:
     if stock and name in _LIVE and (type(optimizer), name) not in _COMBINED:
         return "live"
     return "retrace" if isinstance(value, float) else None
-
-
-def _joined(*parts: str) -> str:
-    return ".".join(filter(None, parts))
 
 
 def _is_number(value: Any) -> bool:

@@ -7,29 +7,20 @@ own, computes its gradient; the graph that trains is the same with and without.
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
 from tensorflow.python.framework.auto_control_deps_utils import get_read_only_resource_input_indices_graph
 
-from babysit.engine.batch import batch_at
 from babysit.engine.block import operations
 from babysit.engine.catalog import named_layers
+from babysit.engine.data.window import batch_at
 from babysit.engine.model import TrainableModel
 
 # Measured no more often than this, and so seldom that it costs this share of the time.
 INTERVAL_S = 3.0
 SHARE = 0.03
-
-
-class _Before(NamedTuple):
-    """What was measured before the step: its weights, and the squares of its gradients where there is a probe."""
-
-    weights: list[Any]
-    squares: Any
-    cost_s: float
 
 
 class Diagnostics:
@@ -52,7 +43,6 @@ class Diagnostics:
         self._next_s = 0.0
         self._probe: Any = None
         self._probed: Any = None  # what the probe was made for
-        self._compare = tf.function(_compared, autograph=False, reduce_retracing=True)
 
     def switch(self, on: bool) -> None:
         """Begins to measure, with one of the next steps, or ends it.
@@ -67,16 +57,15 @@ class Diagnostics:
     @property
     def steps_before(self) -> float:
         """Steps to run before the one to be measured, which moves the weights; infinity while none is due."""
-        if not self.on or time.perf_counter() < self._next_s or not self._model.traced:
+        if not self.on or time.perf_counter() < self._next_s:
             return math.inf
         return self._model.steps_before_update
 
-    def begin(self, window: Any, signature: Any) -> _Before | None:
+    def begin(self, window: Any, signature: Any) -> Any:
         """Measures before the next step, the first of a window; pass what it returns to `end`."""
-        before: _Before | None = self._attempt(self._measure_before, window, signature)
-        return before
+        return self._attempt(self._measure_before, window, signature)
 
-    def end(self, before: _Before | None, step: int) -> None:
+    def end(self, before: Any, step: int) -> None:
         """Measures after the step; `latest` is then what was measured."""
         if before is not None:
             self._attempt(self._measure_after, before, step)
@@ -97,48 +86,38 @@ class Diagnostics:
             self.unable = f"Measuring has ended, because it failed: {why}"
             return None
 
-    def _measure_before(self, window: Any, signature: Any) -> _Before:
-        model, began = self._model.model, time.perf_counter()
+    def _measure_before(self, window: Any, signature: Any) -> tuple[list[Any], Any, float]:
         key = self._model.structure, signature
-        if is_first := self._probed != key:
-            self._probed, self._probe = key, _probe(model, self._model.bindings.live_values.reading_once, signature)
-        weights = [tf.convert_to_tensor(variable.value) for variable in model.trainable_variables]
-        squares = None
-        if not isinstance(self._probe, str):
-            squares = self._probe(batch_at(window.data, window.order, window.offset, window.batch_size)).numpy()
-        return _Before(weights, squares, 0.0 if is_first else time.perf_counter() - began)  # tracing is not counted
+        if self._probed != key:
+            self._probed, self._probe = key, _probe(self._model, signature)
+        began = time.perf_counter()
+        squares = self._probe(batch_at(window.data, window.order, window.offset, window.batch_size)).numpy()
+        return self._weights(), squares, time.perf_counter() - began
 
-    def _measure_after(self, before: _Before, step: int) -> None:
-        began, model, squares = time.perf_counter(), self._model.model, before.squares
-        after = [tf.convert_to_tensor(variable.value) for variable in model.trainable_variables]
-        changes, weights = self._compare(before.weights, after).numpy()
+    def _measure_after(self, before: tuple[list[Any], Any, float], step: int) -> None:
+        began, (old, squares, cost_s), model = time.perf_counter(), before, self._model.model
+        weights = _sums_of_squares(old).numpy()
+        changes = _sums_of_squares([new - was for new, was in zip(self._weights(), old, strict=True)]).numpy()
         position = {id(variable): i for i, variable in enumerate(model.trainable_variables)}
         layers = []
         for name, layer in [(model.name, model), *named_layers(model)]:
             if rows := [position[id(each)] for each in layer._trainable_variables if id(each) in position]:
                 weight = weights[rows].sum()
                 ratio = _root(changes[rows].sum() / weight) if weight > 0 else None
-                gradient = None if squares is None else _root(squares[rows].sum())
-                layers.append({"name": name, "ratio": ratio, "gradient": gradient})
-        signs = {
-            "gradient_norm": None if squares is None else _root(squares.sum()),
-            "left_out": [f"Gradients are left out: {self._probe}."] if isinstance(self._probe, str) else [],
-            "layers": layers,
-        }
-        self.latest, self.unable, now = {"step": step, "signs": signs}, "", time.perf_counter()
-        self.every_s = max(INTERVAL_S, (before.cost_s + now - began) / SHARE if before.cost_s else 0.0)
+                layers.append({"name": name, "ratio": ratio, "gradient": _root(squares[rows].sum())})
+        self.latest = {"step": step, "signs": {"gradient_norm": _root(squares.sum()), "layers": layers}}
+        self.unable, now = "", time.perf_counter()
+        self.every_s = max(INTERVAL_S, (cost_s + now - began) / SHARE)
         self._next_s = now + self.every_s
 
-
-def _compared(before: list[Any], after: list[Any]) -> Any:
-    """For each pair the squares of what changed, and of what was there before: float32 of shape (2, pairs)."""
-    moved = [tf.cast(new, tf.float32) - tf.cast(old, tf.float32) for old, new in zip(before, after, strict=True)]
-    return tf.stack([_sums_of_squares(moved), _sums_of_squares(before)])
+    def _weights(self) -> list[Any]:
+        weights = [tf.convert_to_tensor(one.value) for one in self._model.model.trainable_variables]
+        return [tf.cast(weight, tf.float32) for weight in weights]
 
 
 def _sums_of_squares(tensors: list[Any]) -> Any:
-    """The sum of squares of each tensor, float32 of shape (tensors,)."""
-    return tf.stack([tf.reduce_sum(tf.square(tf.cast(tensor, tf.float32))) for tensor in tensors] or [tf.zeros([])])
+    """The sum of squares of each float32 tensor, of shape (tensors,)."""
+    return tf.stack([tf.reduce_sum(tf.square(tensor)) for tensor in tensors] or [tf.zeros([])])
 
 
 def _root(square: float) -> float | None:
@@ -146,25 +125,22 @@ def _root(square: float) -> float | None:
     return float(f"{math.sqrt(square):.4g}") if math.isfinite(square) else None
 
 
-# ------------------------------------------------------------------------------------ the probe
-
-
-def _probe(model: Any, reading_once: Callable[[], AbstractContextManager[None]], signature: Any) -> Any:
+def _probe(trained: TrainableModel, signature: Any) -> Any:
     """A compiled function that computes the gradient of a batch, as Keras's own `train_step` does, and no more.
 
     Args:
-        model: A built and compiled model.
-        reading_once: Opened while it is traced: live hyperparameters are read once in it.
+        trained: A built and compiled model.
         signature: TensorFlow's specs of the data of a batch.
 
     Returns:
-        Batch -> for each trainable variable the sum of its gradient's squares; or why there is none, in a few words.
-        A graph that could write a variable or calls Python is none.
+        Batch -> for each trainable variable the sum of its gradient's squares.
+
+    Raises:
+        ValueError: If the step is not Keras's own, or its graph could write a variable or calls Python.
     """
-    if type(model).train_step is not keras.Model.train_step or "train_step" in vars(model):
-        return "its `train_step` is its own"
-    if model.run_eagerly:
-        return "it runs eagerly"
+    model = trained.model
+    if trained.is_custom or "train_step" in vars(model):
+        raise ValueError("the model's `train_step` is its own, and only the gradient of Keras's is known.")
 
     def squares(data: Any) -> Any:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -173,7 +149,8 @@ def _probe(model: Any, reading_once: Callable[[], AbstractContextManager[None]],
         others = [*model.non_trainable_variables, *model.metrics_variables]
         state = [*zip(variables, weights, strict=True), *((variable, variable.value) for variable in others)]
         # In a stateless scope what a layer assigns stays in the scope.
-        with reading_once(), tf.GradientTape() as tape, keras.StatelessScope(state, collect_losses=True):
+        reading_once = trained.bindings.live_values.reading_once()
+        with reading_once, tf.GradientTape() as tape, keras.StatelessScope(state, collect_losses=True):
             tape.watch(weights)
             predicted = model(x, training=True) if model._call_has_training_arg else model(x)
             loss = model._compute_loss(x=x, y=y, y_pred=predicted, sample_weight=sample_weight, training=True)
@@ -183,12 +160,9 @@ def _probe(model: Any, reading_once: Callable[[], AbstractContextManager[None]],
         scale = tf.cast(scale, tf.float32)
         return _sums_of_squares([tf.cast(tf.convert_to_tensor(one), tf.float32) / scale for one in gradients])
 
-    try:
-        traced = tf.function(squares, autograph=False).get_concrete_function(signature)
-    except Exception as error:
-        return f"its step cannot be traced by itself ({type(error).__name__})"
-    if any("PyFunc" in operation for operation in operations(traced.graph)):
-        return "its step calls Python"
+    traced = tf.function(squares, autograph=False).get_concrete_function(signature)
     read_only = {id(traced.graph.inputs[i]) for i in get_read_only_resource_input_indices_graph(traced.graph)}
     captured = [inner for _, inner in traced.graph.captures if inner.dtype == tf.resource]
-    return traced if all(id(one) in read_only for one in captured) else "its step writes what Keras does not know"
+    if any("PyFunc" in one for one in operations(traced.graph)) or any(id(one) not in read_only for one in captured):
+        raise ValueError("the step calls Python, or writes what Keras does not know.")
+    return traced

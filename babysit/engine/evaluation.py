@@ -47,31 +47,21 @@ class Validation:
         call("on_test_begin")
         self._model.tensors.reset_metrics()
         done, last = 0, {}
-        while done < self._limit and not self._is_over() and not model.stop_evaluating:
-            steps = int(min(self._most, self._limit - done))
-            window = source.window(self._position, source.batch_size, steps, self._fit)
+        while done < self._limit and not source.is_over(self._position) and not model.stop_evaluating:
+            execution = int(model.steps_per_execution) if call.every_test_step else 0
+            most = 1 if model.run_eagerly else execution or self._sizer.steps
+            window = source.window(self._position, source.batch_size, int(min(most, self._limit - done)), self._fit)
             call("on_test_batch_begin", done)
             began = time.perf_counter()
-            logs = self._block_of(window.static_size).run(
-                window.data, window.order, window.offset, window.batch_size, window.count
-            )
+            logs = self._block_of(window.static_size).run(*window[:5])
             self._sizer.record(logs.count, time.perf_counter() - began)
             self._position = self._position.advanced(logs.count, window.examples)
-            end = done + (self._most if self._callbacks.every_test_step else logs.count)
+            call("on_test_batch_end", done + (execution or logs.count) - 1, logs=logs.last)
             done, last = done + logs.count, logs.last
-            call("on_test_batch_end", end - 1, logs=last)
             between()
         found = dict(model._get_metrics_result_or_logs(dict(last)))
         call("on_test_end", logs=found)
         return found
-
-    def _is_over(self) -> bool:
-        size = self._source.size
-        return bool(self._source.is_over(self._position)) or (size is not None and self._position.example >= size)
-
-    @property
-    def _most(self) -> int:
-        return int(self._model.model.steps_per_execution if self._callbacks.every_test_step else self._sizer.steps)
 
     def _block_of(self, static_size: int | None) -> Any:
         key = self._model.structure, static_size

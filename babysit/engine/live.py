@@ -154,7 +154,7 @@ def _overload(name: str) -> None:
     def forward(self: Live, other: Any) -> Any:
         if isinstance(other, numbers.Real):
             return _derived(name, apply, self, other)
-        return _with_tensor(name, apply, self, other) if _is_floating(other) else NotImplemented
+        return apply(_like(self, other), other) if _is_floating(other) else NotImplemented
 
     def reflected(self: Live, other: Any) -> Any:
         if isinstance(other, numbers.Real):
@@ -163,24 +163,6 @@ def _overload(name: str) -> None:
 
     setattr(Live, f"__{name}__", forward)
     setattr(Live, f"__r{name}__", reflected)
-
-
-def _with_tensor(name: str, apply: Callable[..., Any], live: Live, other: Any) -> Any:
-    constant = _constant(other)
-    if constant is None:
-        return apply(_like(live, other), other)
-    # Two constants TensorFlow would combine when it compiles; a constant divisor it would
-    # turn into a factor, and round differently.
-    key = (name, live._key, float(constant), other.dtype)
-    return live._live_values.tensor(key, lambda: apply(_rounded(live._now, other.dtype)[()], constant), other.dtype)
-
-
-def _constant(tensor: Any) -> Any:
-    """The number that a scalar tensor of a graph always is, or None."""
-    if not isinstance(tensor, tf.Tensor) or tf.executing_eagerly() or tensor.shape.rank != 0:
-        return None
-    value = tf.get_static_value(tensor)
-    return None if value is None else value[()]
 
 
 def _is_floating(other: Any) -> bool:

@@ -13,12 +13,10 @@ import keras
 import tensorflow as tf
 
 from babysit.core.state import State
-from babysit.engine.batch import map_parts
 from babysit.engine.bindings import HyperparameterBindings, Value
 from babysit.engine.block import Block, trace_step, training_block
-from babysit.engine.data.window import symbolic
+from babysit.engine.data.window import map_arrays, signature_of, symbolic
 from babysit.engine.optimizers import applied_in, inner, optimizers_of
-from babysit.engine.stepwise import Stepwise
 from babysit.engine.tensors import TrainingTensors
 
 # What `Model.fit` and its kin leave on a model.
@@ -44,34 +42,22 @@ class TrainableModel:
 
     # ------------------------------------------------------------------------- made ready
 
-    def build(self, spec: Any, signature: Any = None, static_size: int | None = None) -> None:
+    def build(self, spec: Any, static_size: int | None = None) -> None:
         """Builds the model, and finds its hyperparameters and the optimizers that its step applies; then `bind`.
 
         Args:
             spec: Of a batch, in plain data.
-            signature: TensorFlow's specs of the data and their order; None if there are no data yet.
             static_size: The one size that every batch has, or None.
 
         Raises:
-            ValueError: If only a real step could build the model.
             Exception: What tracing its step raises, where that is what builds it.
         """
         if self.compiled_anew:
             self.bindings.release()
             self._read_compilation()
-        batch = (
-            signature[0] if signature else map_parts(lambda one: tf.TensorSpec(one.shape, one.dtype), symbolic(spec))
-        )
-        if self._build_by_call(spec, static_size) and (len(self.optimizers) == 1 or self._chosen):
+        if self._build_by_call(spec, static_size) and self._chosen:
             return self.bindings.read()
-        graph = self._trace_step(batch, static_size)
-        if graph is None:
-            raise ValueError(
-                "`model` must be built before its first step, so that a run can return there. Received: one that is "
-                "run eagerly and that TensorFlow cannot trace. Use Keras's operations in its `call` and `train_step`, "
-                "or wrap those of Python in `tf.py_function`."
-            )
-        applied = applied_in(self.optimizers, graph)
+        applied = applied_in(self.optimizers, self._trace_step(signature_of(spec), static_size))
         self._chosen = True
         if 0 < len(applied) < len(self.optimizers):
             return self._use(applied)
@@ -84,8 +70,9 @@ class TrainableModel:
         self.block(static_size, signature)
 
     def _read_compilation(self) -> None:
-        self._compilation, self._chosen = (self.model._loss_tracker, self.model.optimizer), False
-        self._use(optimizers_of(self.model))
+        self._compilation, optimizers = (self.model._loss_tracker, self.model.optimizer), optimizers_of(self.model)
+        self._chosen = len(optimizers) == 1  # which of several the step applies, its graph says
+        self._use(optimizers)
 
     def _use(self, optimizers: Mapping[str, Any]) -> None:
         """Makes these the optimizers that a step applies; one alone needs no name."""
@@ -94,7 +81,7 @@ class TrainableModel:
         self.bindings = HyperparameterBindings(self.model, self.optimizers)
         self.tensors = TrainingTensors(self.model, list(self.optimizers.values()))
         self._trainable: tuple[bool, ...] = ()
-        self._blocks: dict[Any, Block | Stepwise] = {}
+        self._blocks: dict[Any, Block] = {}
         self._traced_with: list[Any] = []  # the optimizers' variables that the blocks were made for
 
     def _build_by_call(self, spec: Any, static_size: int | None) -> bool:
@@ -109,14 +96,9 @@ class TrainableModel:
         return False
 
     def _trace_step(self, batch: Any, static_size: int | None) -> Any:
-        """The graph of a step by itself, which builds what a first step would; None if it only runs eagerly."""
-        try:
-            with self.bindings.live_values.reading_once():
-                return trace_step(self.model, _sized(batch, static_size or 2))
-        except Exception:
-            if not self.model.run_eagerly:
-                raise
-            return None
+        """The graph of a step by itself, which builds what a first step would."""
+        with self.bindings.live_values.reading_once():
+            return trace_step(self.model, _sized(batch, static_size or 2))
 
     # -------------------------------------------------------------------------- what it is
 
@@ -169,18 +151,14 @@ class TrainableModel:
         return (self.steps_to_update or self.accumulated_steps) - 1
 
     @property
-    def traced(self) -> bool:
-        """Whether a block of steps has been compiled."""
-        return bool(self._blocks)
-
-    @property
     def structure(self) -> tuple[Any, ...]:
         """What a graph made of the model depends on."""
         return self.bindings.structure, self._trainable, *self._compilation
 
     def epoch_logs(self, last: Mapping[str, Any] | None) -> dict[str, Any]:
         """What Keras reports of an epoch: the metrics' results, or the last step's logs where they differ in name."""
-        if last is None:  # a run that was cut off after the last step of an epoch
+        # A run may have been cut off after the last step of an epoch; a log that is no scalar is no part of a block's.
+        if last is None or (None in last.values() and not self.is_custom):
             return dict(self.model.get_metrics_result())
         return dict(self.model._get_metrics_result_or_logs(dict(last)) if self.is_custom else last)
 
@@ -217,7 +195,7 @@ class TrainableModel:
 
     # -------------------------------------------------------------------------- blocks
 
-    def block(self, static_size: int | None, signature: Any) -> Block | Stepwise:
+    def block(self, static_size: int | None, signature: Any) -> Block:
         """The compiled block for the present structure, of batches of one size or of any."""
         variables = self.tensors.of_optimizers
         if len(variables) != len(self._traced_with) or any(map(operator.is_not, variables, self._traced_with)):
@@ -226,10 +204,10 @@ class TrainableModel:
         if key not in self._blocks:
             measured = self.bindings.scheduled_rates
             block = training_block(self.model, self.bindings.live_values.reading_once, static_size, measured)
-            graph = block.trace(*signature)  # for data of any length, so that once is enough
-            if graph is None:
-                graph = self._trace_step(signature[0], static_size)
-            if graph is not None:
+            untraceable = (Exception,) if self.model.run_eagerly else ()  # which may call whatever it likes
+            with contextlib.suppress(*untraceable):
+                # For data of any length, so that once is enough.
+                graph = block.trace(*signature) or self._trace_step(signature[0], static_size)
                 self.tensors.note_captures(graph, self.bindings.live_values.variables)
             self._blocks[key], self._traced_with = block, self.tensors.of_optimizers
         return self._blocks[key]
@@ -243,15 +221,10 @@ class TrainableModel:
             ValueError: If they are those of another model; nothing was changed then.
         """
         values = state.controls.at(state.position.step)
-        if missing := set(self.bindings.values) - set(values):
+        if set(self.bindings.values) - set(values) or len(state.trainable) != len(self.trainable):
             raise ValueError(
-                f"The checkpoint is of another model or optimizer: it has no {', '.join(sorted(missing))}. "
-                "Use the model that was trained, compiled as it was."
-            )
-        if len(state.trainable) != len(self.trainable):
-            raise ValueError(
-                f"The checkpoint is of another model, of {len(state.trainable)} layers: `{self.model.name}` has "
-                f"{len(self.trainable)}. Use the model that was trained."
+                "The checkpoint is of another model or optimizer, with other layers or hyperparameters than those of "
+                f"`{self.model.name}`. Use the model that was trained, compiled as it was."
             )
         before: Any = self.bindings.settings, self.trainable, self.tensors.built_for, self.bindings.slots
         self.bindings.bind()
@@ -282,8 +255,6 @@ def _sized(batch: Any, size: int | None) -> Any:
     def sized(spec: Any) -> Any:
         is_keras = isinstance(spec, keras.KerasTensor) and not (spec.sparse or spec.ragged)
         is_dense = is_keras or isinstance(spec, tf.TensorSpec)
-        if size is None or not is_dense or tf.TensorShape(spec.shape).rank in (None, 0):
-            return spec
-        return type(spec)([size, *spec.shape[1:]], spec.dtype)
+        return type(spec)([size, *spec.shape[1:]], spec.dtype) if is_dense else spec
 
-    return keras.tree.map_structure(sized, batch)
+    return map_arrays(sized, batch)

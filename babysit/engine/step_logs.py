@@ -1,6 +1,6 @@
 """What steps return: their logs as columns of numbers, and how they travel through a loop of TensorFlow's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,9 +13,9 @@ class StepLogs:
     """What a block of steps returned.
 
     Attributes:
-        columns: Name -> its value at each step, shape (count,), for what is a scalar: the logs,
-            nested ones by their own names, and what was measured.
-        last: What the last step returned, in its structure, as NumPy scalars and arrays.
+        columns: Name -> its value at each step, shape (count,): the logs that are scalars, nested ones by their own
+            names, and what was measured.
+        last: What the last step logged, as NumPy scalars; None in place of what is no scalar.
         loss: The loss of each step, of its batch alone where that is known; None if there is none.
         count: How many steps were run.
     """
@@ -44,50 +44,25 @@ class StepResult(NamedTuple):
     measured: Any = None
 
 
-class Carried(NamedTuple):
-    """The type of a row and the shapes and types of the extras, as a loop carries them."""
-
-    dtype: Any = tf.float32
-    extras: tuple[Any, ...] = ()
-
-    @property
-    def zeros(self) -> tuple[Any, ...]:
-        """Extras to begin a loop with."""
-        shapes = [[] if spec.shape.rank is None else [size or 0 for size in spec.shape] for spec in self.extras]
-        return tuple(tf.zeros(shape, spec.dtype) for shape, spec in zip(shapes, self.extras, strict=True))
-
-
 class LogLayout:
-    """Where in a row of numbers, and in the extras beside it, the logs of a step lie.
+    """Where in a row of numbers the logs of a step lie, one column each; what is no scalar has none.
 
-    Read off one step: scalars go into the row, one column each; everything else is an extra.
+    Attributes:
+        row: The numbers of the step that it was read off.
     """
 
     def __init__(self, result: StepResult) -> None:
-        self.columns: dict[str, Any] = {}
-        self.extras: list[Any] = []
-        self._form = self._lay_out("logs", _checked(result.logs))
-        self.columns |= {name: tf.convert_to_tensor(value) for name, value in (result.measured or {}).items()}
+        logs = dict(_flat(_checked(result.logs)))
+        columns = {name: tensor for name, tensor in logs.items() if tensor is not None}
+        columns |= {name: tf.convert_to_tensor(value) for name, value in (result.measured or {}).items()}
+        self._logs, self._names = list(logs), list(columns)
         self._has_loss = result.loss is not None and _is_number(result.loss)
         self._watched = result.loss if result.loss is not None else (result.logs or {}).get("loss")
-        tensors = [*self.columns.values(), *([result.loss] if self._has_loss else [])]
+        tensors = [*columns.values(), *([result.loss] if self._has_loss else [])]
         self._dtypes = [_column_type(tensor.dtype) for tensor in tensors]
         # Anything but float32 wants more room: a float64 holds every whole number up to 2**53.
         dtype = tf.float32 if set(self._dtypes) <= {np.dtype(np.float32)} else tf.float64
         self.row = tf.stack([tf.cast(t, dtype) for t in tensors]) if tensors else tf.zeros([0], dtype)
-        self.carried = Carried(dtype, tuple(tf.TensorSpec(extra.shape, extra.dtype) for extra in self.extras))
-
-    def _lay_out(self, name: str, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: self._lay_out(key, item) for key, item in value.items()}
-        if value is None:
-            return None
-        tensor = tf.convert_to_tensor(value)
-        if _is_number(tensor):
-            self.columns[name] = tensor
-            return name
-        self.extras.append(tensor)
-        return len(self.extras) - 1
 
     @property
     def loss_is_finite(self) -> Any:
@@ -96,16 +71,12 @@ class LogLayout:
             return tf.constant(True)
         return tf.reduce_all(tf.math.is_finite(loss)) if loss.shape.rank != 0 else tf.math.is_finite(loss)
 
-    def read(self, table: np.ndarray, extras: Any) -> StepLogs:
-        """The logs in a table of shape (steps, columns) and the last step's extras."""
+    def read(self, table: np.ndarray) -> StepLogs:
+        """The logs in a table of shape (steps, columns)."""
         values = [column.astype(dtype) for column, dtype in zip(table.T, self._dtypes, strict=True)]
-        columns = dict(zip(self.columns, values, strict=False))
-        last = _filled(self._form, columns, [np.asarray(extra) for extra in extras])
+        columns = dict(zip(self._names, values, strict=False))
+        last = {name: columns[name][-1] if name in columns else None for name in self._logs}
         return StepLogs(columns, last, values[-1] if self._has_loss else columns.get("loss"), len(table))
-
-    def read_one(self) -> StepLogs:
-        """The logs of the one step that it was read off, taken eagerly."""
-        return self.read(self.row.numpy()[None], self.extras)
 
 
 def _checked(logs: Any) -> Mapping[str, Any]:
@@ -117,6 +88,16 @@ def _checked(logs: Any) -> Mapping[str, Any]:
     return logs or {}
 
 
+def _flat(logs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Name -> tensor of each log that is a scalar, or None."""
+    for name, value in logs.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value)
+        else:
+            tensor = None if value is None else tf.convert_to_tensor(value)
+            yield name, tensor if tensor is not None and _is_number(tensor) else None
+
+
 def _is_number(tensor: Any) -> bool:
     dtype = tensor.dtype
     return bool(tensor.shape.rank == 0 and (dtype.is_floating or dtype.is_integer or dtype.is_bool))
@@ -126,9 +107,3 @@ def _column_type(dtype: Any) -> np.dtype[Any]:
     if dtype == tf.float64:
         return np.dtype(np.float64)
     return np.dtype(np.float32) if dtype.is_floating else np.dtype(np.int64)
-
-
-def _filled(form: Any, columns: Mapping[str, np.ndarray], extras: list[np.ndarray]) -> Any:
-    if isinstance(form, Mapping):
-        return {key: _filled(item, columns, extras) for key, item in form.items()}
-    return form if form is None else columns[form][-1] if isinstance(form, str) else extras[form]

@@ -99,10 +99,7 @@ class TrainingTensors:
             ValueError: If their number or shapes are those of another model.
         """
         for group, variables in self.groups().items():
-            have, need = (
-                [tuple(variable.shape) for variable in variables],
-                [one.shape for one in tensors.get(group, ())],
-            )
+            have, need = [tuple(one.shape) for one in variables], [one.shape for one in tensors.get(group, ())]
             length = min(len(have), len(need)) if group == "raw" else None
             if have[:length] != need[:length]:
                 raise ValueError(
@@ -212,8 +209,8 @@ def _value(variable: Any) -> np.ndarray:
 def _same(one: Any, other: Any) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    a, b = (np.ascontiguousarray(tensor._numpy()) for tensor in (one, other))  # `numpy()` would copy
-    return bool(a.ctypes.data == b.ctypes.data) or np.array_equal(a.reshape(-1).view("u1"), b.reshape(-1).view("u1"))
+    a, b = np.asarray(one._numpy()), np.asarray(other._numpy())  # `numpy()` would copy
+    return bool(a.ctypes.data == b.ctypes.data) or a.tobytes() == b.tobytes()
 
 
 def _short(shapes: Sequence[tuple[int, ...]]) -> str:

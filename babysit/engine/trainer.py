@@ -46,8 +46,7 @@ class KerasTrainer(TrainableModel):
         self.source: Any = None
         scales = scales_for(self.bindings.values, self.bindings.scales, None, 1)
         self.position, self.controls, self.event = Position(), Controls(self.bindings.settings, scales), 0
-        self.followed: Mapping[str, float] = {}
-        self._follow()
+        self.followed: Mapping[str, float] = self.bindings.followed
         self.interrupted = False
         self.diagnostics = Diagnostics(self)
         self._sizer = BlockSizer()
@@ -71,9 +70,9 @@ class KerasTrainer(TrainableModel):
                 f"Step {at.step + 1:,} has to be taken again on the data of then: call `fit` with those, "
                 "`paused=True`, before you rewind there."
             )
-        self._write_values()
-        size = int(self.controls.at(at.step)["batch_size"])
-        wait = self.diagnostics.steps_before
+        values, wait = self.controls.at(at.step), self.diagnostics.steps_before
+        self.bindings.set(values)
+        size = int(values["batch_size"])
         ends = [limit, self.controls.steady_for(at.step), self._stride(size), wait or 1]
         if fit.steps_per_epoch:
             ends.append(fit.steps_per_epoch - at.epoch_step)
@@ -81,7 +80,7 @@ class KerasTrainer(TrainableModel):
         block = self.block(window.static_size, self.source.signature)
         measured = None if wait else self.diagnostics.begin(window, self.source.signature[0])
         began, self.interrupted = time.perf_counter(), True
-        logs = block.run(window.data, window.order, window.offset, window.batch_size, window.count, self._finite)
+        logs = block.run(*window[:5], stop_if_not_finite=self._finite)
         self.interrupted = False
         self.diagnostics.end(measured, at.step + 1)
         self._sizer.record(logs.count, time.perf_counter() - began)
@@ -96,7 +95,7 @@ class KerasTrainer(TrainableModel):
         for name, ramp in self.controls.ramps.items():
             if ramp.steps > 1 and ramp.begun <= at.step < ramp.begun + ramp.steps:  # all steps but the last are alone
                 columns[name] = np.full(logs.count, ramp.at(at.step))
-        self._follow()
+        self.followed = self.bindings.followed
         return Steps(0, "", at.step + 1, columns, last=logs.last, examples=examples)
 
     def _stride(self, batch_size: int) -> int:
@@ -131,17 +130,11 @@ class KerasTrainer(TrainableModel):
         if isinstance(payload, EpochEnd) and payload.seeds is not None:
             self.tensors.seeds = payload.seeds
         self._write_values()
-        self._follow()
 
     def _write_values(self) -> None:
         """Writes the values that act in the next step into the model, where they differ."""
         self.bindings.set(self.controls.at(self.position.step))
-
-    def _follow(self) -> None:
-        """Reads the rates that schedules give now."""
-        following = self.bindings.following
-        values = self.bindings.values if following else {}
-        self.followed = {name: values[name] for name in following}
+        self.followed = self.bindings.followed
 
     # ------------------------------------------------------------------------- state
 
@@ -174,7 +167,6 @@ class KerasTrainer(TrainableModel):
         self._finite, self.interrupted = True, False
         self.model.stop_training = False
         self._write_values()
-        self._follow()
 
     # ------------------------------------------------------------------------- a fit
 
@@ -191,7 +183,7 @@ class KerasTrainer(TrainableModel):
             Exception: What Keras raises when the model cannot be built for such data.
         """
         static_size = source.window(begins, batch_size, 1, fit).static_size
-        self.build(source.spec, source.signature, static_size)
+        self.build(source.spec, static_size)
         numbers = self.bindings.values
         first = {name: value for name, value in numbers.items() if name == "learning_rate"}
         numbers = {**first, "batch_size": batch_size, **numbers}
@@ -205,8 +197,7 @@ class KerasTrainer(TrainableModel):
             raise
         if self.source not in (None, source):
             self.source.close()
-        self.source, self._finite = source, True
-        self._follow()
+        self.source, self._finite, self.followed = source, True, self.bindings.followed
         return numbers | self.bindings.settings, scales
 
     # ------------------------------------------------------------------------- what a session asks

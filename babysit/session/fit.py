@@ -14,9 +14,12 @@ from babysit.core.scale import Scale
 from babysit.engine.callbacks import Callbacks
 from babysit.engine.data.adapters import is_stream
 from babysit.engine.data.source import checked_shuffle, source, split
+from babysit.engine.data.window import arrays_in
 from babysit.engine.evaluation import Validation
 from babysit.engine.model import TrainableModel
 from babysit.session.plan import FitPlan
+
+_COUNTS = ("batch_size", "epochs", "steps_per_epoch", "validation_steps", "validation_batch_size")
 
 
 def plan_of(
@@ -42,45 +45,28 @@ def plan_of(
         ValueError: If an argument does not fit.
     """
     _check_model(model.model)
-    _check_steps_per_execution(model.model)
-    shuffle = checked_shuffle(given["shuffle"])
     if ranges is not None and not isinstance(ranges, Mapping):
         raise TypeError(f"`ranges` must map names to (low, high). Received: ranges={ranges!r}.")
-    x, y, sample_weight = given["x"], given["y"], given["sample_weight"]
-    if x is None:
-        raise ValueError("`x` must hold the examples to train on. Received: x=None.")
-    counted = ("epochs", "steps_per_epoch", "validation_steps", "validation_batch_size", "batch_size")
-    counts = _limited({name: _count(name, given[name]) for name in counted})
-    validation_data, asked = given["validation_data"], counts["batch_size"]
-    if given["validation_split"] != 0 and validation_data is None:
-        checked("validation_split", given["validation_split"], Scale(0, 1))
-        (x, y, sample_weight), validation_data = split((x, y, sample_weight), given["validation_split"])
-    if recorded is not None:  # the order of examples is the recorded one
-        counts["steps_per_epoch"] = _recorded_steps(recorded, counts["steps_per_epoch"])
-        counts["batch_size"], shuffle = None if is_stream(x) else recorded.batch_size, recorded.shuffle
-    elif counts["batch_size"] is None and not is_stream(x):
-        counts["batch_size"] = present_size
-    data = source(
-        x,
-        y,
-        sample_weight,
-        batch_size=counts["batch_size"],
-        shuffle=shuffle,
-        class_weight=given["class_weight"],
-        seed=seed,
-        steps_per_epoch=counts["steps_per_epoch"],
-    )
+    counts = {name: None if given[name] is None else int(checked(name, given[name], any_whole())) for name in _COUNTS}
+    for name, limit in (("epochs", keras.config.max_epochs()), ("steps_per_epoch", keras.config.max_steps_per_epoch())):
+        if limit and limit < (counts[name] or math.inf):
+            warnings.warn(f"Keras limits `{name}` to {limit}.", stacklevel=3)
+            counts[name] = limit
+    arrays, validation_data = _split(given)
+    how: dict[str, Any] = {"shuffle": checked_shuffle(given["shuffle"]), "steps_per_epoch": counts["steps_per_epoch"]}
+    how["batch_size"] = counts["batch_size"] or present_size
+    if recorded is not None:
+        how = _recorded(recorded, counts["steps_per_epoch"])
+    data = source(*arrays, class_weight=given["class_weight"], seed=seed, **how)
     if recorded is not None and data.fingerprint != recorded.data:
         raise ValueError("`x` and `y` must be the data that the run was trained on. Received: others.")
-    every = _checked_freq(given["validation_freq"])
-    steps_per_epoch = counts["steps_per_epoch"]
-    if steps_per_epoch is not None:  # Keras completes the last execution of an epoch
-        execution = int(model.model.steps_per_execution)
-        steps_per_epoch = math.ceil(steps_per_epoch / execution) * execution
+    if (steps_per_epoch := how["steps_per_epoch"]) is not None:  # Keras completes the last execution of an epoch
+        steps_per_epoch += -steps_per_epoch % model.model.steps_per_execution
     callbacks = Callbacks(given["callbacks"], model.model)
-    validation = _validation(validation_data, counts["validation_batch_size"] or asked, counts["validation_steps"])
-    if validation is not None:
-        validation = Validation(model, validation, counts["validation_steps"], every, callbacks)
+    validation, every, steps = None, _checked_freq(given["validation_freq"]), counts["validation_steps"]
+    if validation_data is not None:
+        batch_size = counts["validation_batch_size"] or counts["batch_size"]
+        validation = Validation(model, _validation(validation_data, batch_size, steps), steps, every, callbacks)
     return FitPlan(
         source=data,
         epochs=counts["epochs"] or 1,
@@ -91,69 +77,49 @@ def plan_of(
         ranges=ranges,
         verbose=given["verbose"],
         completes=recorded is not None,
-        keeps_batch_size=asked is None,
-        facts=facts_of(data),
+        keeps_batch_size=counts["batch_size"] is None,
+        facts=_facts(data, is_stream(given["x"])),
         remarks=(data.limitation,) if data.limitation else (),
     )
 
 
-def facts_of(data: Any) -> dict[str, Any]:
+def _facts(data: Any, is_stream: bool) -> dict[str, Any]:
     """What a program that trains the same again, and a run that is loaded, must know of the data."""
-    specs = tf.nest.flatten(data.signature[0])
-    return {
-        "spec": data.spec,
-        "is_stream": data.signature[1] is None,
-        "is_dense": all(isinstance(spec, tf.TensorSpec) for spec in specs if spec is not None),
-        "static_size": data.static_size,
-    }
+    is_dense = all(isinstance(spec, tf.TensorSpec) for spec in arrays_in(data.signature[0]))
+    return {"spec": data.spec, "is_stream": is_stream, "is_dense": is_dense, "static_size": data.static_size}
 
 
 def _check_model(model: Any) -> None:
-    for method in ("fit", "make_train_function"):
-        if getattr(type(model), method) is not getattr(keras.Model, method):
-            name = type(model).__name__
-            raise ValueError(
-                f"`model` must train by Keras's own `{method}`. Received: `{name}`, which overrides it. "
-                f"Move what its `{method}` does into `train_step` or a callback."
-            )
-    if model._distribute_strategy is not None:
-        raise ValueError(
-            "`model` must train on one device. Received: one distributed by "
-            f"{type(model._distribute_strategy).__name__}. Make it outside of the strategy's scope."
-        )
+    own = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in ("fit", "make_train_function"))
+    for is_refused, rule in (
+        (own, "train by Keras's own `fit` and `make_train_function`: use `train_step` or a callback instead"),
+        (model._distribute_strategy is not None, "train on one device: make it outside of the strategy's scope"),
+        (not isinstance(model.steps_per_execution, int), "be compiled with a number as `steps_per_execution`"),
+    ):
+        if is_refused:
+            raise ValueError(f"`model` must {rule}. Received: `{model.name}`, a `{type(model).__name__}`.")
 
 
-def _limited(counts: dict[str, Any]) -> dict[str, Any]:
-    """The counts, within the limits of `keras.config.set_max_epochs` and `set_max_steps_per_epoch`."""
-    limits = {"epochs": keras.config.max_epochs(), "steps_per_epoch": keras.config.max_steps_per_epoch()}
-    for name, limit in limits.items():
-        if limit and (counts[name] is None or limit < counts[name]):
-            warnings.warn(f"Keras limits `{name}` to {limit}.", stacklevel=4)
-            counts[name] = limit
-    return counts
+def _split(given: Mapping[str, Any]) -> tuple[tuple[Any, ...], Any]:
+    """(x, y and weights to train on, what to validate on)."""
+    arrays, fraction = (given["x"], given["y"], given["sample_weight"]), given["validation_split"]
+    if given["x"] is None:
+        raise ValueError("`x` must hold the examples to train on. Received: x=None.")
+    if fraction == 0 or given["validation_data"] is not None:
+        return arrays, given["validation_data"]
+    checked("validation_split", fraction, Scale(0, 1))
+    return split(arrays, fraction)
 
 
-def _check_steps_per_execution(model: Any) -> None:
-    if not isinstance(model.steps_per_execution, int):
-        raise ValueError(
-            "`steps_per_execution` must be a whole number from 1 on. Received: "
-            f"steps_per_execution={model.steps_per_execution!r}. Compile the model with a number."
-        )
-
-
-def _count(name: str, value: Any) -> int | None:
-    return None if value is None else int(checked(name, value, any_whole()))
-
-
-def _recorded_steps(recorded: FitSpec, asked: int | None) -> int | None:
-    """The steps an epoch of the fit that is to be completed."""
+def _recorded(recorded: FitSpec, asked: int | None) -> dict[str, Any]:
+    """How the fit that is to be completed goes through its data."""
     if asked not in (None, recorded.steps_per_epoch):
         rule = f"stay {recorded.steps_per_epoch:,}" if recorded.steps_per_epoch else "be left out"
         raise ValueError(
             f"`steps_per_epoch` must {rule} where an interrupted fit is completed. Received: steps_per_epoch={asked}. "
             "Call `fit` again when that is done, or has been stopped."
         )
-    return recorded.steps_per_epoch
+    return {name: getattr(recorded, name) for name in ("batch_size", "shuffle", "steps_per_epoch")}
 
 
 def _checked_freq(validation_freq: Any) -> int | list[int]:
@@ -163,17 +129,15 @@ def _checked_freq(validation_freq: Any) -> int | list[int]:
 
 
 def _validation(data: Any, batch_size: int | None, steps: int | None) -> Any:
-    """The source that validation data make, in their own order; None without any."""
-    if data is None:
-        return None
+    """The source that validation data make, in their own order."""
     if not isinstance(data, tuple | list) and not is_stream(data):
         raise ValueError(
             "`validation_data` must be (x, y), (x, y, sample_weight), or what gives batches of them. "
             f"Received: {type(data).__name__}."
         )
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    parts = keras.utils.unpack_x_y_sample_weight(data)
     try:
-        return source(x, y, sample_weight, batch_size=batch_size, shuffle=False, steps_per_epoch=steps)
+        return source(*parts, batch_size=batch_size, shuffle=False, steps_per_epoch=steps)
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"`validation_data` cannot be used. {error}") from error

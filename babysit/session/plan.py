@@ -42,8 +42,7 @@ class FitPlan:
     @property
     def batch_size(self) -> int:
         """Examples a step as asked for, of all the examples at most."""
-        size = self.source.size
-        return int(self.source.batch_size if size is None else min(self.source.batch_size, size))
+        return int(self.source.batch_size)
 
     def spec(self, position: Position) -> FitSpec:
         """What steps depend on, of a fit that begins at a position."""

@@ -49,8 +49,7 @@ class DiagnosticsPanel:
 
 
 def _figures(signs: Mapping[str, Any]) -> str:
-    figure = f"<span>gradient norm, before any clipping <b>{_number(signs['gradient_norm'])}</b></span>"
-    return figure + html.escape(" ".join(signs["left_out"]))
+    return f"<span>gradient norm, before any clipping <b>{_number(signs['gradient_norm'])}</b></span>"
 
 
 def _table(layers: list[Mapping[str, Any]]) -> str:

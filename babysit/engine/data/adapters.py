@@ -4,7 +4,9 @@ An adapter begins a pass, and says whether a pass can be begun again. Its batche
 `Model.fit` would give to a step.
 """
 
+import threading
 import types
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, cast
 
@@ -17,7 +19,6 @@ from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 
 from babysit.core.order import Shuffle, permutation
 from babysit.core.position import FitSpec
-from babysit.engine.data.background import in_background
 from babysit.engine.data.window import arrays_in, map_arrays
 
 UNKNOWN_LENGTH = (
@@ -40,7 +41,6 @@ class BatchAdapter:
         dataset: A `tf.data.Dataset` of the batches.
         batches: Batches of a pass; None where that is not known or there is no end.
         shuffle: Whether the order of the batches is shuffled, as the user gave it.
-        size: Examples of a pass; None where that is not known.
         batch_size: Examples of a batch; None for those of the first one that comes.
         examples: Tensors that, with their shapes, identify the data.
         hears: The dataset whose `on_epoch_begin` and `on_epoch_end` are called.
@@ -48,7 +48,6 @@ class BatchAdapter:
     """
 
     shuffle: Shuffle = False
-    size: int | None = None
     batch_size: int | None = None
     examples: Any = None
     prefetched = 1
@@ -71,7 +70,6 @@ class DatasetAdapter(BatchAdapter):
     """A `tf.data.Dataset`: each later pass is begun, and makes batches ready, while the steps before it run."""
 
     _next: Future[Any] | None = None
-    _prefetching: Any = None
 
     def begin(self, data_pass: int, fit: FitSpec) -> Any:
         """A new iterator over the batches of a pass."""
@@ -81,8 +79,7 @@ class DatasetAdapter(BatchAdapter):
     def end(self, iterator: Any) -> None:
         """Drops an iterator, and begins the next pass."""
         super().end(iterator)
-        self._prefetching = self._prefetching or self.dataset.prefetch(self.prefetched)
-        self._next = in_background(iter, self._prefetching)
+        self._next = in_background(lambda: iter(self.dataset.prefetch(self.prefetched)))
 
 
 class PyDatasetAdapter(BatchAdapter):
@@ -136,21 +133,37 @@ class _Ordered(keras.utils.PyDataset):  # type: ignore[misc]  # Keras ships no t
         return cast(int | None, self._dataset.num_batches)
 
 
-class SparseAdapter(BatchAdapter):
-    """Sparse arrays, whose rows no step can gather: batches of them, in an order that follows from (seed, pass)."""
+class ArraysAdapter(BatchAdapter):
+    """Sparse or ragged arrays, whose rows no step can gather: batches, in an order that follows from (seed, pass)."""
 
     def __init__(self, arrays: tuple[Any, ...], batch_size: int, shuffle: Shuffle, seed: int) -> None:
         super().__init__(ArrayDataAdapter(*arrays, batch_size=batch_size))
         self._rows, self._seed, self.shuffle = array_slicing.convert_to_sliceable(arrays), seed, shuffle
-        self.size = size = int(arrays_in(arrays)[0].shape[0])
-        self.batch_size, self.examples = min(batch_size, size), next(iter(self.dataset))
+        self.examples = next(iter(self.dataset))
+        self._size, self.batch_size = (int(arrays_in(one)[0].shape[0]) for one in (arrays, self.examples))
 
     def begin(self, data_pass: int, fit: FitSpec) -> Any:
         """A new iterator over the batches of a pass."""
-        assert self.size is not None
-        order = permutation(self.size, self._seed, data_pass, fit.shuffle, fit.batch_size)
+        order = permutation(self._size, self._seed, data_pass, fit.shuffle, fit.batch_size)
         arrays = map_arrays(lambda part: part[order], self._rows)
         return iter(without_autotune(ArrayDataAdapter(*arrays, batch_size=fit.batch_size).get_tf_dataset()))
+
+
+def in_background(work: Callable[..., Any], *given: Any) -> Future[Any]:
+    """Begins some work on a thread of its own, which nothing waits for when the interpreter ends; gives its result."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*given))
+        except BaseException as error:
+            future.set_exception(error)
+
+    try:
+        threading.Thread(target=run, name="babysit-data", daemon=True).start()
+    except RuntimeError:  # the interpreter is ending and starts no thread; the training goes on until it rests
+        run()
+    return future
 
 
 def without_autotune(dataset: Any) -> Any:
@@ -166,9 +179,7 @@ def without_autotune(dataset: Any) -> Any:
 
 def is_stream(x: Any) -> bool:
     """Whether `x` comes batch after batch."""
-    kinds = (tf.data.Dataset, keras.utils.PyDataset, types.GeneratorType)
-    found = (data_adapters.is_tf_dataset, data_adapters.is_torch_dataloader, data_adapters.is_grain_dataset)
-    return isinstance(x, kinds) or any(kind(x) for kind in found)
+    return isinstance(x, tf.data.Dataset | keras.utils.PyDataset | types.GeneratorType)
 
 
 def batch_adapter(
@@ -186,7 +197,5 @@ def batch_adapter(
     if isinstance(x, types.GeneratorType):
         limitation = "The run cannot be rewound, because a generator yields each batch only once."
         return BatchAdapter(adapter, limitation, repeatable=False)
-    if not isinstance(x, tf.data.Dataset):
-        return BatchAdapter(adapter)
     drifts = steps_per_epoch is None and int(x.cardinality()) == tf.data.UNKNOWN_CARDINALITY
     return DatasetAdapter(adapter, UNKNOWN_LENGTH if drifts else "")

@@ -6,24 +6,25 @@ batch after batch is a stream.
 """
 
 import math
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
-from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
+from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from keras.src.trainers.data_adapters.data_adapter_utils import is_scipy_sparse
 
 from babysit.core.order import Shuffle
-from babysit.engine.data.adapters import SparseAdapter, batch_adapter, is_stream
+from babysit.engine.data.adapters import ArraysAdapter, batch_adapter, is_stream
 from babysit.engine.data.arrays import Arrays
-from babysit.engine.data.host import HostArrays, is_on_disk
+from babysit.engine.data.host import HostArrays
 from babysit.engine.data.stream import Stream
-from babysit.engine.data.window import Source, arrays_in, map_arrays
+from babysit.engine.data.window import Source, arrays_in
 
-# Arrays up to this share of the device's memory lie on the device.
-DEVICE_SHARE = 0.25
+# Arrays of up to so many numbers together lie on the device: 1 GB of float32.
+ON_DEVICE = 2**28
 
 
 def source(
@@ -40,8 +41,8 @@ def source(
     """The data of a fit as a source of batches, whatever kind they are of.
 
     Args:
-        x: What `Model.fit` takes: arrays or structures of them, a `tf.data.Dataset`, a `keras.utils.PyDataset`,
-            a generator, a torch `DataLoader` or a grain dataset.
+        x: What `Model.fit` takes: arrays or structures of them, a `tf.data.Dataset`, a `keras.utils.PyDataset` or a
+            generator.
         y: Targets, where `x` is arrays.
         sample_weight: Weights of the examples, where `x` is arrays.
         batch_size: Examples a step, where `x` is arrays; by default 32, or what makes `steps_per_epoch` steps.
@@ -62,12 +63,13 @@ def source(
     if class_weight is not None and y is None:
         raise ValueError("`class_weight` must come with targets. Received: y=None. Give `y`, or leave it out.")
     adapter = ArrayDataAdapter(x, batch_size=batch_size, steps=steps_per_epoch, **others)
-    inputs, batch_size = keras.tree.lists_to_tuples(adapter._inputs), adapter.batch_size
-    arrays = arrays_in(inputs)
-    if any(_is_sparse(array) for array in arrays):
-        return Stream(SparseAdapter(keras.utils.unpack_x_y_sample_weight(inputs), batch_size, shuffle, seed))
-    kind = HostArrays if _stay_on_host(arrays) else Arrays
-    return kind(inputs, batch_size, shuffle, seed)
+    inputs = keras.tree.lists_to_tuples(adapter._inputs)
+    if any(map(_is_sparse_or_ragged, arrays_in(inputs))):
+        parts = keras.utils.unpack_x_y_sample_weight(inputs)
+        return Stream(ArraysAdapter(parts, adapter.batch_size, shuffle, seed))
+    is_large = sum(math.prod(array.shape) for array in arrays_in(inputs)) > ON_DEVICE
+    kind = HostArrays if is_large or _any_on_disk(inputs) else Arrays
+    return kind(inputs, adapter.batch_size, shuffle, seed)
 
 
 def checked_shuffle(shuffle: Any) -> Shuffle:
@@ -94,61 +96,23 @@ def _check_arrays(**parts: Any) -> None:
         raise ValueError("`x` must hold at least one example. Received: none.")
 
 
-def _stay_on_host(arrays: list[Any]) -> bool:
-    if any(is_on_disk(array) for array in arrays):
-        return True
-    if any(isinstance(array, tf.RaggedTensor) for array in arrays):
-        return False
-    return sum(map(_size_bytes, arrays)) > DEVICE_SHARE * _device_memory_bytes()
+def _is_sparse_or_ragged(array: Any) -> bool:
+    return isinstance(array, tf.SparseTensor | tf.RaggedTensor) or is_scipy_sparse(array)
 
 
-def _size_bytes(array: Any) -> int:
-    if hasattr(array, "nbytes"):
-        return int(array.nbytes)
-    return int(math.prod(array.shape)) * 8  # a data frame, whose columns have types of their own, or strings
-
-
-def _device_memory_bytes() -> int:
-    if tf.config.list_physical_devices("GPU"):
-        from tensorflow.python.client import device_lib
-
-        devices = device_lib.list_local_devices()
-        return min(int(device.memory_limit) for device in devices if device.device_type == "GPU")
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**63
+def _any_on_disk(arrays: Any) -> bool:
+    return any(isinstance(array, np.memmap) for array in arrays_in(arrays))
 
 
 def split(arrays: tuple[Any, ...], fraction: float) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Cuts the last `fraction` of every array off, for validation, as `Model.fit` does.
 
     Raises:
-        ValueError: If they are no arrays, or a side would be left without examples.
+        ValueError: If they are no arrays, one is on disk, or a side would be left without examples.
     """
-    if is_stream(arrays[0]):
+    if _any_on_disk(arrays):
         raise ValueError(
-            f"`validation_split` must come with arrays. Received: x of type {type(arrays[0]).__name__}. "
-            "Give `validation_data` instead."
+            "`validation_split` would read a memory-mapped array as a whole. Give `validation_data` instead: a slice."
         )
-    _check_arrays(**dict(zip(("x", "y", "sample_weight"), arrays, strict=False)))
-    size = int(arrays_in(arrays)[0].shape[0])
-    at = math.floor(size * (1 - fraction))
-    if not 0 < at < size:
-        raise ValueError(
-            f"`validation_split` must leave examples on both sides of the cut. Received: "
-            f"validation_split={fraction} of {size} examples."
-        )
-
-    def cut(start: int, stop: int) -> tuple[Any, ...]:
-        return tuple(map_arrays(lambda array: _sliceable(array)[start:stop], arrays))
-
-    return cut(0, at), cut(at, size)
-
-
-def _sliceable(array: Any) -> Any:
-    """An array, or Keras's wrapper of it, which would read one on disk as a whole."""
-    return array if is_on_disk(array) else array_slicing.convert_to_sliceable(array)
-
-
-def _is_sparse(array: Any) -> bool:
-    """Whether an array is sparse, in SciPy, TensorFlow or JAX."""
-    utils = data_adapter_utils
-    return any(kind(array) for kind in (utils.is_scipy_sparse, utils.is_tensorflow_sparse, utils.is_jax_sparse))
+    parts: tuple[Any, Any] = array_slicing.train_validation_split(arrays, fraction)
+    return parts

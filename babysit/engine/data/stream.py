@@ -1,12 +1,12 @@
 """Data that come batch after batch, as one source of batches of any size.
 
-Several batches are fetched at a time and laid end to end in a buffer. While nothing is changed,
-steps get the user's own batches as they come; at another batch size, or in the middle of one of
-those batches, they get slices instead: no example is lost, none comes twice, and the order stays.
+Several batches are fetched at a time. While nothing is changed, steps get the user's own batches
+as they come; at another batch size, or in the middle of one of those batches, they get slices of
+several laid end to end: no example is lost, none comes twice, and the order stays.
 """
 
 import math
-from bisect import bisect_left, bisect_right
+from itertools import takewhile
 from typing import Any
 
 import tensorflow as tf
@@ -30,8 +30,8 @@ UNSTEERABLE = (
 class Stream(Source):
     """Examples that come in batches, in the structure Keras hands to a step.
 
-    A batch without examples is left out. Sparse or ragged examples, and those of a shape that TensorFlow
-    does not know, stay in the batches in which they come, one a window.
+    A batch without examples is left out. Sparse or ragged examples, and those of a shape that TensorFlow does not
+    know, stay in the batches in which they come, one a window.
 
     Args:
         adapter: Where the batches come from, pass after pass.
@@ -42,19 +42,18 @@ class Stream(Source):
 
     def __init__(self, adapter: BatchAdapter) -> None:
         self._adapter = adapter
-        specs = _checked_specs(adapter.dataset.element_spec)
+        specs = _checked(adapter.dataset.element_spec)
         self.spec = described(adapter.dataset.element_spec)
         self.signature = signature_of(self.spec), None
         self.fingerprint = fingerprint_of(self.spec, adapter.batches, adapter.examples)
         self.static_size, self.shuffle = specs[0].shape[0], adapter.shuffle
-        self.steerable = all(isinstance(spec, tf.TensorSpec) and spec.shape[1:].is_fully_defined() for spec in specs)
+        self.steerable = all(isinstance(one, tf.TensorSpec) and one.shape[1:].is_fully_defined() for one in specs)
         self.repeatable = adapter.repeatable
         self.limitation = " ".join(filter(None, ["" if self.steerable else UNSTEERABLE, adapter.limitation]))
-        self.size, self._pass_batches = adapter.size, adapter.batches
-        if self.static_size is not None and adapter.batches is not None:
-            self.size = adapter.batches * self.static_size
+        is_known = self.static_size is not None and adapter.batches is not None
+        self.size = adapter.batches * self.static_size if is_known else None
         self._pass: tuple[Any, ...] | None = None  # empty until the first window says which one has begun
-        self._iterator: Any = None
+        self._iterator: Any = None  # over the batches after those in the buffer; None once there are none
         self._most = self._asked = 1  # batches to fetch at once, and steps that were asked for last
         self.batch_size = adapter.batch_size or self._first_size()
         if self.steerable:
@@ -66,10 +65,10 @@ class Stream(Source):
     def _first_size(self) -> int:
         """The size of the first batch, which is not lost: the first pass begins with it."""
         self._open(0, None)
-        if not self._fetch(0, 1):
+        if not self._fetch(1):
             raise ValueError("`x` must hold at least one batch. Received: a stream without any.")
         self._pass = ()
-        return self._bounds[-1]
+        return self._stop
 
     # ------------------------------------------------------------------- the pass
 
@@ -78,20 +77,13 @@ class Stream(Source):
         if position.example == 0:
             return False
         self._go_to(position, self._fit)
-        return position.example == self._bounds[-1] and not self._fetch(position.example, self._asked)
+        return position.example == self._stop and not self._fetch(self._asked)
 
     def steps_left(self, position: Position, batch_size: int) -> int | None:
-        """How many steps the pass still has at a batch size, or None where that cannot be known."""
-        here = self._pass is not None and self._pass[:1] == (position.data_pass,) and position.example in self._bounds
-        if here and self.is_over(position):
-            return 0
-        batches, first = self._pass_batches, position.example == 0
-        if batch_size == self.batch_size and batches is not None and (here or first):
-            done = 0 if first else self._first_batch + self._bounds.index(position.example)
-            return max(1, batches - done)  # the pass before may have been shorter
-        if self.size is None:
-            return None
-        return max(1 if here or first else 0, math.ceil((self.size - position.example) / batch_size))
+        """How many steps the pass still has, or None where that cannot be known; of uneven batches an estimate."""
+        if position.example == 0 and batch_size == self.batch_size and self._adapter.batches is not None:
+            return self._adapter.batches
+        return None if self.size is None else math.ceil((self.size - position.example) / batch_size)
 
     def epoch_began(self, position: Position) -> None:
         """Tells the user's data that an epoch begins."""
@@ -112,73 +104,71 @@ class Stream(Source):
         """The examples of the next steps: see `Source`. At the fit's own batch size, batches as they come."""
         self._fit, self._asked, at = fit, steps, position.example
         self._go_to(position, fit)
-        if at == self._bounds[-1] and not self._fetch(at, steps):
+        if at == self._stop and not self._fetch(steps):
             raise ValueError(f"The data have no more batches after example {at} of pass {position.data_pass}.")
-        if batch_size == fit.batch_size and at in self._bounds:
-            return self._as_they_come(at, steps)
+        if batch_size == fit.batch_size and at == self._start:
+            size = self._sizes[0]
+            count = sum(1 for _ in takewhile(lambda other: other == size, self._sizes[:steps]))
+            return self._window(self._batches[:count], at, size, count, self.static_size)
         if not self.steerable:
             raise ValueError(f"`batch_size` must stay {fit.batch_size}. Received: {batch_size}. {self.limitation}")
-        return self._sliced(at, batch_size, steps)
-
-    def _as_they_come(self, at: int, steps: int) -> Window:
-        first = bisect_left(self._bounds, at)
-        size, count = self._bounds[first + 1] - at, 1
-        for stop in self._bounds[first + 2 : first + 1 + steps]:
-            if stop - at != (count + 1) * size:
-                break
-            count += 1
-        return self._window(at, size, count, self.static_size)
-
-    def _sliced(self, at: int, batch_size: int, steps: int) -> Window:
-        if self._bounds[-1] - at < batch_size:
+        if self._stop - at < batch_size:
             wanted = at + min(batch_size * steps, max(batch_size, self._most * self.batch_size))
-            while (lacking := wanted - self._bounds[-1]) > 0 and self._fetch(at, lacking // self.batch_size + 1):
+            while (lacking := wanted - self._stop) > 0 and self._fetch(lacking // self.batch_size + 1):
                 pass
-        rows = self._bounds[-1] - at
-        count = math.ceil(rows / batch_size) if self._iterator is None else rows // batch_size
-        return self._window(at, batch_size, min(steps, count), None)
+        left = self._stop - at
+        count = math.ceil(left / batch_size) if self._iterator is None else left // batch_size
+        return self._window(self._batches, at, batch_size, min(steps, count), None)
 
-    def _window(self, at: int, batch_size: int, count: int, static_size: int | None) -> Window:
-        examples, parts = min(count * batch_size, self._bounds[-1] - at), iter(self._data)
+    def _window(self, batches: list[Any], at: int, batch_size: int, count: int, static_size: int | None) -> Window:
+        with tf.device("CPU:0"):  # where the batches are; a block moves them to the device in one go
+            parts = iter([tf.concat(parts, 0) if len(parts) > 1 else parts[0] for parts in zip(*batches, strict=True)])
         flat = [None if spec is None else next(parts) for spec in tf.nest.flatten(self.signature[0])]
         data = tf.nest.pack_sequence_as(self.signature[0], flat)
-        return Window(data, None, at - self._bounds[0], batch_size, count, examples, static_size)
+        examples = min(count * batch_size, self._stop - at)
+        return Window(data, None, at - self._start, batch_size, count, examples, static_size)
 
     # -------------------------------------------------------------------- the buffer
-    # `_data` holds batches end to end; `_bounds` are the numbers of the examples of the pass at which they begin and
-    # end. `_iterator` gives those after them, and is None once there are none.
+    # `_batches` of `_sizes`, of which the first begins at example `_start` of the pass, and the last ends at `_stop`.
 
     def _go_to(self, position: Position, fit: FitSpec) -> None:
-        """Has the buffer begin at or before a position, and end at or after it."""
-        wanted = position.data_pass, fit.shuffle, fit.batch_size
+        """Has the buffer begin with the batch that a position is in, or end there."""
+        wanted, at = (position.data_pass, fit.shuffle, fit.batch_size), position.example
         if self._pass == ():
             self._pass = wanted
-        if self._pass != wanted or position.example < self._bounds[0]:
+        if self._pass != wanted or at < self._start:
             self._check_can_begin(position)
             self._open(position.data_pass, fit)
             self._pass = wanted
-        while (missing := position.example - self._bounds[-1]) > 0:
-            if not self._fetch(self._bounds[-1], math.ceil(missing / self.batch_size)):
-                break
-        if missing > 0 or not (self.steerable or position.example in self._bounds):
+        self._drop(at)
+        while self._stop < at and self._fetch(math.ceil((at - self._stop) / self.batch_size)):
+            self._drop(at)
+        if self._stop < at:
             raise ValueError(
-                f"The stream has no place after {position.example} examples of pass {position.data_pass}; it gave "
-                f"{self._bounds[-1]}. Give the data that the run began with."
+                f"The stream has no place after {at} examples of pass {position.data_pass}; it gave {self._stop}. "
+                "Give the data that the run began with."
             )
+
+    def _drop(self, at: int) -> None:
+        """Drops the batches that end at an example or before it."""
+        while self._sizes and self._start + self._sizes[0] <= at:
+            self._start += self._sizes.pop(0)
+            del self._batches[0]
 
     def _check_can_begin(self, position: Position) -> None:
         if self.repeatable or self._pass is None or (self._iterator is None and position.data_pass > self._pass[0]):
             return
         raise ValueError(
             "The run cannot be rewound: what a generator has yielded is gone. Received: the place after example "
-            f"{position.example:,} of pass {position.data_pass:,}, while it is after example {self._bounds[0]:,} of "
+            f"{position.example:,} of pass {position.data_pass:,}, while it is after example {self._start:,} of "
             f"pass {self._pass[0]:,}. Give a `tf.data.Dataset` or a `keras.utils.PyDataset` instead."
         )
 
     def _open(self, data_pass: int, fit: Any) -> None:
         self._end()
-        self._data: list[Any] = []
-        self._bounds, self._first_batch = [0], 0
+        self._batches: list[list[Any]] = []
+        self._sizes: list[int] = []
+        self._start = self._stop = self._fetched = 0
         self._iterator = self._adapter.begin(data_pass, fit)
 
     def _end(self) -> None:
@@ -187,39 +177,22 @@ class Stream(Source):
             self._adapter.end(self._iterator)
             self._iterator = None
 
-    def _fetch(self, at: int, count: int) -> bool:
-        """Appends up to `count` batches, at least one, to the examples from `at` on; False if there are no more."""
+    def _fetch(self, count: int) -> bool:
+        """Fetches up to `count` batches, at least one; False if there are no more."""
         if self._iterator is None:
             return False
-        done, limit = self._first_batch + len(self._bounds) - 1, self._adapter.batches
-        count = min(count, self._most) if limit is None else min(count, self._most, limit - done)
-        batches: list[Any] = []
-        while len(batches) < count and (batch := self._next_batch()) is not None:
-            if _rows(batch[0]):
-                batches.append(batch)
-        if batches:
-            self._append(batches, at)
-        if len(batches) < count or done + count == limit:
-            self.size, self._pass_batches = self._bounds[-1], done + len(batches)
+        limit, before = self._adapter.batches, self._fetched
+        most = min(count, self._most) if limit is None else min(count, self._most, limit - before)
+        while self._fetched < before + most and (batch := self._next_batch()) is not None:
+            if size := int(batch[0].shape[0]):
+                self._batches.append(batch)
+                self._sizes.append(size)
+                self._stop += size
+                self._fetched += 1
+        if self._fetched == limit or self._fetched < before + most:
+            self.size = self._stop
             self._end()
-        return bool(batches)
-
-    def _append(self, batches: list[Any], at: int) -> None:
-        """Appends batches to those that hold the examples from `at` on; the ones before are dropped."""
-        first = bisect_right(self._bounds, at) - 1
-        bounds = self._bounds[first:]
-        for batch in batches:
-            bounds.append(bounds[-1] + _rows(batch[0]))
-        if at < self._bounds[-1]:
-            batches.insert(0, [part[bounds[0] - self._bounds[0] :] for part in self._data])
-        with tf.device("CPU:0"):  # where the batches are; a block moves them to the device in one go
-            data = [tf.concat(parts, 0) if len(parts) > 1 else parts[0] for parts in zip(*batches, strict=True)]
-        if len(sizes := {_rows(part) for part in data}) > 1:
-            raise ValueError(
-                f"All tensors of a batch must hold the same number of examples. Received: {sorted(sizes)}. "
-                "Cut them to one length."
-            )
-        self._data, self._bounds, self._first_batch = data, bounds, self._first_batch + first
+        return self._fetched > before
 
     def _next_batch(self) -> list[Any] | None:
         """The tensors of the next batch, or None after the last."""
@@ -237,20 +210,12 @@ class Stream(Source):
         return [part for part in batch if not (part is None or isinstance(part, tf.experimental.Optional))]
 
 
-def _checked_specs(spec: Any) -> list[Any]:
+def _checked(spec: Any) -> list[Any]:
     """The specs of the tensors of a batch, checked to hold one row an example."""
     specs = [spec for spec in tf.nest.flatten(spec) if not is_nothing(spec)]
-    for each in specs:
-        if not isinstance(each, (tf.TensorSpec, tf.RaggedTensorSpec, tf.SparseTensorSpec)):
-            raise ValueError(f"`x` must give batches of tensors. Received: {each}.")
-        if not each.shape.rank:
-            raise ValueError(f"`x` must give batches of examples. Received: {each}. Call `.batch(size)` on it first.")
-    if not specs:
-        raise ValueError(f"`x` must give batches of tensors. Received: {spec}.")
+    tensors = (tf.TensorSpec, tf.RaggedTensorSpec, tf.SparseTensorSpec)
+    if not specs or not all(isinstance(each, tensors) and each.shape.rank for each in specs):
+        raise ValueError(
+            f"`x` must give batches of tensors, with one row an example. Received: {spec}. Call `.batch(size)` on it."
+        )
     return specs
-
-
-def _rows(part: Any) -> int:
-    if isinstance(part, tf.SparseTensor):
-        return int(part.dense_shape[0])
-    return int(part.nrows() if isinstance(part, tf.RaggedTensor) else part.shape[0])

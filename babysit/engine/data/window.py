@@ -1,4 +1,4 @@
-"""What a source of data is, the examples it gives for the next steps, and what batches look like in plain data."""
+"""What a source of data is, the examples it gives for the next steps, the batch of one step, and its plain spec."""
 
 import hashlib
 from collections.abc import Callable
@@ -132,7 +132,7 @@ def is_nothing(spec: Any) -> bool:
     return spec is None or isinstance(spec, (tf.NoneTensorSpec, tf.OptionalSpec))
 
 
-def fingerprint_of(spec: Any, size: int | None, examples: Any) -> str:
+def fingerprint_of(spec: Any, size: int | None, examples: Any = None) -> str:
     """sha256 of what data look like, how many they are, and some examples of them, hexadecimal."""
     sha = hashlib.sha256(f"{spec};{size}".encode())
     for part in tf.nest.flatten(arrays_in(examples), expand_composites=True):
@@ -148,3 +148,30 @@ def map_arrays(function: Callable[[Any], Any], structure: Any) -> Any:
 def arrays_in(structure: Any) -> list[Any]:
     """The arrays of a structure, without what is None."""
     return [part for part in keras.tree.flatten(structure) if part is not None]
+
+
+# ------------------------------------------------------------------------------- the batch of one step
+
+
+def batch_at(data: Any, order: Any, start: Any, batch_size: Any, static_size: int | None = None) -> Any:
+    """The examples of a step: `order[start : start + batch_size]`, or as they lie without an `order`."""
+    if order is None:
+        return map_arrays(lambda part: _rows(part, start, batch_size, static_size), data)
+    index = _rows(order, start, batch_size, static_size)
+    return map_arrays(lambda part: tf.gather(part, index), data)
+
+
+def _rows(part: Any, start: Any, batch_size: Any, static_size: int | None) -> Any:
+    if isinstance(part, tf.SparseTensor | tf.RaggedTensor):
+        return part  # of which a window has one batch
+    if static_size is None:
+        return part[start : start + batch_size]
+    if isinstance(batch_size, int):  # in an XLA program, which would be compiled anew for each start of a slice
+        return tf.gather(part, start + tf.range(static_size, dtype=start.dtype))
+    shape = [-1 if size is None else size for size in part.shape[1:]]
+    return tf.slice(part, [start] + [0] * len(shape), [static_size, *shape])
+
+
+def length_of(data: Any, order: Any) -> int:
+    """How many examples there are."""
+    return int((arrays_in(data)[0] if order is None else order).shape[0])
