@@ -1,15 +1,15 @@
 """Several pandas under one set of controls: what is sent goes to each of them.
 
-To a screen they are one run, of the same three calls in plain data; each trains on a
-thread of its own, at its own pace, and keeps a run and a journal of its own.
+To a screen they are one run with several logs; each trains on a thread of its own, at its
+own pace, and keeps a run and a journal of its own.
 """
 
 import itertools
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 from babysit.core.journal import Entry
+from babysit.core.runlog import RunLog
 from babysit.core.words import label, number
 from babysit.panda import Panda
 
@@ -45,11 +45,9 @@ class Together:
             raise ValueError(f"`pandas` must be two or more different ones. Received: {pandas!r}.")
         self.pandas = pandas
         models = [panda.model.name for panda in pandas]
-        self.names = models if len(set(models)) == len(models) else [panda.directory.name for panda in pandas]
+        alike = len(set(models)) < len(models)
+        self.names = [f"{name} {i}" for i, name in enumerate(models, 1)] if alike else models
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()  # an answer may be read before `send` has returned
-        self._waiting: dict[tuple[int, str | None], str] = {}  # (panda, its command) -> our command
-        self._refused: set[str] = set()
         self._dashboard: Any = None
 
     def set(self, *, why: str = "", over: int = 1, **changes: float | str | bool) -> list[Entry]:
@@ -68,10 +66,10 @@ class Together:
 
     def dashboard(self) -> Any:
         """One dashboard for all, an ipywidgets widget; the same one each time."""
-        from babysit.ui.group_dashboard import GroupDashboard
+        from babysit.ui.dashboard import Dashboard
 
         if self._dashboard is None:
-            self._dashboard = GroupDashboard(self, self.names)
+            self._dashboard = Dashboard(self)
         return self._dashboard.widget
 
     def __repr__(self) -> str:
@@ -83,9 +81,9 @@ class Together:
     # ------------------------------------------- the seam between run and screen
 
     def send(self, command: Mapping[str, Any]) -> str:
-        """Hands a command over to each; returns an id at once, from any thread.
+        """Hands a command over to each; returns an id at once, from any thread, that of their entries.
 
-        A checkpoint to rewind to is the first panda's; the others go back to the same step.
+        A checkpoint to rewind to is the first panda's; all go back to its step.
 
         Args:
             command: As `Panda.send` takes it: `set`, `save`, `rewind`, `more_epochs`, `pause`,
@@ -94,23 +92,21 @@ class Together:
         Raises:
             ValueError: If it is none of these, or there is no such checkpoint. Nothing was sent then.
         """
-        action, others = command.get("action"), dict(command)
+        action, sent = command.get("action"), {"command": f"together {next(self._numbers)}", **command}
         if action not in _TO_ALL + _TO_THE_LIVING:
             raise ValueError(
                 f"`action` must be one of {', '.join(_TO_ALL + _TO_THE_LIVING)}. Received: {action!r}. "
                 "Send it to one of the pandas."
             )
-        if (folder := others.pop("folder", None)) is not None:
+        if (folder := sent.pop("folder", None)) is not None:
             steps = {row["folder"]: row["step"] for row in self.pandas[0].status()["checkpoints"]}
             if folder not in steps:
                 raise ValueError(f"`folder` must be that of a checkpoint of {self.names[0]}. Received: {folder!r}.")
-            others["step"] = steps[folder]
-        with self._lock:
-            name = f"together {next(self._numbers)}"
-            for i, panda in enumerate(self.pandas):
-                if action in _TO_ALL or panda.state in ("running", "paused"):
-                    self._waiting[i, panda.send(others if i else command)] = name
-        return name
+            sent["step"] = steps[folder]
+        for panda in self.pandas:
+            if action in _TO_ALL or panda.state in ("running", "paused"):
+                panda.send(sent)
+        return str(sent["command"])
 
     def status(self) -> dict[str, Any]:
         """How they stand, in plain data: as one run, and under `runs` each of them."""
@@ -129,31 +125,10 @@ class Together:
             "runs": found,
         }
 
-    def since(self, cursor: Any) -> tuple[dict[str, list[dict[str, Any]]], Any]:
-        """What was recorded after a cursor (0 for all), and the next cursor.
-
-        The tables of `Panda.since`, each row with the number of its panda as `run`; and
-        `answers`, entries that tell what came of commands sent to all, under their ids.
-        """
-        tables: dict[str, list[dict[str, Any]]] = {"answers": []}
-        ends = []
-        for i, panda in enumerate(self.pandas):
-            found, end = panda.since(cursor[i] if cursor else 0)
-            ends.append(end)
-            for table, rows in found.items():
-                tables.setdefault(table, []).extend({**row, "run": i} for row in rows)
-            tables["answers"] += [answer for row in found["entries"] if (answer := self._answer(i, row)) is not None]
-        return tables, tuple(ends)
-
-    def _answer(self, i: int, row: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What an entry says of a command to all: that one has refused it, or that the last has obeyed; or nothing."""
-        with self._lock:
-            name = self._waiting.pop((i, row["command"]), None)
-            if name is not None and row["action"] == "refuse":
-                self._refused.add(name)
-                return {**row, "command": name, "why": f"{self.names[i]}: {row['why']}"}
-            is_open = name is None or name in self._refused or name in self._waiting.values()
-            return None if is_open else {**row, "command": name}
+    @property
+    def logs(self) -> dict[str, RunLog]:
+        """Name -> log of each panda."""
+        return {name: panda._log for name, panda in zip(self.names, self.pandas, strict=True)}
 
     def _differences(self, common: Mapping[str, Any], found: list[dict[str, Any]]) -> list[str]:
         """In which values they differ, in words: one has refused what another took, or was steered alone."""
@@ -173,5 +148,5 @@ def _common(found: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]
         each = [one[name] for one in found]
         low, high = max(one["low"] for one in each), min(one["high"] for one in each)
         if low < high:
-            common[name] = each[0] | {"low": low, "high": high, "since": sorted({one["since"] for one in each})}
+            common[name] = each[0] | {"low": low, "high": high}
     return common

@@ -66,8 +66,8 @@ class Panda(Run):
         seed = _drawn_seed() if seed is None else int(checked("seed", seed, any_whole(0)))
         path = runs.new_directory(model.name, directory)
         with runs.opened(path) as (opened, database):
-            database.set_meta({"model": model.name, "seed": seed, "architecture": architecture.describe(model)})
             self._start(model, path, opened, database, seed)
+            database.set_meta({"model": model.name, "seed": seed, "architecture": architecture.describe(model)})
 
     @classmethod
     def load(cls, directory: str | Path, model: keras.Model | None = None) -> "Panda":
@@ -488,7 +488,7 @@ class Panda(Run):
                 `delete` (`folder`), `rewind` (`folder`, or `step` and `branch`; `hyperparameters`,
                 `skip`), `export` (`kind`: `logbook`, `history`, `script`, `model`, or `chart.png`
                 or `chart.svg` with its `content`), `diagnostics` (`on`), `pause`, `resume`, `stop`; for
-                each also `author` and, but for those that say it themselves, `why`.
+                each also `author`, `command` (an id of your own) and, but for those that say it themselves, `why`.
         """
         return self._worker.send(command)
 

@@ -5,8 +5,6 @@ import numpy as np
 import pytest
 
 import babysit
-from babysit.ui.chart import Chart
-from babysit.ui.chart_view import ChartView
 from babysit.ui.series import MEAN, STEP
 from tests.patience import until
 
@@ -39,24 +37,17 @@ def both(pandas):
         both._dashboard.close()
 
 
-def answers(both, command):
-    found, cursor = [], 0
-
-    def answered():
-        nonlocal cursor
-        rows, cursor = both.since(cursor)
-        found.extend(row for row in rows["answers"] if row["command"] == command)
-        return found
-
-    until(answered)
-    return found
+def answers(pandas, command):
+    """The action of the entry of each that answers a command, and why."""
+    found = lambda panda: [(e.action, e.why) for e in panda.journal if e.command == command]  # noqa: E731
+    return [until(lambda panda=panda: found(panda))[0] for panda in pandas]
 
 
 def test_trained_at_the_same_time_and_steered_as_one_each_is_what_it_would_be_alone(pandas, both):
     both.send({"action": "resume"})
     until(lambda: all(panda.step > 20 for panda in pandas))
     command = both.send({"action": "set", "changes": {"learning_rate": 0.02, "batch_size": 8}, "author": "dashboard"})
-    assert [row["action"] for row in answers(both, command)] == ["set"]
+    assert [action for action, _ in answers(pandas, command)] == ["set", "set"]
     entries = both.set(momentum=0.5, why="both")
     until(lambda: all(panda.step > entry.step + 20 for panda, entry in zip(pandas, entries, strict=True)))
     both.send({"action": "stop"})
@@ -81,8 +72,8 @@ def test_it_is_one_run_with_what_all_have_and_tells_what_one_refuses(pandas, bot
         both.set(batch_size=40)
     assert [panda.hyperparameters["batch_size"].value for panda in pandas] == [16, 16]
     command = both.send({"action": "set", "changes": {"batch_size": 40}, "author": "dashboard"})
-    [answer] = answers(both, command)
-    assert answer["action"] == "refuse" and answer["why"].startswith("dropout: `batch_size` must")
+    [(obeyed, _), (refused, why)] = answers(pandas, command)
+    assert (obeyed, refused) == ("set", "refuse") and why.startswith("`batch_size` must")
     assert "batch size: 40 in plain, 16 in dropout." in both.status()["remarks"]
 
     with pytest.raises(ValueError, match="`action`.*one of the pandas"):
@@ -97,9 +88,9 @@ def test_it_is_one_run_with_what_all_have_and_tells_what_one_refuses(pandas, bot
 def test_its_chart_draws_each_run_s_losses_and_a_checkpoint_of_the_first_takes_all_back(pandas, both):
     for panda in pandas:
         panda.run(5)
-    chart = Chart(both.send, lambda: None, ChartView(both.send, lambda: None), both.names)
-    chart.add(both.since(0)[0])
-    chart.refresh(at_once=True)
+    both.dashboard()
+    chart = both._dashboard._chart
+    until(lambda: chart._figure.end == 5)
     axes = chart._figure.figure.axes
     assert [one.get_title(loc="left") for one in axes] == ["loss", "mae", "learning rate"]
     losses = [curve.columns for curve in chart._figure.curves if curve.name in ("plain train", "dropout train")]
@@ -117,7 +108,7 @@ def test_its_chart_draws_each_run_s_losses_and_a_checkpoint_of_the_first_takes_a
         panda.run(4)
     folder = next(row["folder"] for row in both.status()["checkpoints"] if row["name"] == "here")
     command = both.send({"action": "rewind", "folder": folder})
-    assert [row["action"] for row in answers(both, command)] == ["rewind"]
+    assert [action for action, _ in answers(pandas, command)] == ["rewind", "rewind"]
     assert [panda.step for panda in pandas] == [5, 5]
     assert pandas[1].digest() == digests[1]
 
@@ -130,7 +121,7 @@ def test_a_slider_of_its_dashboard_steers_all_and_shows_what_is_in_effect(pandas
     slider = next(part for part in shown if getattr(part, "description", "") == "learning rate")
     pandas[0].run(3)
     slider.value = 0.1
-    until(lambda: any("in effect since step 0 and 3" in str(getattr(part, "value", "")) for part in shown))
+    until(lambda: any("in effect since step 3" in str(getattr(part, "value", "")) for part in shown))
     assert [panda.hyperparameters["learning_rate"].value for panda in pandas] == [0.1, 0.1]
     exact = next(part for part in shown if getattr(part, "description", "") == "learning rate, exactly")
     exact.value = "7"

@@ -18,7 +18,6 @@ from babysit.core.events import ROOT, Branch, EpochEnd, Event, Fit, Payload, Sav
 from babysit.core.position import Position
 
 STEPS_ROW = ("seq", "branch", "first", "count", "time", "names", "dtype", "columns")
-_BLOCK = np.dtype([("seq", "i8"), ("branch", "i8"), ("first", "i8"), ("count", "i8"), ("time", "f8")])
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,10 @@ class Segment(NamedTuple):
     end: float
     last: float
 
+    def holds(self, event: Any) -> bool:
+        """Whether an event, or its entry in the journal, counts on it."""
+        return bool(event.branch == self.branch and event.step <= self.end and event.seq <= self.last)
+
 
 Lineage = tuple[Segment, ...]
 
@@ -103,7 +106,6 @@ class RunLog:
         self.seq, self.begun = 0, False
         self.on_append: Callable[[Event | Steps], None] = lambda row: None
         self._tables = {ROOT: _Table(0)}
-        self._blocks = _Array(_BLOCK)
 
     # ------------------------------------------------------------------------------ writing
 
@@ -125,8 +127,6 @@ class RunLog:
         self.on_append(row)
         if isinstance(row, Steps):
             self._tables[row.branch].append(row)
-            block = row.seq, list(self._tables).index(row.branch), row.first, row.count, row.time
-            self._blocks.write(len(self._blocks.view), np.array([block], _BLOCK))
         else:
             if isinstance(row.payload, Branch):
                 self._tables[row.branch] = _Table(row.step)
@@ -172,12 +172,7 @@ class RunLog:
 
     def along(self, lineage: Lineage, after: float = 0) -> list[Event]:
         """The events that count on a lineage, from those after a number on."""
-        found = []
-        for event in self.events_after(after):
-            for segment in lineage:
-                if event.branch == segment.branch and event.step <= segment.end and event.seq <= segment.last:
-                    found.append(event)
-        return found
+        return [event for event in self.events_after(after) if any(part.holds(event) for part in lineage)]
 
     def controls_along(self, lineage: Lineage) -> Iterator[tuple[int, Controls]]:
         """The controls after each event of a lineage that changes them, with the steps done then."""
@@ -188,19 +183,6 @@ class RunLog:
                 controls = changed
                 yield event.step, controls
 
-    def controls_at(self, event: Event) -> Controls:
-        """The controls after an event."""
-        controls = Controls()
-        for one in self.along(self.lineage(event.branch, event.step)):
-            if one.seq <= event.seq:
-                controls, _ = apply(controls, Position(), one)
-        return controls
-
-    def epoch_of(self, steps: Steps) -> int:
-        """The number of the epoch that steps belong to, from 1 on."""
-        lineage = self.lineage(steps.branch, steps.first - 1)
-        return 1 + sum(event.seq < steps.seq for event in self.epoch_ends(lineage))
-
     def epoch_ends(self, lineage: Lineage) -> list[Event]:
         """The ends of epochs on a lineage."""
         return [event for event in self.along(lineage) if isinstance(event.payload, EpochEnd)]
@@ -210,15 +192,15 @@ class RunLog:
         tables = [self._tables[segment.branch] for segment in lineage]
         return next((list(table.columns) for table in reversed(tables) if table.count), [])
 
-    def column(self, name: str, lineage: Lineage) -> np.ndarray:
-        """What was measured at each step of a lineage, NaN where it was not; shape (steps,)."""
-        parts = [self._tables[part.branch].values(name, part.end) for part in lineage]
+    def column(self, name: str, lineage: Lineage, after: int = 0) -> np.ndarray:
+        """What was measured at each step of a lineage after one, NaN where it was not; shape (steps,)."""
+        parts = [self._tables[part.branch].values(name, after, part.end) for part in lineage]
         return np.concatenate([part for part in parts if len(part)] or [np.empty(0, "f4")])
 
     def loss(self, branch: str, step: int) -> float:
         """The loss of a step of a branch; NaN where there is none."""
         for part in reversed(self.lineage(branch, step)):
-            if part.start < step and len(values := self._tables[part.branch].values("loss", step)):
+            if part.start < step and len(values := self._tables[part.branch].values("loss", step - 1, step)):
                 return float(values[-1])
         return math.nan
 
@@ -237,18 +219,6 @@ class RunLog:
             found[missing] = self.column(name, lineage)[:steps][missing]
         return found
 
-    def blocks(self, after: int = 0, most: int | None = None) -> list[Steps]:
-        """The rows of steps after a number, of which at most so many."""
-        blocks, names = self._blocks.view, list(self._tables)
-        begin = int(np.searchsorted(blocks["seq"], after, "right"))
-        rows = []
-        for seq, number, first, count, moment in blocks[begin:][:most].tolist():
-            table = self._tables[names[number]]
-            at = first - 1 - table.start
-            columns = {name: values.view[at : at + count] for name, values in table.columns.items()}
-            rows.append(Steps(seq, names[number], first, columns, moment))
-        return rows
-
 
 class _Table:
     """The steps of one branch: columns of one length."""
@@ -265,11 +235,10 @@ class _Table:
             self.columns[name].write(at, values)
         self.count = at + steps.count
 
-    def values(self, name: str, end: float) -> np.ndarray:
-        count = int(max(0, min(self.count, end - self.start)))
-        if name not in self.columns:
-            return np.full(count, np.nan, "f4")
-        values = self.columns[name].view[:count]
+    def values(self, name: str, after: int, end: float) -> np.ndarray:
+        begin = max(0, after - self.start)
+        count = int(max(0, min(self.count, end - self.start) - begin))
+        values = self.columns[name].view[begin : begin + count] if name in self.columns else np.empty(0, "f4")
         return np.concatenate([values, np.full(count - len(values), np.nan, "f4")]) if len(values) < count else values
 
 

@@ -80,7 +80,7 @@ class KerasTrainer(TrainableModel):
         block = self.block(window.static_size, self.source.signature)
         measured = None if wait else self.diagnostics.begin(window, self.source.signature[0])
         began, self.interrupted = time.perf_counter(), True
-        logs = block.run(*window[:5], stop_if_not_finite=self._finite)
+        logs = block.run(window.data, window.order, window.offset, window.batch_size, window.count, self._finite)
         self.interrupted = False
         self.diagnostics.end(measured, at.step + 1)
         self._sizer.record(logs.count, time.perf_counter() - began)

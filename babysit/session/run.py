@@ -7,11 +7,10 @@ from typing import Any
 from babysit.core.history import History
 from babysit.core.journal import Journal
 from babysit.core.runlog import RunLog
-from babysit.session.status import rows_since
 
 
 class Run:
-    """A run as a screen sees it: `send`, `status`, `since`; and what was measured and done.
+    """A run as a screen sees it: `send`, `status`, `logs`; and what was measured and done.
 
     Last line of a cell: its dashboard.
 
@@ -31,13 +30,11 @@ class Run:
         """The present state of the run, in plain data."""
         raise NotImplementedError
 
-    def since(self, cursor: int) -> tuple[dict[str, list[dict[str, Any]]], int]:
-        """What was recorded after a cursor (0 for all), in plain data, and the next cursor.
-
-        Tables `entries`, `blocks`, `epochs`, and `branches`. The cursor counts
-        what was appended: steps rewind, appends do not. A long record comes in pieces.
-        """
-        return rows_since(self._log, cursor)
+    @property
+    def logs(self) -> dict[str, RunLog]:
+        """Name -> log, for a screen; `babysit.Together` has several."""
+        self._look()
+        return {self.directory.name: self._log}
 
     @property
     def history(self) -> History:
@@ -61,11 +58,10 @@ class Run:
 
     def dashboard(self) -> Any:
         """The dashboard, an ipywidgets widget; the same one each time."""
-        from babysit.session.viewer import Viewer
         from babysit.ui.dashboard import Dashboard
 
         if self._dashboard is None:
-            self._dashboard = Dashboard(self, Viewer)
+            self._dashboard = Dashboard(self)
         return self._dashboard.widget
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:

@@ -1,15 +1,10 @@
-"""The present state of a run in plain data, and the rows of its log as a screen reads them."""
+"""The present state of a run in plain data."""
 
 import math
 import time
 from collections import deque
 from typing import Any
 
-import numpy as np
-
-from babysit.core.events import Branch, EpochEnd, Event, Fit
-from babysit.core.journal import entry_of, is_entry
-from babysit.core.runlog import RunLog, Steps
 from babysit.session.session import Session
 
 WINDOW_S = 3.0  # over which the speed is measured
@@ -82,47 +77,3 @@ class Rate:
             return None
         (start, first), (end, last) = seen[0], seen[-1]
         return (last - first) / (end - start)
-
-
-# ------------------------------------------------------------------------- rows for a screen
-
-
-def rows_since(log: RunLog, cursor: int, most: int = 1000) -> tuple[dict[str, list[dict[str, Any]]], int]:
-    """What was recorded after a number, by table, in plain data, and the number up to which it goes.
-
-    Tables `entries`, `blocks`, `epochs` and `branches`. At most so many rows are covered in one call,
-    so that a reader who starts late reads a long run in pieces.
-    """
-    end = min(log.seq, cursor + most)
-    tables: dict[str, list[dict[str, Any]]] = {name: [] for name in ("entries", "blocks", "epochs", "branches")}
-    for steps in log.blocks(cursor, most):
-        if steps.seq <= end:
-            tables["blocks"].append(_block(log, steps))
-    for event in log.events_after(cursor):
-        if event.seq > end:
-            break
-        _add(log, tables, event)
-    return tables, end
-
-
-def _block(log: RunLog, steps: Steps) -> dict[str, Any]:
-    names = list(steps.columns)
-    table = np.stack([np.asarray(steps.columns[name]) for name in names])
-    about = {"seq": steps.seq, "branch": steps.branch, "first": steps.first, "steps": steps.count, "time": steps.time}
-    return about | {"names": names, "dtype": str(table.dtype), "columns": table.tobytes(), "epoch": log.epoch_of(steps)}
-
-
-def _add(log: RunLog, tables: dict[str, list[dict[str, Any]]], event: Event) -> None:
-    payload = event.payload
-    first = next((one for one in log.events if isinstance(one.payload, Fit)), None)
-    if isinstance(payload, EpochEnd):
-        row = {"branch": event.branch, "epoch": payload.epoch, "step": event.step, "logs": dict(payload.logs)}
-        tables["epochs"].append({"seq": event.seq, **row})
-    if isinstance(payload, Branch) or (isinstance(payload, Fit) and event is first):
-        parent, last = (payload.parent, payload.last) if isinstance(payload, Branch) else (None, 0)
-        values = log.controls_at(event).at(event.step)
-        numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
-        row = {"name": event.branch, "parent": parent, "step": event.step, "last": last, "hyperparameters": numbers}
-        tables["branches"].append({"seq": event.seq, **row})
-    if is_entry(event):
-        tables["entries"].append(vars(entry_of(event)))

@@ -1,9 +1,7 @@
 """The viewer: a run of another process, or one that has ended, looked at through its record alone."""
 
-import itertools
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,8 +38,6 @@ class Viewer(Run):
         self._status: dict[str, Any] = {}
         self._holder: str | None = None
         self._lock = threading.Lock()  # the dashboard's pump reads too
-        self._refusals: list[dict[str, Any]] = []  # that wait for `since`
-        self._refused = itertools.count(1)
         self._look()
         if not self._status:
             raise ValueError(f"The run at {self.directory} has not begun, or was ended before it began.")
@@ -93,7 +89,7 @@ class Viewer(Run):
         self._look()
         raise ValueError(self._words)
 
-    fit = pause = resume = stop = run = wait = set = call = note = save = rewind = _refuse
+    fit = pause = resume = stop = run = wait = set = call = note = save = rewind = send = _refuse
     digest = schedules = export_script = export_logbook = _refuse
     model = property(_refuse)
 
@@ -106,14 +102,6 @@ class Viewer(Run):
 
     # ------------------------------------------- the seam between run and screen
 
-    def send(self, command: Mapping[str, Any]) -> str:
-        """Refuses a command; the next `since` brings the refusal, an entry with the id that is returned."""
-        status, name = self.status(), f"watching {next(self._refused)}"
-        about = {"command": name, "author": str(command.get("author", "script")), "action": "refuse"}
-        about |= {name: status[name] for name in ("step", "branch")}
-        self._refusals.append({**about, "time": time.time(), "changes": {}, "over": 1, "why": self._words})
-        return name
-
     def status(self) -> dict[str, Any]:
         """The state of the run, as `Panda.status` gives it, at most half a second old; and `read_only`."""
         self._look()
@@ -122,14 +110,6 @@ class Viewer(Run):
             words = f"The process that trained this run is gone. {self._words}"
             return status | {"state": "interrupted", "warning": words, "examples_a_second": None, "seconds_left": None}
         return status | {"remarks": [self._words, *status["remarks"]]}
-
-    def since(self, cursor: int) -> tuple[dict[str, list[dict[str, Any]]], int]:
-        """What was recorded after a cursor (0 for all), as `Panda.since` has it, and the next cursor."""
-        self._look()
-        rows, end = super().since(cursor)
-        refusals, self._refusals = self._refusals, []
-        rows["entries"] += [{"seq": end, **row} for row in refusals]
-        return rows, end
 
     def _look(self) -> None:
         """Reads what is new in the run's file, and finds out who holds the run."""

@@ -1,15 +1,16 @@
 """The buttons of a run: pause, step, stop, save, undo, rewind."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets as widgets
 
+from babysit.core.journal import Entry
 from babysit.core.words import label
+from babysit.ui.run_series import by_user
 from babysit.ui.timeline import checkpoint_words
-from babysit.ui.widgets import PendingCommand, Send, button, classed, on_change, row, unlabelled, write
+from babysit.ui.widgets import Send, button, classed, on_change, row, unlabelled, write
 
-_USER = ("dashboard", "script")  # whose changes can be undone
 _KEPT = 50
 
 
@@ -22,10 +23,8 @@ class RunButtons:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._changes: list[
-            tuple[int, Mapping[str, Any]]
-        ] = []  # step and changes: can be undone, on the present branch
-        self._undoing = PendingCommand()
+        self._changes: list[Entry] = []  # can be undone, on the present branch
+        self._undoing: list[dict[str, Any]] = []  # the values that were asked for by *Undo*
         self._chosen: str | None = None  # the checkpoint that the user chose in the menu
         self._build(send)
 
@@ -52,12 +51,7 @@ class RunButtons:
         more = made("More epochs", "more_epochs", epochs=lambda: epochs.value)
         save, over = made("Save checkpoint", "save", name=None), made("Start over", "rewind", step=0)
         back = made("Rewind", "rewind", folder=lambda: self._menu.value)
-        self._enabled: dict[widgets.Button, Callable[[Mapping[str, Any]], bool]] = {
-            **dict.fromkeys([self._toggle, step, several, epoch, stop], _is_alive),
-            **dict.fromkeys([more, save], lambda status: status["state"] != "idle"),
-            over: lambda status: status["state"] != "idle" and status["step"] > 0,
-            back: lambda status: bool(status["checkpoints"]),
-        }
+        self._of_living, self._of_begun = [self._toggle, step, several, epoch, stop], [more, save, over, back]
         first = row(self._toggle, step, _pair(several, steps), epoch, stop, _pair(more, epochs))
         self.widget = row(first, row(save, self._undo, over, _pair(back, self._menu)), name="babysit-run-buttons")
 
@@ -70,34 +64,33 @@ class RunButtons:
         self._chosen = folder
 
     def _on_undo(self) -> None:
-        with self._undoing.lock:
-            if self._changes and self._undoing.value is None:
-                step, changes = last = self._changes[-1]
-                back = {name: old for name, (old, _) in changes.items()}
-                why = f"undoes the change at step {step:,}"
-                self._undoing.send(lambda: self._send("set", changes=back, why=why), last)
+        if self._changes:
+            change = self._changes.pop()
+            back = {name: old for name, (old, _) in change.changes.items()}
+            self._undoing.append(back)
+            self._send("set", changes=back, why=f"undoes the change at step {change.step:,}")
 
     # ------------------------------------------------------- called by the pump alone
 
-    def add(self, entry: Mapping[str, Any]) -> None:
-        """Reads an entry: a change that can be undone, or that has been."""
-        with self._undoing.lock:
-            undone = self._undoing.value
-            if self._undoing.answer(entry):
-                if entry["action"] != "refuse":
-                    self._changes = [change for change in self._changes if change is not undone]
-            elif entry["action"] == "set" and entry["author"] in _USER and entry["changes"]:
-                self._changes = [*self._changes, (entry["step"], entry["changes"])][-_KEPT:]
-            elif entry["action"] in ("rewind", "fit"):  # they set other values
-                self._changes = []
+    def add(self, entry: Entry) -> None:
+        """Reads an entry: a change that can be undone, or that undoes one."""
+        if entry.action in ("rewind", "fit"):  # they set other values
+            self._changes = []
+        elif entry.action == "set" and by_user(entry):
+            if (values := {name: new for name, (_, new) in entry.changes.items()}) in self._undoing:
+                self._undoing.remove(values)
+            else:
+                self._changes = [*self._changes, entry][-_KEPT:]
 
     def refresh(self, status: Mapping[str, Any]) -> None:
         """Enables the buttons that mean something now."""
         write(self._toggle, description="Pause" if status["state"] == "running" else "Resume")
-        for control, enabled in self._enabled.items():
-            write(control, disabled=not enabled(status))
-        last = self._changes[-1:] if self._undoing.value is None else []
-        words = [f"{', '.join(map(label, changes))}, changed at step {step:,}" for step, changes in last]
+        for control in self._of_living:
+            write(control, disabled=status["state"] not in ("running", "paused"))
+        for control in self._of_begun:
+            write(control, disabled=status["state"] == "idle")
+        last = self._changes[-1:]
+        words = [f"{', '.join(map(label, one.changes))}, changed at step {one.step:,}" for one in last]
         write(self._undo, disabled=not last, tooltip=" ".join(words))
         self._refresh_menu(status["checkpoints"])
 
@@ -108,10 +101,6 @@ class RunButtons:
         named = [row["folder"] for row in newest if row["kept"] == "named"]
         keeps = self._chosen in [folder for _, folder in options]
         write(self._menu, options=options, value=self._chosen if keeps else [*named, options[0][1]][0])
-
-
-def _is_alive(status: Mapping[str, Any]) -> bool:
-    return status["state"] in ("running", "paused")
 
 
 def _count(value: int, description: str) -> Any:

@@ -1,6 +1,5 @@
 """The toolbar of the chart: what to show, in one line."""
 
-import html
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -10,7 +9,7 @@ import ipywidgets as widgets
 from babysit.core.words import label
 from babysit.ui.figure import View
 from babysit.ui.run_series import RunSeries
-from babysit.ui.widgets import Send, caption, classed, export_button, unlabelled, write
+from babysit.ui.widgets import Send, classed, export_button, unlabelled, write
 
 SMOOTHINGS = (0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
 _RANGES = (("all", 0), *((f"last {n:,}", n) for n in (200, 1000, 10_000)))
@@ -20,11 +19,12 @@ class ChartToolbar:
     """What the user has chosen to see.
 
     Args:
-        send: Sends a command; None for a chart that writes no files and has no other run laid over.
+        send: Sends a command.
         wake: Wakes the pump, to draw what has been chosen.
+        alone: Whether it is of one run, which writes files.
     """
 
-    def __init__(self, send: Send | None, wake: Callable[[], None]) -> None:
+    def __init__(self, send: Send, wake: Callable[[], None], alone: bool = True) -> None:
         usual, self._wake = View(), wake
         self._exports: list[str] = []  # the kinds of pictures to write
         smoothings = [(f"{value:g}", value) for value in SMOOTHINGS]
@@ -33,20 +33,14 @@ class ChartToolbar:
         self._range = widgets.Dropdown(options=_RANGES, description="which steps")
         self._metric = widgets.Dropdown(options=[("no metric", "")], description="metric")
         self._hyperparameter = widgets.Dropdown(options=[("no hyperparameter", "")], description="hyperparameter")
-        self._other = widgets.Text(placeholder="folder of a run", description="compare with", continuous_update=False)
-        self._problem = caption()
         menus = [self._metric, self._hyperparameter, self._range]
-        for control in (self._smoothing, self._log, self._other, *menus):
+        for control in (self._smoothing, self._log, *menus):
             control.observe(lambda _: wake(), "value")
-        files = []
-        if send is not None:
-            files = [export_button(kind.upper(), partial(self._export, kind), "the chart") for kind in ("png", "svg")]
-            files.append(export_button("CSV", lambda: send("export", kind="history"), "the measurements"))
+        files = [export_button(kind.upper(), partial(self._export, kind), "the chart") for kind in ("png", "svg")]
+        files.append(export_button("CSV", lambda: send("export", kind="history"), "the measurements"))
         words = classed(widgets.HBox([classed(file, "babysit-word") for file in files]), "babysit-exports")
-        line = [self._smoothing, self._log, *map(unlabelled, menus), words]
+        line = [self._smoothing, self._log, *map(unlabelled, menus), *([words] if alone else [])]
         self.widget = classed(widgets.HBox(line), "babysit-bar")
-        compared = [self._other, self._problem] if send is not None else []
-        self.below = classed(widgets.HBox(compared), "babysit-choice")
 
     def _export(self, kind: str) -> None:
         self._exports.append(kind)
@@ -59,15 +53,10 @@ class ChartToolbar:
         exports, self._exports = self._exports, []
         return exports
 
-    @property
-    def other(self) -> str | None:
-        """The folder of the run to lay over, or None."""
-        return self._other.value.strip() or None
-
     def view(self, series: RunSeries) -> View:
         """What to show now, of what there is."""
-        _offer(self._metric, series.metrics)
-        _offer(self._hyperparameter, series.hyperparameters)
+        _offer(self._metric, series.along().metrics)
+        _offer(self._hyperparameter, series.along().hyperparameters)
         return View(
             smoothing=self._smoothing.value,
             log=self._log.value,
@@ -75,10 +64,6 @@ class ChartToolbar:
             metric=self._metric.value,
             hyperparameter=self._hyperparameter.value,
         )
-
-    def complain(self, problem: str) -> None:
-        """Says why the other run is not shown; nothing if it is."""
-        write(self._problem, value=html.escape(problem))
 
 
 def _offer(menu: Any, names: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 // The chart in the page: shows each frame, and what needs no answer from the kernel: a crosshair with the values
-// under it, a box about what was clicked, and the choice of a zoom. It reports its size and whether it is visible, and
-// keeps what the user types in the dashboard.
+// under it, a box about what was clicked, and the choice of a zoom. It reports its size and whether it is visible, keeps
+// what the user types in the dashboard, sets the tab's title, and gives sliders their spoken names.
 const REACH = 6; // at this distance in pixels a click still hits a change
 const KEYS = { ArrowLeft: -1, ArrowRight: 1, PageUp: -40, PageDown: 40 };
 
@@ -132,7 +132,18 @@ function render({ model, el }) {
     else ask(steps[nearest(step)] ?? 0, []);
   };
 
+  const nameControls = () => {
+    const dashboard = el.closest('.babysit') ?? el;
+    for (const handle of dashboard.querySelectorAll('.noUi-handle')) {
+      const name = handle.closest('.jupyter-widgets').querySelector('.widget-label')?.textContent;
+      if (name) handle.setAttribute('aria-label', name);
+    }
+    for (const list of dashboard.querySelectorAll('select, .noUi-handle')) list.dataset.lmSuppressShortcuts = 'true';
+  };
+  const showTitle = () => { document.title = model.get('title') || document.title; nameControls(); };
+
   const draw = () => {
+    nameControls();
     frame = model.get('frame');
     if (!frame?.png) return;
     const step = at === null ? null : steps[at];
@@ -216,12 +227,15 @@ function render({ model, el }) {
   sizes.observe(el);
   document.addEventListener('visibilitychange', report, { signal: end.signal });
   model.on('change:frame', draw);
+  model.on('change:title', showTitle);
+  showTitle();
   draw();
   return () => {
     end.abort();
     sizes.disconnect();
     sight.disconnect();
     model.off('change:frame', draw);
+    model.off('change:title', showTitle);
     model.send({ visible: false });
     if (url) URL.revokeObjectURL(url);
   };

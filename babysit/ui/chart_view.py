@@ -18,10 +18,11 @@ UNHEARD_S = 10.0  # a frame that no page has confirmed is followed by another af
 
 
 class _PageView(anywidget.AnyWidget):
-    """The widget of `chart_view.js`; `frame` is what `ChartFigure.frame` gives."""
+    """The widget of `chart_view.js`; `frame` is what `ChartFigure.frame` gives, `title` that of the browser's tab."""
 
     _esm = Path(__file__).with_name("chart_view.js")
     frame = traitlets.Dict().tag(sync=True)
+    title = traitlets.Unicode().tag(sync=True)
 
 
 class ChartView:
@@ -78,6 +79,10 @@ class ChartView:
     def is_ready(self) -> bool:
         """Whether a page may be sent the next frame: it has confirmed the last one, or not for long."""
         return self.is_visible and time.monotonic() > self._unconfirmed_s + UNHEARD_S * bool(self._unconfirmed_s)
+
+    def show_title(self, title: str) -> None:
+        """Shows the title of the browser's tab."""
+        write(self._page, title=title)
 
     def show(self, frame: Mapping[str, Any]) -> None:
         """Shows a frame of `ChartFigure.frame`."""

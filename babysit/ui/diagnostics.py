@@ -8,7 +8,7 @@ import ipywidgets as widgets
 
 from babysit.ui.widgets import Send, button, caption, classed, row, write
 
-LAYERS = 200  # layers shown, which one message carries
+LAYERS = 200  # of the layers only the first are shown, as one message carries them
 _HEALTHY = (1e-4, 1e-2)  # update ÷ weight: about 1e-3 is (CS231n, Karpathy), what is far from it is flagged
 _OFF = (
     "Off. When on, one step every few seconds is examined more closely. That takes at most {share:.0%} of the "
@@ -54,7 +54,6 @@ def _figures(signs: Mapping[str, Any]) -> str:
 
 def _table(layers: list[Mapping[str, Any]]) -> str:
     rows = [(html.escape(one["name"]), _ratio(one["ratio"]), _number(one["gradient"])) for one in layers[:LAYERS]]
-    rows += [(f"and {len(layers) - LAYERS:,} more layers", "", "")] if len(layers) > LAYERS else []
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in rows)
     return f"<table><thead>{_HEAD}</thead><tbody>{body}</tbody></table>"
 

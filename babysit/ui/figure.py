@@ -13,17 +13,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from babysit.core.journal import Entry
 from babysit.core.words import label, number
 from babysit.ui import theme
-from babysit.ui.entries import LogEntry
-from babysit.ui.run_series import RunSeries
+from babysit.ui.run_series import RunSeries, by_user, words_of
 from babysit.ui.series import HIGH, LOW, MEAN, SMOOTHED, STEP, reduced, with_smoothed
 
 GHOSTS, MARKS = 12, 200  # the newest abandoned branches, and the newest changes that the page gets
 DOTS = 60  # so many epochs have a dot each
 _LEFT, _RIGHT, _BOTTOM, _TITLE = 70, 112, 40, 22  # pixels around the panels, and above each
 _SHARES = {"loss": 4.0, "metric": 1.25, "hyperparameter": 0.7}
-_LINE, _LETTER = 13, 6  # pixels of a line of words, and of a letter
+_LINE, _LETTER = 13, 7  # pixels of a line of words, and of a letter
 _SHORT = {"learning_rate": "lr", "batch_size": "batch"}
 _WORDS = {"rewind": "rewound", "edit": "edited", "nan": "not finite", "fail": "failed"}
 
@@ -39,7 +39,6 @@ class View:
         zoom: The first and last step to show, whatever `last` says; None for no zoom.
         metric: The metric below the loss; empty for none.
         hyperparameter: The hyperparameter below it; empty for none.
-        title: Words at the right of the loss's title.
     """
 
     smoothing: float = 0.97
@@ -48,7 +47,6 @@ class View:
     zoom: tuple[float, float] | None = None
     metric: str = ""
     hyperparameter: str = ""
-    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,13 +56,11 @@ class ChartRun:
     Attributes:
         series: What was measured.
         colour: Of its curves.
-        valid_colour: Of what was measured on validation data.
         name: Before the names of its curves; empty where it is the only run.
     """
 
     series: RunSeries
     colour: str = theme.TRAIN
-    valid_colour: str = theme.VALID
     name: str = ""
 
 
@@ -122,7 +118,9 @@ class ChartFigure:
         self.curves: list[Curve] = []
         for axes, (name, kind) in zip(self.figure.axes, self._panels(), strict=True):
             self._draw_panel(axes, name, kind)
-        self.figure.axes[0].set_title(view.title, loc="right", fontsize=8, color=theme.FAINT, parse_math=False)
+        if len(self.runs) > 1:
+            key = "training solid, validation dotted"
+            self.figure.axes[0].set_title(key, loc="right", y=1, fontsize=8, color=theme.FAINT)
         self.marks = [one for one in self._series.lineage_entries() if self.limits[0] <= one.step <= self.limits[1]]
         self._draw_ghosts()
         self._draw_marks()
@@ -145,15 +143,17 @@ class ChartFigure:
                 high = max(room, 40) * _SHARES[kind] / sum(_SHARES[kind] for _, kind in panels)
                 bottom -= _TITLE + high
                 box = _LEFT / width, bottom / height, self._pixels / width, high / height
-                self._style(self.figure.add_axes(box, facecolor="none"), label(name))
+                self._style(self.figure.add_axes(box, facecolor="none"), label(name), high)
             self.figure.axes[-1].tick_params(labelbottom=True)
-            self.figure.axes[-1].set_xlabel("step", color=theme.FAINT, fontsize=9, labelpad=3)
+            self.figure.axes[-1].set_xlabel("step", color=theme.FAINT, fontsize=9)
         for axes in self.figure.axes:
             for artist in (*axes.lines, *axes.collections, *axes.texts):
                 artist.remove()
 
-    def _style(self, axes: Any, title: str) -> None:
-        axes.set_title(title, loc="left", fontsize=9, color=theme.INK, pad=5, parse_math=False)
+    def _style(self, axes: Any, title: str, height: float) -> None:
+        axes.set_title(title, loc="left", y=1, fontsize=9, color=theme.INK, pad=5, parse_math=False)
+        for axis in (axes.xaxis, axes.yaxis):  # titles and labels with a place of their own halve the time of a frame
+            axis.set_label_coords(0.5, -23 / height)
         axes.grid(color=theme.GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -169,44 +169,41 @@ class ChartFigure:
         axes.set_xlim(*self.limits)
         for curve in curves:
             _draw(axes, curve)
-        _scale(axes, curves, self._view.log if kind == "loss" else None)
+        _scale(axes, curves, self._view.log if kind == "loss" else kind == "hyperparameter")
         axes.autoscale_view(scalex=False)
         self._write_last_values(axes, curves)
         self.curves += curves
 
     def _curves_of(self, name: str, kind: str) -> Iterator[Curve]:
         for run in self.runs:
-            series, first = run.series, run is self.runs[0]
+            series, first, one = run.series.along(), run is self.runs[0], len(self.runs) == 1
             pre, word = f"{run.name} " if run.name else "", label(name)
             if kind == "hyperparameter":
                 yield self._held(run, name, pre + word, theme.INK if len(self.runs) == 1 else run.colour)
                 continue
             solid = {"color": run.colour, "linewidth": 1.8 if first else 1.4}
-            train, ended = self._columns(series, "measured", name), self._columns(series, "epochs", name)
+            train = self._visible(with_smoothed(series.measured(name), self._view.smoothing))
+            ended, dots = self._visible(series.epochs(name)), self._visible(series.epochs(f"val_{name}"))
             if name == "loss" or not ended.shape[1]:
                 shown = "train" if name == "loss" else word
-                yield Curve(pre + shown, train, SMOOTHED, solid, band=first and len(self.runs) < 3, word=shown)
+                yield Curve(pre + shown, train, SMOOTHED, solid, band=one, word=shown)
             else:
                 yield Curve("", train, MEAN, {**solid, "linewidth": 0.9, "alpha": 0.45})
                 yield Curve(pre + word, ended, MEAN, solid, word="train")
-            dots = self._columns(series, "epochs", f"val_{name}")
-            dashed = {"color": run.valid_colour, "linewidth": 1.5}
-            dashed["linestyle"] = theme.DOTTED if run.valid_colour == run.colour else theme.DASHED
+            dashed = {"color": theme.VALID if one else run.colour, "linewidth": 1.5}
+            dashed["linestyle"] = theme.DASHED if one else theme.DOTTED
             dashed |= {"marker": "o", "markersize": 3} if dots.shape[1] <= DOTS else {}
             yield Curve(f"{pre}valid" if name == "loss" else f"{pre}valid {word}", dots, MEAN, dashed, word="valid")
 
-    def _columns(self, series: RunSeries, kind: str, name: str) -> np.ndarray:
-        columns = series.along(kind, name)
-        if kind == "measured":
-            columns = with_smoothed(columns, self._view.smoothing)
+    def _visible(self, columns: np.ndarray) -> np.ndarray:
         return reduced(columns, *self.limits, self._pixels)
 
     def _held(self, run: ChartRun, name: str, word: str, colour: str) -> Curve:
         """The values of a hyperparameter, of which each acts until the next; the last one up to the present step."""
-        columns = run.series.along("hyperparameters", name)
+        columns = run.series.along().hyperparameter(name)
         last = columns[:, -1:].copy()
         last[STEP] = run.series.steps()
-        columns = reduced(np.hstack([columns, last]), *self.limits, self._pixels)
+        columns = self._visible(np.hstack([columns, last]))
         return Curve(word, columns, MEAN, {"color": colour, "linewidth": 1.5, "drawstyle": "steps-post"}, word="")
 
     def _write_last_values(self, axes: Any, curves: Sequence[Curve]) -> None:
@@ -229,13 +226,14 @@ class ChartFigure:
 
     def _draw_ghosts(self) -> None:
         """Draws abandoned branches, each from where the present lineage left it, with its name where it ends."""
-        axes, lineage = self.figure.axes[0], self._series.lineage()
+        axes, series = self.figure.axes[0], self._series
         axes.autoscale(False)
-        abandoned = [name for name in self._series.branches if name != self._series.branch]
+        lineage = {part.branch: part.end for part in series.along().lineage}
+        abandoned = [name for name in series.log.branches if name != series.branch]
         for name in abandoned[-GHOSTS - len(lineage) :]:
-            columns = with_smoothed(self._series.along("measured", "loss", name=name), self._view.smoothing)
-            left = lineage[name].end if name in lineage else self._series.branches[name].start
-            x, *_, y = reduced(columns[:, columns[STEP] >= left], *self.limits, self._pixels)
+            columns = with_smoothed(series.along(name).measured("loss"), self._view.smoothing)
+            left = lineage.get(name, series.log.branches[name].step)
+            x, *_, y = self._visible(columns[:, columns[STEP] >= left])
             if len(x) > 1:
                 axes.plot(x, y, color=theme.GHOST, linewidth=1.1, linestyle=theme.DOTTED)
                 axes.plot(x[:1], y[:1], color=theme.USER, marker="v", markersize=4.5)
@@ -244,12 +242,12 @@ class ChartFigure:
 
     def _draw_marks(self) -> None:
         """Draws a line for each change by the user, a short one for each by others, and what the newest were."""
-        steps = [entry.step for entry in self.marks if entry.by_user and entry.action != "save"]
+        steps = [entry.step for entry in self.marks if by_user(entry) and entry.action != "save"]
         for axes in self.figure.axes:
             upright = {"transform": axes.get_xaxis_transform()}
             axes.vlines(steps, 0, 1, colors=theme.USER, linewidth=1, alpha=0.8, **upright)
         axes = self.figure.axes[0]
-        others = [entry.step for entry in self.marks if not entry.by_user]
+        others = [entry.step for entry in self.marks if not by_user(entry)]
         upright = {"transform": axes.get_xaxis_transform()}
         axes.vlines(others, 0, 0.04, colors=theme.GHOST, linewidth=1, **upright)
         saved = [entry.step for entry in self.marks if entry.action == "save"]
@@ -257,27 +255,23 @@ class ChartFigure:
         self._write_labels(axes)
 
     def _write_labels(self, axes: Any) -> None:
-        """Writes beside each line what was done, in as many lines as there are; where it has no room, nothing."""
+        """Writes beside each line what was done, from the newest on; where it has no room, nothing."""
         height = axes.get_position().height * self._height
-        ends = [-1.0] * max(int(height / 2 / _LINE), 1)  # where the last words of each row end
-        for entry in (entry for entry in self.marks if entry.by_user):
+        rooms = [float(self._pixels)] * max(int(height / 2 / _LINE), 1)  # where the words of each row begin
+        style: dict[str, Any] = {"transform": axes.transAxes, "parse_math": False, "fontsize": 8, "va": "top"}
+        style["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
+        for entry in sorted(filter(by_user, self.marks), key=lambda entry: -entry.step):
             at = (entry.step - self.limits[0]) / (self.limits[1] - self.limits[0]) * self._pixels
+            colour = theme.ALARM if entry.action in ("nan", "fail") else theme.USER
             for line in _label_lines(entry):
                 length = _LETTER * len(line) + 6
                 left = at + length > self._pixels
-                row = next((row for row, end in enumerate(ends) if end <= at - length * left), None)
-                if row is not None and at >= length * left:
-                    ends[row] = at + length * (not left)
-                    colour = theme.ALARM if entry.action in ("nan", "fail") else theme.USER
-                    style: dict[str, Any] = {
-                        "color": colour,
-                        "fontsize": 8,
-                        "va": "top",
-                        "ha": "right" if left else "left",
-                    }
-                    style["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
-                    place = ((at - 3 if left else at + 3) / self._pixels, 1 - (row * _LINE + 3) / height)
-                    axes.text(*place, line, transform=axes.transAxes, parse_math=False, **style)
+                begin = at - length * left
+                row = next((row for row, room in enumerate(rooms) if begin + length <= room), None)
+                if row is not None and begin >= 0:
+                    rooms[row] = begin
+                    place = (at - 3 if left else at + 3) / self._pixels, 1 - (row * _LINE + 3) / height
+                    axes.text(*place, line, color=colour, ha="right" if left else "left", **style)
 
     # ------------------------------------------------------------------------- what it gives
 
@@ -301,7 +295,8 @@ class ChartFigure:
         table = np.array([_values_at(curve, steps) for curve in read], "<f4")
         data = {"png": file.getvalue(), "steps": steps.astype("<f8").tobytes(), "table": table.tobytes()}
         about = {"size": self._layout[:2], "box": (_LEFT, _TITLE, self._pixels, self._height - _BOTTOM - _TITLE)}
-        marks = [_mark(entry) for entry in self.marks[-MARKS:]]
+        newest = self.marks[-MARKS:]
+        marks = [_mark(*of) for of in zip(newest, self._series.losses(newest), strict=True)]
         curves = [(curve.name, curve.style["color"]) for curve in read]
         return data | about | {"limits": self.limits, "curves": curves, "marks": marks}
 
@@ -326,14 +321,12 @@ def _draw(axes: Any, curve: Curve) -> None:
     axes.plot(columns[STEP], columns[curve.row], **curve.style)
 
 
-def _scale(axes: Any, curves: Sequence[Curve], log: bool | None) -> None:
-    """Chooses the scale of y and its ticks; `log` is None for a logarithmic one of what spans much."""
+def _scale(axes: Any, curves: Sequence[Curve], log: bool) -> None:
+    """Chooses the scale of y, a logarithmic one only for what spans much, and its ticks."""
     values = np.concatenate([np.empty(0), *(curve.columns[curve.row] for curve in curves)])
     values = values[np.isfinite(values)]
     ticks = max(int(axes.bbox.height / axes.figure.dpi * 100 / 34), 3)
-    positive = bool(values.size and values.min() > 0)
-    wide = positive and values.max() > 4 * values.min() and all("drawstyle" in curve.style for curve in curves)
-    if positive and (wide if log is None else log):
+    if log and values.size and values.min() > 0 and values.max() > 4 * values.min():
         axes.set_yscale("log", nonpositive="mask")
         narrow = values.max() < 10 ** (ticks / 3) * values.min()
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
@@ -344,7 +337,7 @@ def _scale(axes: Any, curves: Sequence[Curve], log: bool | None) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
 
 
-def _label_lines(entry: LogEntry) -> list[str]:
+def _label_lines(entry: Entry) -> list[str]:
     changes = [
         f"{_SHORT.get(name, label(name))} {number(old)} → {number(new)}"
         for name, (old, new) in entry.changes.items()
@@ -360,7 +353,7 @@ def _values_at(curve: Curve, steps: np.ndarray) -> np.ndarray:
     return np.where(at < 0, np.nan, curve.columns[curve.row, np.maximum(at, 0)])
 
 
-def _mark(entry: LogEntry) -> dict[str, Any]:
+def _mark(entry: Entry, losses: str) -> dict[str, Any]:
     """What the page says of an entry: what was done, why, by whom, and the losses before and after."""
-    about = [f"by {entry.author}", *([f"{entry.losses}, {entry.averaged_steps}"] if entry.losses else [])]
-    return {"seq": entry.seq, "step": entry.step, "words": entry.words, "about": " · ".join(about)}
+    about = " · ".join(filter(None, [f"by {entry.author}", losses]))
+    return {"seq": entry.seq, "step": entry.step, "words": words_of(entry), "about": about}

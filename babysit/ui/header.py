@@ -1,18 +1,15 @@
-"""The status bar: name, state and progress of a run; and the title of the browser's tab."""
+"""The status bar: name, state and progress of a run, or of several; and the title of the browser's tab."""
 
 import datetime
 import html
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 
 import ipywidgets as widgets
 
+from babysit.ui import theme
 from babysit.ui.widgets import classed, slug, write
 
-# A `<script>` in an HTML widget is never run, but the error handler of an image is. Its data are escaped.
-# A page that forbids scripts goes without.
-_IN_THE_PAGE = html.escape(resources.files("babysit.ui").joinpath("header.js").read_text(), quote=True)
 _SIGNS = {"running": "▶", "paused": "❚❚", "finished": "✓ FINISHED", "stopped": "■", "failed": "⚠ FAILED"}
 _SIGNS |= {"interrupted": "⚠ INTERRUPTED"}
 
@@ -23,9 +20,7 @@ class StatusBar:
     def __init__(self) -> None:
         self._title, self._figures = widgets.HTML(), widgets.HTML()
         self._progress = classed(widgets.FloatProgress(min=0, max=1, tooltip="progress of the run"), "babysit-progress")
-        self.page = widgets.HTML(layout={"display": "none"})
-        parts = [self._title, self._progress, self._figures, self.page]
-        self.widget = classed(widgets.HBox(parts), "babysit-status-bar")
+        self.widget = classed(widgets.HBox([self._title, self._progress, self._figures]), "babysit-status-bar")
 
     def refresh(self, status: Mapping[str, Any]) -> None:
         """Shows the status of a run."""
@@ -34,21 +29,43 @@ class StatusBar:
         if status.get("read_only"):
             pill += ' <span class="babysit-pill" title="its controls are in the process that trains it">watching</span>'
         write(self._title, value=f"<b>{name}</b> <span>{branch}</span> {pill}")
-        done, size = status["examples_done"], status["examples_an_epoch"]
-        part = min(done / size, 1.0) if size else 0.0  # the length of a stream is unknown
-        run = min((status["epoch"] + part) / max(status["epochs"], 1), 1.0)
-        write(self._progress, value=run)
+        write(self._progress, value=_share(status))
         write(self._figures, value=_figures(status))
-        title = html.escape(tab_title(status, run), quote=True)
-        write(self.page, value=f'<img alt="" src="data:," data-title="{title}" onerror="{_IN_THE_PAGE}">')
 
 
-def tab_title(status: Mapping[str, Any], run: float) -> str:
+class StatusBars:
+    """A status bar for each of several runs, with a sign in the colour of its curves.
+
+    Args:
+        runs: How many.
+    """
+
+    def __init__(self, runs: int) -> None:
+        self._bars = [StatusBar() for _ in range(runs)]
+        for bar, colour in zip(self._bars, theme.RUNS * runs, strict=False):
+            sign = widgets.HTML(f'<span class="babysit-sign" style="color: {colour}">━━━</span>')
+            bar.widget.children = [sign, *bar.widget.children]
+        self.widget = classed(widgets.VBox([bar.widget for bar in self._bars]), "babysit-status-bars")
+
+    def refresh(self, status: Mapping[str, Any]) -> None:
+        """Shows the status of each run."""
+        for bar, one in zip(self._bars, status["runs"], strict=True):
+            bar.refresh(one)
+
+
+def tab_title(status: Mapping[str, Any]) -> str:
     """The title of the browser's tab: the state first, as the end is often cut off."""
     state = status["state"]
     sign = "⚠ NaN" if status["not_finite"] else _SIGNS.get(state, state)
-    share = f" {run:.0%}" if state in ("running", "paused") else ""
+    share = f" {_share(status):.0%}" if state in ("running", "paused") else ""
     return f"{sign}{share} · {status['name']}"
+
+
+def _share(status: Mapping[str, Any]) -> float:
+    """How much of the run is done."""
+    done, size = status["examples_done"], status["examples_an_epoch"]
+    part = min(done / size, 1.0) if size else 0.0  # the length of a stream is unknown
+    return float(min((status["epoch"] + part) / max(status["epochs"], 1), 1.0))
 
 
 def _figures(status: Mapping[str, Any]) -> str:

@@ -1,14 +1,15 @@
-"""The logbook: what was done to a run, newest first, a filter, and a box for the reason."""
+"""The logbook: what was done to a run, newest first, and a box for the reason."""
 
 import html
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
 
-from babysit.ui.entries import AROUND, LogEntry
-from babysit.ui.run_series import RunSeries
+from babysit.core.journal import Entry
+from babysit.core.words import describe_action
+from babysit.ui.run_series import AROUND, RunSeries, on_chart, words_of
 from babysit.ui.widgets import Send, button, caption, classed, export_button, row, unlabelled, write
 
 LINES = 60  # lines shown, which one message carries
@@ -16,15 +17,14 @@ _EXPORTS = (("Markdown", "logbook"), ("script", "script"), ("model", "model"))
 
 
 class Logbook:
-    """Every entry of the log, as a person reads it.
+    """The newest entries of the log, as a person reads them; `Panda.journal` and the export have all.
 
     Args:
         send: Sends a command.
-        wake: Wakes the pump, to show what the filter asks for.
         series: The run's entries.
     """
 
-    def __init__(self, send: Send, wake: Callable[[], None], series: RunSeries) -> None:
+    def __init__(self, send: Send, series: RunSeries) -> None:
         self._send, self._series = send, series
         self._shown: Any = None  # what the table was made from
         self._sent = ""  # the reason, until the box is emptied
@@ -32,12 +32,10 @@ class Logbook:
         self._why.on_msg(self._on_message)
         add = button("Add note", self._on_note)
         add.disabled = False
-        self._filter = widgets.Text(placeholder="filter", description="show only lines with")
-        self._filter.observe(lambda _: wake(), "value")
         self._count, self._table = caption(), widgets.HTML()
         exports = [export_button(name, partial(send, "export", kind=kind), name) for name, kind in _EXPORTS]
         meaning = classed(caption(f"loss: mean of up to {AROUND} steps before → after"), "babysit-last")
-        head = row(classed(unlabelled(self._filter), "babysit-filter"), self._count, meaning)
+        head = row(self._count, meaning)
         note = row(classed(unlabelled(self._why), "babysit-why"), add)
         foot = row(note, classed(caption("export"), "babysit-last"), *exports)
         table = classed(widgets.Box([self._table]), "babysit-lines")
@@ -56,33 +54,26 @@ class Logbook:
 
     # ------------------------------------------------------- called by the pump alone
 
-    def refresh(self) -> None:
+    def refresh(self, status: Mapping[str, Any]) -> None:
         """Shows the newest entries that pass the filter."""
         if self._sent:
             self._sent = ""
             write(self._why, value="")
-        wanted, entries = self._filter.value.strip().lower(), self._series.entries
-        state = self._series.entries_version, wanted
+        # After 200 steps the losses around the newest entry are known.
+        newest = list(self._series.entries)[: -LINES - 1 : -1]
+        state = newest[:1], [min(self._series.steps(), last.step + AROUND) for last in newest[:1]]
         if state != self._shown:
-            found = [entry for entry in entries if wanted in _searched(entry)]
-            of = f" of {len(entries):,}" if wanted else ""
-            newest = f", the newest {LINES} shown" if len(found) > LINES else ""
-            write(self._count, value=f"{len(found):,}{of} lines{newest}")
-            lines = "".join(map(_line, reversed(found[-LINES:])))
+            write(self._count, value=f"the newest {LINES} lines" if len(newest) == LINES else "")
+            lines = "".join(map(_line, newest, self._series.losses(newest)))
             write(self._table, value=f"<table><tbody>{lines}</tbody></table>")
             self._shown = state
 
 
-def _searched(entry: LogEntry) -> str:
-    return f"{entry.step:,} {entry.words} {entry.author} {entry.branch}".lower()
-
-
-def _line(entry: LogEntry) -> str:
-    words = marked = html.escape(entry.words)
+def _line(entry: Entry, losses: str) -> str:
+    words = marked = html.escape(words_of(entry))
     if entry.action == "set":
-        changed = html.escape(entry.action_words)
+        changed = html.escape(describe_action(entry))
         marked = f'<span class="babysit-user">{changed}</span>{words.removeprefix(changed)}'
-    about = f' data-entry="{entry.seq}"' if entry.on_chart else ""
-    cells = f'<td>{entry.step:,}</td><td title="{words}">{marked}</td>'
-    losses = f'<td title="{entry.averaged_steps}">{entry.losses}</td>'
-    return f"<tr{about}>{cells}{losses}<td>{html.escape(entry.author)}</td></tr>"
+    about = f' data-entry="{entry.seq}"' if on_chart(entry) else ""
+    cells = f'<td>{entry.step:,}</td><td title="{words}">{marked}</td><td>{losses}</td>'
+    return f"<tr{about}>{cells}<td>{html.escape(entry.author)}</td></tr>"

@@ -6,7 +6,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import ipywidgets as widgets
 from matplotlib.figure import Figure
@@ -18,23 +18,13 @@ INTERVAL_S = 0.1
 _DPI = 144
 
 
-class Run(Protocol):
-    """What a picture needs of a run."""
-
-    def call(self, function: Callable[[Any], Any]) -> Any:
-        """Calls `function(model)` on the training thread; returns its result."""
-
-    def status(self) -> dict[str, Any]:
-        """The status of the run."""
-
-
 class Picture:
     """Samples a model and draws the result whenever the run has moved; `widget` is what to display.
 
     It does not keep the run in memory: after that the last picture stays on the page.
 
     Args:
-        run: The run that trains the model.
+        run: The run that trains the model: a `Panda`.
         sample: Called with the model on the training thread, between two steps.
         draw: Called with an empty matplotlib `Figure` and what `sample` returned, on a thread of
             its own.
@@ -42,7 +32,7 @@ class Picture:
     """
 
     def __init__(
-        self, run: Run, sample: Callable[[Any], Any], draw: Callable[[Figure, Any], Any], size: tuple[float, float]
+        self, run: Any, sample: Callable[[Any], Any], draw: Callable[[Figure, Any], Any], size: tuple[float, float]
     ) -> None:
         self._run, self._sample, self._draw, self._size = weakref.ref(run), sample, draw, size
         self._closing = threading.Event()
@@ -69,7 +59,7 @@ class Picture:
                 next_s = now_s + min(before_s, cost_s) / SHARE
             del run  # else it would be kept while this thread waits
 
-    def _refresh(self, run: Run) -> float:
+    def _refresh(self, run: Any) -> float:
         """Draws the present state, or shows the error; returns the seconds of a core that this took."""
         began, sampled_s, words = time.thread_time(), 0.0, ""
         try:

@@ -6,7 +6,6 @@ any longer range has about a column for each two pixels. Memory grows with the l
 the steps, and slowly: there are fewer wide columns.
 """
 
-import math
 from itertools import accumulate
 from typing import Any
 
@@ -16,33 +15,25 @@ KEEP = 1024  # at least so many columns are kept of each width of up to four ste
 KEEP_WIDE = 256  # and of each greater width
 STEP, COUNT, LOW, HIGH, MEAN, SMOOTHED = range(6)
 ROWS = 5  # of a series; `with_smoothed` adds the last one
-_BUFFERED = 100
 
 
 class DecimatedSeries:
-    """Values at growing steps, in columns: the last step, the number of finite values, lowest, highest and mean."""
+    """Values at growing steps, in columns: the last step, the number of finite values, lowest, highest and mean.
+
+    Attributes:
+        count: How many values were added.
+    """
 
     def __init__(self) -> None:
+        self.count = 0
         self._levels = [np.empty((ROWS, 0))]  # the newest first, each twice as wide as the one before
-        self._buffer: list[tuple[np.ndarray, np.ndarray]] = []  # appended since the last read
 
     def append(self, steps: Any, values: Any) -> None:
         """Adds the values of the next steps; values that are not finite are ignored."""
-        self._buffer.append((np.atleast_1d(steps), np.atleast_1d(values)))
-        if len(self._buffer) >= _BUFFERED or len(self._buffer[-1][0]) >= KEEP:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._buffer:
-            steps, values = (np.concatenate(pieces, dtype="float64") for pieces in zip(*self._buffer, strict=True))
-            self._buffer = []
-            finite = np.isfinite(values)
-            rows = np.stack([steps, finite, values, values, np.where(finite, values, np.nan)])
-            self._levels[0] = np.hstack([self._levels[0], rows])
-            self._compact()
-
-    def _compact(self) -> None:
-        """Moves the oldest columns of a full level to the next, in pairs."""
+        self.count += len(steps)
+        finite = np.isfinite(values)
+        rows = np.stack([steps, finite, values, values, np.where(finite, values, np.nan)], dtype=float)
+        self._levels[0] = np.hstack([self._levels[0], rows])
         for i, level in enumerate(self._levels):  # the loop also visits a level appended here
             keep = KEEP if i < 3 else KEEP_WIDE
             if level.shape[1] > 2 * keep:
@@ -52,20 +43,9 @@ class DecimatedSeries:
                 self._levels[i + 1] = np.hstack([self._levels[i + 1], _paired(level[:, :oldest])])
                 self._levels[i] = level[:, oldest:].copy()
 
-    def columns(self, after: float = -math.inf, end: float = math.inf) -> np.ndarray:
-        """Array of shape (5, columns), rows as named in this module, of the steps after `after` up to `end`."""
-        self._flush()
-        columns = np.hstack(self._levels[::-1])
-        first, last = np.searchsorted(columns[STEP], (after, end), "right")
-        return columns[:, first:last]
-
-    def thin(self, most: int) -> None:
-        """Reduces a series that will not grow any more to at most `most` columns."""
-        columns = self.columns()
-        while columns.shape[1] > most:
-            even = columns.shape[1] // 2 * 2
-            columns = np.hstack([_paired(columns[:, :even]), columns[:, even:]])
-        self._levels = [columns.copy()]
+    def columns(self) -> np.ndarray:
+        """Array of shape (5, columns), rows as named in this module."""
+        return np.hstack(self._levels[::-1])
 
 
 def _paired(columns: np.ndarray) -> np.ndarray:
@@ -75,12 +55,6 @@ def _paired(columns: np.ndarray) -> np.ndarray:
     total = np.where(pairs[COUNT] > 0, pairs[MEAN] * pairs[COUNT], 0).sum(axis=1)
     mean = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
     return np.stack([pairs[STEP, :, 1], count, np.fmin.reduce(pairs[LOW], 1), np.fmax.reduce(pairs[HIGH], 1), mean])
-
-
-def mean(columns: np.ndarray) -> float:
-    """The mean of all values in `columns`; NaN if there are none."""
-    counted = columns[COUNT] > 0
-    return float(np.average(columns[MEAN, counted], weights=columns[COUNT, counted])) if counted.any() else math.nan
 
 
 def with_smoothed(columns: np.ndarray, weight: float) -> np.ndarray:

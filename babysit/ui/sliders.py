@@ -1,11 +1,11 @@
 """The sliders: one for each hyperparameter, honest about what is asked for and what is in effect."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ipywidgets as widgets
 
+from babysit.core.journal import Entry
 from babysit.core.scale import Scale
 from babysit.core.words import label, number
 from babysit.ui.widgets import (
@@ -24,7 +24,6 @@ from babysit.ui.widgets import (
 )
 
 FIRST = ("learning_rate", "batch_size", "momentum", "beta_1")  # shown above the drawer
-_ENDS_REFUSAL = ("fit", "resume", "rewind")
 _SCALING = (("does not follow", "off"), ("in proportion", "linear"), ("by its square root", "square root"))
 # Twenty stops a decade, nearly evenly spaced, each a number that a person would write.
 _FINE = (1, 1.1, 1.25, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3, 3.5, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9)
@@ -43,13 +42,11 @@ class HyperparameterSlider:
         self._name, self._send = name, send
         self._scale = Scale(status["low"], status["high"], status["kind"], status["whole"], status.get("zero", False))
         self._stops = _stops(self._scale)
-        self._in_effect, self._start = status["value"], None
+        self._start: Any = None
         self._pending = PendingCommand()
-        words, how = label(name), {"continuous_update": False, "readout": False}
-        stops = [(number(stop), stop) for stop in self._stops]
-        self._slider = widgets.SelectionSlider(
-            options=stops, value=self._nearest(status["value"]), description=words, **how
-        )
+        words, stops = label(name), [(number(stop), stop) for stop in self._stops]
+        at = {"options": stops, "value": self._nearest(status["value"])}
+        self._slider = widgets.SelectionSlider(**at, description=words, continuous_update=False, readout=False)
         self._exact = widgets.Text(description=f"{words}, exactly", continuous_update=False)
         on_change(self._slider, self._ask_for)
         on_change(self._exact, self._on_text)
@@ -70,26 +67,22 @@ class HyperparameterSlider:
             self._pending.refusal = f"“{text}” is not a number"
 
     def _ask_for(self, value: Any) -> None:
-        with self._pending.lock:
-            self._pending.refusal = ""
-            if value != self._in_effect or self._pending.value is not None:
-                self._pending.send(lambda: self._send(self._name, value), value)
+        self._pending.send(lambda: self._send(self._name, value), value)
 
     # ------------------------------------------------------- called by the pump alone
 
-    def add(self, entry: Mapping[str, Any]) -> None:
-        """Reads an entry: the answer to the pending command, or the end of an earlier refusal."""
+    def add(self, entry: Entry) -> None:
+        """Reads an entry: the answer to the pending command, or another change, which ends an earlier refusal."""
         with self._pending.lock:
-            if self._pending.answer(entry):
-                self._in_effect = math.nan  # unknown until the next refresh, so that any value is sent
-            if entry["action"] != "refuse" and (self._name in entry["changes"] or entry["action"] in _ENDS_REFUSAL):
+            self._pending.answer(entry)
+            if entry.action != "refuse" and self._name in entry.changes:
                 self._pending.refusal = ""
 
     def refresh(self, status: Mapping[str, Any], start: Any = None) -> None:
         """Shows the value in effect, unless another one is pending; `start` is the value to reset to."""
         value, now = status["value"], "schedule" if status["follows_schedule"] else status["value"]
         with self._pending.lock:
-            asked, self._in_effect, self._start = self._pending.value, value, start
+            asked, self._start = self._pending.value, start
             if asked is None:
                 write(self._exact, value=f"{value:.15g}")
                 write(self._slider, value=self._nearest(value))
@@ -118,8 +111,7 @@ def _note(status: Mapping[str, Any], asked: Any) -> str:
         return f"asked for {number(asked)}"
     if status["follows_schedule"]:
         return "follows its schedule"
-    since = status["since"] if isinstance(status["since"], list) else [status["since"]]  # of several runs
-    return f"in effect since step {' and '.join(f'{step:,}' for step in since)}"
+    return f"in effect since step {status['since']:,}"
 
 
 class Sliders:
@@ -137,10 +129,9 @@ class Sliders:
         self._pending = PendingCommand()  # of the coupling
         self._scaling = widgets.Dropdown(options=_SCALING, value="off", description="learning rate at a new batch size")
         on_change(self._scaling, self._on_scaling)
-        self._refused = classed(widgets.HTML(), "babysit-note")
         self._first, self._others = (classed(widgets.VBox(), "babysit-sliders") for _ in range(2))
         self._derived = classed(widgets.HTML(), "babysit-derived")
-        rest = widgets.VBox([self._others, self._scaling, self._refused])
+        rest = widgets.VBox([self._others, self._scaling])
         self._drawer = classed(widgets.Accordion([rest], titles=[""], selected_index=None), "babysit-drawer")
         self.widget = classed(widgets.VBox([self._first, self._derived, self._drawer]), "babysit-controls")
 
@@ -152,13 +143,13 @@ class Sliders:
 
     # ------------------------------------------------------- called by the pump alone
 
-    def add(self, entry: Mapping[str, Any]) -> None:
+    def add(self, entry: Entry) -> None:
         """Reads an entry: the values of the start, or the answer to a command."""
         self._pending.answer(entry)
         for slider in self._sliders.values():
             slider.add(entry)
-        for name, (old, new) in entry["changes"].items():
-            if old is None and entry["action"] == "fit":
+        for name, (old, new) in entry.changes.items():
+            if old is None and entry.action == "fit":
                 self._starts.setdefault(name, new)
             elif old == "schedule":  # it gave the first values
                 self._starts[name] = old
@@ -176,17 +167,14 @@ class Sliders:
         with self._pending.lock:
             if self._pending.value is None:
                 write(self._scaling, value=scaling)
-        write(self._refused, value=refusal_html(self._pending.refusal))
         others = len(self._others.children)
         more = f"{others} more hyperparameter{'s' if others > 1 else ''} · " if others else ""
         rule = "off" if scaling == "off" else f"learning rate follows batch size, {scaling}"
         write(self._drawer, titles=(f"{more}coupling: {rule}",))
 
     def _rebuild(self, found: Mapping[str, Mapping[str, Any]]) -> None:
-        replaced, self._sliders = (
-            self._sliders,
-            {name: HyperparameterSlider(name, v, self._set) for name, v in found.items()},
-        )
+        replaced = self._sliders
+        self._sliders = {name: HyperparameterSlider(name, about, self._set) for name, about in found.items()}
         shown = {name: slider.widget for name, slider in self._sliders.items()}
         first = [name for name in shown if name.rpartition(".")[2] in FIRST]
         self._first.children = [shown[name] for name in first]

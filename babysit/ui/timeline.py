@@ -8,21 +8,8 @@ from typing import Any, NamedTuple
 import ipywidgets as widgets
 
 from babysit.core.words import label
-from babysit.ui.entries import AROUND
-from babysit.ui.run_series import RunSeries
-from babysit.ui.widgets import (
-    PendingCommand,
-    Send,
-    button,
-    caption,
-    classed,
-    on_change,
-    refusal_html,
-    row,
-    ungrouped,
-    unlabelled,
-    write,
-)
+from babysit.ui.run_series import AROUND, RunSeries
+from babysit.ui.widgets import Send, button, caption, classed, on_change, row, ungrouped, unlabelled, write
 
 BRANCHES, CHECKPOINTS = 24, 60  # the newest of each are shown
 _DELETE, _CONFIRM = "Delete", "Delete it for good"
@@ -51,10 +38,10 @@ class TimelinePanel:
         self._chosen: Place | None = None  # by the user; until then the present branch is selected
         self._is_new = False  # whether it was chosen since the last refresh
         self._to_delete: str | None = None  # the checkpoint of which the question is asked
-        self._pending = PendingCommand()
         self._list = widgets.Select(options=places(series, []), rows=9, description="branches and checkpoints")
         on_change(self._list, self._on_choice)
-        self._losses, self._refused = caption(), caption()
+        self._losses = caption()
+        self._shown: Any = None  # where the losses are those of
         self._step = widgets.Text(placeholder="as chosen", description="step")
         kept = [("as they were", "checkpoint"), ("as they are now", "keep")]
         self._keep = widgets.Dropdown(options=kept, description="hyperparameters")
@@ -63,7 +50,7 @@ class TimelinePanel:
         self._rename, self._delete = button("Name", self._on_name), button(_DELETE, self._on_delete)
         fields = classed(widgets.VBox([self._step, self._keep]), "babysit-fields")
         naming = row(unlabelled(self._name), self._rename, self._delete)
-        chosen = widgets.VBox([self._losses, fields, row(self._back, self._refused), naming])
+        chosen = widgets.VBox([self._losses, fields, self._back, naming])
         tree = classed(unlabelled(self._list), "babysit-tree")
         self.widget = row(tree, classed(chosen, "babysit-chosen"), name="babysit-timeline")
 
@@ -75,16 +62,14 @@ class TimelinePanel:
 
     def _on_rewind(self) -> None:
         place, typed = self._list.value, ungrouped(self._step.value)
-        to = {"branch": place.branch} if place.folder is None else {"folder": place.folder}
-        if typed and not typed.isdecimal():
-            self._pending.refusal = f"“{typed}” is not a step: type a whole number, such as 1,200"
-            self._wake()
-            return
-        to = {"branch": place.branch, "step": int(typed)} if typed else to
-        self._ask("rewind", hyperparameters=self._keep.value, **to)
+        if typed:  # what is no step is refused, above the chart
+            to = {"branch": place.branch, "step": int(typed) if typed.isdecimal() else typed}
+        else:
+            to = {"branch": place.branch} if place.folder is None else {"folder": place.folder}
+        self._send("rewind", hyperparameters=self._keep.value, **to)
 
     def _on_name(self) -> None:
-        self._ask("rename", folder=self._list.value.folder, name=self._name.value.strip())
+        self._send("rename", folder=self._list.value.folder, name=self._name.value.strip())
 
     def _on_delete(self) -> None:
         """Asks first, and deletes at the second press, once the question can be read."""
@@ -92,17 +77,10 @@ class TimelinePanel:
         confirmed = folder == asked and self._delete.description == _CONFIRM
         self._to_delete = None if confirmed else folder
         if confirmed:
-            self._ask("delete", folder=folder)
+            self._send("delete", folder=folder)
         self._wake()
 
-    def _ask(self, action: str, **about: Any) -> None:
-        self._pending.send(lambda: self._send(action, **about))
-
     # ------------------------------------------------------- called by the pump alone
-
-    def add(self, entry: Mapping[str, Any]) -> None:
-        """Reads an entry: the answer to a command from here."""
-        self._pending.answer(entry)
 
     def refresh(self, status: Mapping[str, Any]) -> None:
         """Shows the list, and the losses at the chosen place."""
@@ -112,18 +90,23 @@ class TimelinePanel:
         place = next(place for place in (*wanted, Place(self._series.branch)) if place in known)
         write(self._list, options=options, value=place)
         if self._is_new:
-            self._is_new, self._pending.refusal = False, ""
+            self._is_new = False
             write(self._step, value="")
             write(self._name, value="")
-        tip = int(self._series.steps(place.branch))
-        where = f"tip, step {tip:,}" if place.step is None else f"step {place.step:,}"
-        losses = losses_at(self._series, place.branch, place.step)
-        write(self._losses, value=f"<b>{html.escape(place.branch)} · {where}</b><br>{html.escape(losses)}")
+        self._show_losses(place)
         write(self._back, disabled=status["state"] == "idle")
-        write(self._refused, value=refusal_html(self._pending.refusal))
         write(self._delete, description=_CONFIRM if self._to_delete else _DELETE)
         for control in (self._rename, self._delete, self._name):
             write(control, disabled=place.folder is None)
+
+    def _show_losses(self, place: Place) -> None:
+        state = place, self._series.version if place.step is None else None
+        if state != self._shown:
+            self._shown = state
+            tip = f"tip, step {self._series.steps(place.branch):,}"
+            where = f"{place.branch} · {tip if place.step is None else f'step {place.step:,}'}"
+            losses = losses_at(self._series, place.branch, place.step)
+            write(self._losses, value=f"<b>{html.escape(where)}</b><br>{html.escape(losses)}")
 
 
 # ------------------------------------------------------------------------- the list, without widgets
@@ -136,26 +119,26 @@ def places(series: RunSeries, checkpoints: Sequence[Mapping[str, Any]]) -> tuple
         series: The run's branches.
         checkpoints: Rows of checkpoints, as in `Run.status`.
     """
-    lineage = series.lineage()
-    others = [name for name in series.branches if name not in lineage][-BRANCHES:]
-    shown = [name for name in series.branches if name in lineage or name in others]
+    lineage, branches = {part.branch for part in series.along().lineage}, dict(series.log.branches)
+    others = [name for name in branches if name not in lineage][-BRANCHES:]
+    shown = [name for name in branches if name in lineage or name in others]
     newest = sorted(one["folder"] for one in checkpoints)[-CHECKPOINTS:]
     saved = [one for one in checkpoints if one["name"] or one["folder"] in newest]
     saved.sort(key=lambda one: (one["step"], one["folder"]))
 
     def below(name: str, depth: int) -> Iterator[tuple[str, Place]]:
-        branch, pad = series.branches[name], "\u2003" * depth
+        branch, pad = branches[name], "\u2003" * depth
         here = " (present)" if name == series.branch else ""
-        left = f", left {branch.parent} at step {branch.start:,}" if branch.parent is not None else ""
+        left = f", left {branch.parent} at step {branch.step:,}" if branch.parent is not None else ""
         yield f"{pad}{'└ ' if depth else ''}{name}{here}{left}", Place(name)
         for one in saved:
             if one["branch"] == name:
                 yield f"{pad}\u2003• {checkpoint_words(one)}", Place(name, one["step"], one["folder"])
         for child in shown:
-            if series.branches[child].parent == name:
+            if branches[child].parent == name:
                 yield from below(child, depth + 1)
 
-    roots = [name for name in shown if series.branches[name].parent not in shown]
+    roots = [name for name in shown if branches[name].parent not in shown]
     return tuple(line for root in roots for line in below(root, 0))
 
 
@@ -168,11 +151,12 @@ def checkpoint_words(checkpoint: Mapping[str, Any]) -> str:
 
 def losses_at(series: RunSeries, branch: str, step: int | None) -> str:
     """The losses at a step of a branch, or at its tip, in a sentence."""
-    end = math.inf if step is None else step
-    loss, steps = series.mean_loss(branch, min(end, series.steps(branch)) - AROUND, end)
-    sentences = [f"loss {loss:.4g}"] if steps else []
+    end = series.steps(branch) if step is None else step
+    loss = series.mean_loss(branch, end - AROUND, end)
+    sentences = [f"loss {loss:.4g}"] if math.isfinite(loss) else []
     if logs := series.epoch_logs(branch, end):
         epoch = int(logs.pop("epoch"))
         names = sorted(logs, key=lambda name: (name.startswith("val_"), not name.endswith("loss")))
-        sentences.append(f"after epoch {epoch:,}: " + ", ".join(f"{label(name)} {logs[name]:.4g}" for name in names))
+        shown = [f"{label(name)} {logs[name]:.4g}" for name in names if isinstance(logs[name], int | float)]
+        sentences.append(f"after epoch {epoch:,}: " + ", ".join(shown))
     return " · ".join(sentences) or "no loss yet"

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import ipywidgets as widgets
 from IPython.core.getipython import get_ipython
 
+from babysit.core.journal import Entry
+
 
 class Send(Protocol):
     """Sends a command to the run: `send("set", changes={…})`; returns its id."""
@@ -37,19 +39,20 @@ class PendingCommand:
         self.lock = threading.RLock()
 
     def send(self, send: Callable[[], str], value: Any = True) -> None:
-        """Calls `send` and remembers the id that it returns."""
+        """Calls `send` and remembers the id that it returns; a run that is only watched refuses at once."""
         with self.lock:
             self.refusal = ""
-            self._id, self.value = send(), value
+            try:
+                self._id, self.value = send(), value
+            except ValueError as error:
+                self.refusal = str(error)
 
-    def answer(self, entry: Mapping[str, Any]) -> bool:
-        """Whether an entry of the log answers the pending command, which then is no longer pending."""
+    def answer(self, entry: Entry) -> None:
+        """Reads an entry of the log; if it answers the last command, that is no longer pending."""
         with self.lock:
-            answered = self._id is not None and self._id == entry["command"]
-            if answered:
-                self._id = self.value = None
-                self.refusal = str(entry["why"]) if entry["action"] == "refuse" else ""
-            return answered
+            if self._id is not None and self._id == entry.command:
+                self.value = None
+                self.refusal = entry.why if entry.action == "refuse" else self.refusal
 
 
 # ------------------------------------------------------------------------- made

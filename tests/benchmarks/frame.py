@@ -6,6 +6,8 @@ import tracemalloc
 
 import numpy as np
 
+from babysit.core.events import ROOT
+from babysit.core.runlog import RunLog, Steps
 from babysit.ui.figure import ChartFigure, ChartRun, View
 from babysit.ui.run_series import RunSeries
 from tests.benchmarks.ways import print_row, ratio
@@ -24,37 +26,39 @@ def main():
 
 def measured(steps):
     """The median frame, each behind ten steps more, in ms; what the chart keeps, in MB; its picture, in kB."""
-    frame_of(*fed(100))  # fonts and the like are kept for good
+    frame_of(chart_of(fed(100)))  # fonts and the like are kept for good
+    log = fed(steps)
     tracemalloc.start()
-    series, chart = fed(steps)
-    frame_of(series, chart)
+    chart = chart_of(log)
+    frame_of(chart)
     kept = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()  # which slows everything down
     taken, sent = [], []
     for i in range(FRAMES):
-        series.add({"blocks": [block(steps + 1 + 10 * i, np.full(10, 0.5))]})
+        log.add_steps(ROOT, block(steps + 1 + 10 * i, np.full(10, 0.5)))
         began = time.thread_time()
-        frame = frame_of(series, chart)
+        frame = frame_of(chart)
         taken.append(time.thread_time() - began)
         sent.append(sum(len(frame[part]) for part in ("png", "steps", "table")))
     return statistics.median(taken) * 1000, kept / 1e6, statistics.median(sent) / 1000
 
 
-def frame_of(series, chart):
+def frame_of(chart):
     chart.draw(View(), *SHAPE)
     return chart.frame()
 
 
 def fed(steps):
-    series, piece = RunSeries(), steps // 100
-    start = {"name": "branch 1", "parent": None, "step": 0, "last": 0, "hyperparameters": {}, "seq": 0}
-    series.add({"branches": [start]})
+    log, piece = RunLog(), steps // 100
     losses = np.random.default_rng(0).random(piece)
     for first in range(1, steps, piece):
-        series.add({"blocks": [block(first, losses)]})
-    return series, ChartFigure([ChartRun(series)])
+        log.add_steps(ROOT, block(first, losses))
+    return log
+
+
+def chart_of(log):
+    return ChartFigure([ChartRun(RunSeries(log))])
 
 
 def block(first, losses):
-    fields = {"branch": "branch 1", "epoch": 1, "first": first, "steps": len(losses), "time": first / 1000}
-    return {"seq": first, **fields, "names": ["loss"], "dtype": "float64", "columns": losses.tobytes()}
+    return Steps(0, ROOT, first, {"loss": losses.astype("float32")})

@@ -1,4 +1,4 @@
-"""A JupyterLab for the session and a page of it for each test."""
+"""A JupyterLab for the session and a page of it for each module."""
 
 import os
 import shutil
@@ -44,9 +44,11 @@ def lab_server(browser, tmp_path_factory):
         yield server
 
 
-@pytest.fixture
-def lab(lab_server, page):
-    """A page of that JupyterLab; its kernels end with the test, unless it keeps them."""
-    lab = Lab(page, lab_server.url, lab_server.root)
+@pytest.fixture(scope="module")
+def lab(lab_server, browser, browser_context_args):
+    """A page of that JupyterLab, for the tests of a module one after another; its kernels end with them."""
+    context = browser.new_context(**browser_context_args)
+    lab = Lab(context.new_page(), lab_server.url, lab_server.root)
     yield lab
     lab.close()
+    context.close()

@@ -18,7 +18,6 @@ class Lab:
         self.page.set_default_timeout(60_000)  # as `until` waits: two workers share the machine
         self.url = url
         self.root = root  # the folder that the server serves
-        self.keeps_kernel = False  # at its end
 
     def open(self, notebook: str) -> None:
         """Open a notebook of the server's folder, nothing else, and wait until its kernel idles."""
@@ -36,15 +35,9 @@ class Lab:
         """Save the notebook, outputs included."""
         self.page.evaluate(f"{PANEL}.context.save()")
 
-    @property
-    def idle(self) -> bool:
-        """Whether the kernel of the notebook in front has nothing to do."""
-        return bool(self.page.evaluate(f"{KERNEL}?.status === 'idle'"))
-
     def close(self) -> None:
-        """End all kernels, unless one is to be kept."""
-        if not self.keeps_kernel:
-            self.page.evaluate("window.jupyterapp?.serviceManager.sessions.shutdownAll()")
+        """End all kernels."""
+        self.page.evaluate("window.jupyterapp?.serviceManager.sessions.shutdownAll()")
 
     def run_all(self) -> None:
         """Run every cell and return when the last has ended; a cell's error is raised here."""
@@ -62,6 +55,12 @@ class Lab:
             index,
         )
         self._raise_errors(index)
+
+    def run_code(self, code: str) -> None:
+        """Add a cell at the end and run it."""
+        cells = f"{PANEL}.context.model.sharedModel"
+        self.page.evaluate(f"(source) => {{ {cells}.addCell({{ cell_type: 'code', source }}); }}", code)
+        self.run_cell(self.page.evaluate(f"{cells}.cells.length") - 1)
 
     def evaluate(self, code: str) -> str:
         """Run code in the notebook's kernel, without a cell; return what it printed and its value.
@@ -88,13 +87,13 @@ class Lab:
         return text.strip()
 
     def slider(self, label: str) -> Locator:
-        """The handle of the slider with exactly this label; focus it, then press arrow keys."""
+        """The handle of the first slider with exactly this label; focus it, then press arrow keys."""
         name = self.page.locator(".widget-label", has_text=exactly(label))
-        return self.page.locator(".widget-inline-hbox").filter(has=name).locator(".noUi-handle")
+        return self.page.locator(".widget-inline-hbox").filter(has=name).locator(".noUi-handle").first
 
     def button(self, text: str) -> Locator:
-        """The widget button with exactly this text."""
-        return self.page.locator(".jupyter-button", has_text=exactly(text))
+        """The first widget button with exactly this text."""
+        return self.page.locator(".jupyter-button", has_text=exactly(text)).first
 
     def screenshot(self, name: str) -> Path:
         """Take a picture of the page into `screenshots/`, which git ignores."""

@@ -3,27 +3,25 @@
 import numpy as np
 import pytest
 
+from babysit.core.events import Branch, EpochEnd
+from babysit.core.runlog import RunLog, Steps
 from babysit.ui.run_series import RunSeries
 from babysit.ui.timeline import CHECKPOINTS, losses_at, places
 
 
 class Run:
-    """Adds rows to the series of a run."""
+    """A log and its series."""
 
     def __init__(self):
-        self.series, self.checkpoints, self.seq = RunSeries(), {}, 0
+        self.log, self.checkpoints = RunLog(), {}
+        self.series = RunSeries(self.log)
 
-    def add(self, table, **row):
-        self.seq += 1
-        self.series.add({table: [{"seq": self.seq, **row}]})
-
-    def branch(self, name, parent=None, step=0):
-        self.add("branches", name=name, parent=parent, step=step, last=self.seq, hyperparameters={})
+    def branch(self, name, parent, step):
+        self.log.add(name, step, Branch(parent, self.log.seq))
+        self.series.read()
 
     def block(self, branch, first, losses):
-        columns = np.asarray(losses, float)
-        row = {"branch": branch, "first": first, "steps": len(losses), "names": ["loss"], "epoch": 1, "time": 0.0}
-        self.add("blocks", **row, dtype="float64", columns=columns.tobytes())
+        self.log.add_steps(branch, Steps(0, branch, first, {"loss": np.array(losses)}))
 
     def checkpoint(self, branch, step, folder, name=None, kept=""):
         about = {"branch": branch, "step": step, "folder": folder, "name": name}
@@ -40,7 +38,6 @@ def run():
 
 
 def test_a_branch_is_listed_below_the_one_it_left(run):
-    run.branch("branch 1")
     run.checkpoint("branch 1", 0, "000001")
     run.branch("branch 2", "branch 1", 30)
     run.branch("branch 3", "branch 2", 40)
@@ -59,11 +56,10 @@ def test_a_branch_is_listed_below_the_one_it_left(run):
 
 
 def test_losses_are_those_of_the_branch_up_to_the_step_and_before_its_fork_the_parents(run):
-    run.branch("branch 1")
     for first, loss in ((1, 5.0), (201, 4.0), (401, 3.0)):
         run.block("branch 1", first, [loss] * 200)
-    run.add("epochs", branch="branch 1", epoch=1, step=200, logs={"val_loss": 7.0, "loss": 5.5})
-    run.add("epochs", branch="branch 1", epoch=2, step=600, logs={"val_loss": 6.0, "loss": 3.5})
+    run.log.add("branch 1", 200, EpochEnd(1, {"val_loss": 7.0, "loss": 5.5}))
+    run.log.add("branch 1", 600, EpochEnd(2, {"val_loss": 6.0, "loss": 3.5}))
     run.branch("branch 2", "branch 1", 400)
     run.block("branch 2", 401, [1.0] * 200)
     losses = lambda branch, step: losses_at(run.series, branch, step)  # noqa: E731
@@ -75,7 +71,6 @@ def test_losses_are_those_of_the_branch_up_to_the_step_and_before_its_fork_the_p
 
 
 def test_it_stays_small_however_long_the_run(run):
-    run.branch("branch 1")
     for i in range(2, 500):
         run.branch(f"branch {i}", "branch 1", 0)
         run.checkpoint(f"branch {i}", 0, f"{i:06}")
