@@ -182,7 +182,7 @@ def test_early_stopping_stops_and_restores_the_best_weights(tmp_path):
 
 
 class Rates(callbacks.Callback):
-    """Writes down each learning rate that differs from the one before, and behind how many steps it came."""
+    """Writes down each learning rate that differs from the one before, and after how many steps it came."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -289,7 +289,7 @@ def saved(path: Path) -> keras.Model:
     return model
 
 
-def test_a_csv_log_and_tensorboard_are_told_the_same(tmp_path, monkeypatch):
+def test_a_csv_log_and_tensorboard_get_the_same_logs(tmp_path, monkeypatch):
     told: list[tuple[str, int, np.ndarray]] = []  # TensorFlow writes nothing where TensorBoard is not installed
 
     def tell(name: str, data: Any, step: Any = None, **more: Any) -> None:
@@ -431,7 +431,7 @@ class Rounds(callbacks.Callback):
         self.model.set_weights([np.round(weight, 2) for weight in self.model.get_weights()])
 
 
-def test_weights_changed_by_hand_are_an_edit_of_the_callbacks(tmp_path):
+def test_weights_changed_by_the_user_are_an_edit_of_the_callbacks(tmp_path):
     both = Both(tmp_path, lambda folder: [Rounds()]).fit()
     both.assert_equal()
     assert [entry.step for entry in both.edits("edit", "Rounds")] == [STEPS, 2 * STEPS, 3 * STEPS]
@@ -585,7 +585,7 @@ def test_what_callbacks_log_is_kept_as_far_as_json_can_hold_it(tmp_path):
     assert "could not be drawn" not in said(panda.dashboard())
 
 
-def test_a_patience_goes_on_where_it_was_behind_an_exit_and_a_rewind(tmp_path):
+def test_a_patience_goes_on_where_it_was_after_an_exit_and_a_rewind(tmp_path):
     def fit(panda, **how):
         stop = callbacks.EarlyStopping("loss", patience=4)
         slow = callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=3)

@@ -48,7 +48,7 @@ def copy_state(source, target):
 
 
 @pytest.mark.parametrize("optimizer", ["nesterov", "adamw"])
-def test_without_a_hand_it_is_model_fit_bit_for_bit(tmp_path, optimizer):
+def test_untouched_it_is_model_fit_bit_for_bit(tmp_path, optimizer):
     ours = demos.convolutional_network(OPTIMIZERS[optimizer](), seed=3)
     theirs = demos.convolutional_network(OPTIMIZERS[optimizer](), seed=3)
     how = {"batch_size": 48, "epochs": 2, "validation_data": VALIDATION, "shuffle": False}
@@ -149,7 +149,7 @@ def test_a_changed_batch_size_acts_on_the_next_step_and_equals_a_restart(tmp_pat
     assert panda.history["batch_size"].tolist() == [30] * 4 + [100] * 3
 
 
-def test_sgd_with_momentum_is_what_numpy_says_by_hand(tmp_path):
+def test_sgd_with_momentum_equals_the_formula_in_numpy(tmp_path):
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=(64, 3)).astype("float32"), rng.normal(size=(64, 1)).astype("float32")
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])

@@ -50,7 +50,7 @@ def contents(folder):
     }
 
 
-def test_show_tells_how_the_run_stands_and_what_was_done(run, capsys):
+def test_show_prints_the_state_of_the_run_and_what_was_done(run, capsys):
     assert main(["show", str(run)]) == 0
     told = capsys.readouterr().out
     for words in ("digits-dense: finished, step 6", "6 steps, 2 epochs on branch 2", "“before the leap” (step 2)"):
@@ -74,7 +74,7 @@ def test_nothing_is_written(run, command):
     assert contents(run) == before
 
 
-def test_a_flipped_bit_in_a_checkpoint_is_told(run, capsys):
+def test_a_flipped_bit_in_a_checkpoint_is_reported(run, capsys):
     path = folders(run)[0] / "state.safetensors"
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
@@ -84,7 +84,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_told(run, capsys):
     assert fault.startswith(f"checkpoints/{folders(run)[0].name}: ")
 
 
-def test_a_named_checkpoint_that_is_gone_is_told(run, capsys):
+def test_a_named_checkpoint_that_is_gone_is_reported(run, capsys):
     with sqlite3.connect(run / "run.sqlite") as database:
         (data,) = database.execute("SELECT data FROM events WHERE kind = 'save'").fetchone()
     folder = json.loads(data)["folder"]
@@ -105,7 +105,7 @@ def test_every_fault_has_a_line(run, capsys):
     assert [line.split(":")[0] for line in told] == ["run.sqlite", *damaged]
 
 
-def test_a_record_that_is_none_is_told(run, capsys):
+def test_a_record_that_is_none_is_reported(run, capsys):
     (run / "run.sqlite").write_bytes(b"no database" * 1000)
     assert main(["verify", str(run)]) == 1
     assert main(["show", str(run)]) == 2

@@ -50,6 +50,6 @@ def test_its_cells_run(path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_has_at_most_a_dozen_cells_and_stands_in_the_index(path):
+def test_it_has_at_most_a_dozen_cells_and_is_in_the_index(path):
     assert len(nbformat.read(path, as_version=4).cells) <= 12
     assert f"({path.name})" in (path.parent / "README.md").read_text()

@@ -165,7 +165,7 @@ def test_a_train_step_of_ones_own_is_run_and_its_logs_are_kept_as_returned(tmp_p
     assert panda.dashboard() is not None
 
 
-def test_a_panda_that_nobody_holds_leaves_no_thread_behind(model, tmp_path):
+def test_a_panda_that_nobody_holds_leaves_no_thread(model, tmp_path):
     before = threading.active_count()
     babysit.Panda(model, tmp_path / "run").fit(X, Y).wait()
     until(lambda: gc.collect() >= 0 and threading.active_count() <= before)  # its threads are just ending
@@ -507,7 +507,7 @@ def test_a_validation_without_an_end_is_left_to_stop(model):
     assert panda.step == 20
 
 
-def test_what_validation_tells_follows_a_change_of_structure(tmp_path):
+def test_what_validation_reports_follows_a_change_of_structure(tmp_path):
     keras.utils.set_random_seed(1)
     layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")]
     model = keras.Sequential(layers)
@@ -540,7 +540,7 @@ def test_nobody_waits_for_ever_where_even_failing_fails(model, monkeypatch):
     assert panda.state == "finished"
 
 
-def test_data_that_call_the_panda_are_refused_and_told_what_to_do(model):
+def test_data_that_call_the_panda_are_refused_with_what_to_do(model):
     refusals = []
 
     def batches():

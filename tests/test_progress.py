@@ -63,7 +63,7 @@ def test_two_means_a_line_an_epoch_with_what_was_measured_in_it(capsys):
     ]
 
 
-def test_no_epoch_is_told_twice_but_where_it_was_trained_anew(capsys):
+def test_no_epoch_is_printed_twice_but_where_it_was_trained_anew(capsys):
     run = FakeRun()
     shown = Progress(run.history, 2)
     shown.wait(run, None)

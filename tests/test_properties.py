@@ -160,16 +160,16 @@ class ByHand:
 
 
 @pytest.fixture(scope="module")
-def by_hand():
+def plain_loop():
     return ByHand()
 
 
 @settings(max_examples=10)
 @given(script=SCRIPTS)
-def test_weights_velocities_and_losses_are_a_hand_written_loops_bit_for_bit(panda, by_hand, script):
+def test_weights_velocities_and_losses_are_a_plain_loops_bit_for_bit(panda, plain_loop, script):
     panda.rewind(panda.checkpoints[0])
     follow(panda, script)
-    weights, losses = by_hand.follow(script)
+    weights, losses = plain_loop.follow(script)
     for ours, theirs in zip(state(panda.model), weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(panda.history["loss"], losses)

@@ -25,7 +25,7 @@ def ended(panda):
 
 
 def altered(directory, change, which="min"):
-    """Changes the first or last change in the log behind everybody's back."""
+    """Changes the first or last change in the log without anyone's knowledge."""
     with contextlib.closing(sqlite3.connect(directory / "run.sqlite")) as database, database:
         found = f"SELECT {which}(seq), data FROM events WHERE kind = 'set'"
         seq, data = database.execute(found).fetchone()

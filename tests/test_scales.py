@@ -60,7 +60,7 @@ def test_equal_distances_on_the_beta_scale_are_equal_factors_of_the_averaging_wi
     np.testing.assert_allclose(windows[1:] / windows[:-1], 10 ** (3 / 9))
 
 
-def test_beta_scale_tells_0_999_from_0_9995_better_than_0_9_from_0_9005():
+def test_beta_scale_separates_0_999_from_0_9995_better_than_0_9_from_0_9005():
     late = BETA.position(0.9995) - BETA.position(0.999)
     early = BETA.position(0.9005) - BETA.position(0.9)
     assert late == pytest.approx(math.log10(2) / 3)
@@ -237,7 +237,7 @@ def test_round_values_include_ends_that_are_not_round():
     assert values == sorted(set(values))
 
 
-def test_0_comes_first_where_it_is_meant_and_stands_at_the_low_end():
+def test_0_comes_first_where_it_is_meant_and_is_at_the_low_end():
     scale = Scale(1e-2, 0.1, "log", zero=True)
     assert scale.round_values() == [0, *Scale(1e-2, 0.1, "log").round_values()]
     assert scale.position(0) == scale.position(1e-2) == 0

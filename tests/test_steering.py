@@ -24,8 +24,8 @@ def actions(panda):
 # ------------------------------------------------------------------------------------ ramps
 
 
-def test_a_ramp_is_one_entry_and_equals_the_changes_made_one_by_one_by_hand(tmp_path):
-    ramped, by_hand = resting(tmp_path, name="ramped"), resting(tmp_path, name="by hand")
+def test_a_ramp_is_one_entry_and_equals_the_changes_made_one_by_one(tmp_path):
+    ramped, stepped = resting(tmp_path, name="ramped"), resting(tmp_path, name="stepped")
     entry = ramped.set(learning_rate=1e-4, momentum=0.99, over=4)
     ramped.run(6)
     assert (entry.step, entry.over, entry.changes["learning_rate"]) == (0, 4, (0.01, 1e-4))
@@ -34,9 +34,9 @@ def test_a_ramp_is_one_entry_and_equals_the_changes_made_one_by_one_by_hand(tmp_
     assert "in 4 steps" in repr(ramped.journal)
     for k in range(6):
         rate = ramped.history["learning_rate"][k]
-        by_hand.set(learning_rate=float(rate), momentum=float(ramped.history["momentum"][k]))
-        by_hand.run(1)
-    assert ramped.digest() == by_hand.digest()
+        stepped.set(learning_rate=float(rate), momentum=float(ramped.history["momentum"][k]))
+        stepped.run(1)
+    assert ramped.digest() == stepped.digest()
 
 
 # -------------------------------------------------------------------------------- schedules

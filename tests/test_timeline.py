@@ -27,7 +27,7 @@ def resting(model=None, directory=None, **how):
 
 
 def digests(panda, script):
-    """Takes steps one by one, each behind what is done before it; returns the digest at every step."""
+    """Takes steps one by one, each after what is done before it; returns the digest at every step."""
     found = []
     for step in range(1 + max(script)):
         for act in script.get(step, ()):

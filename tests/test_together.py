@@ -60,7 +60,7 @@ def test_trained_at_the_same_time_and_steered_as_one_each_is_what_it_would_be_al
         assert replay.identical and replay.compared > 0
 
 
-def test_it_is_one_run_with_what_all_have_and_tells_what_one_refuses(pandas, both):
+def test_it_is_one_run_with_what_all_have_and_says_what_one_refuses(pandas, both):
     pandas[0].run(3)
     status = both.status()
     assert (status["name"], status["state"], status["step"]) == ("plain and dropout", "paused", 3)

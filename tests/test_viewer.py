@@ -62,7 +62,7 @@ def files(folder):
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
 
 
-def test_it_follows_a_run_of_another_process_and_tells_of_its_end(folder, child):
+def test_it_follows_a_run_of_another_process_and_shows_its_end(folder, child):
     viewer = babysit.attach(folder)
     until(lambda: (viewer.state, viewer.step) == ("paused", 7))
     tell(child, "panda._store.settle(); panda._database.flush()")  # after which it has no more to write

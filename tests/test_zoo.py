@@ -59,7 +59,7 @@ class Trained:
         return math.ceil(examples / self.arguments["batch_size"])
 
     def at_step(self, steps: int) -> babysit.Panda:
-        """The panda, resting behind so many steps."""
+        """The panda, at rest after so many steps."""
         self.panda.rewind(0)
         self.panda.run(steps)
         return self.panda
@@ -310,7 +310,7 @@ def test_without_a_batch_size_the_steps_of_a_validation_share_the_data(tmp_path)
     assert_trains_as_model_fit(tmp_path, regression, lambda: given)
 
 
-def test_a_batch_size_beside_batches_counts_for_nothing(tmp_path):
+def test_a_batch_size_given_with_batches_counts_for_nothing(tmp_path):
     sizes = {"batch_size": 7, "validation_batch_size": 3, "validation_steps": 2}
 
     def given():
@@ -320,6 +320,6 @@ def test_a_batch_size_beside_batches_counts_for_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("beside", ["y", "sample_weight"])
-def test_what_stands_beside_batches_is_refused_as_model_fit_does(tmp_path, beside):
+def test_what_is_given_with_batches_is_refused_as_model_fit_does(tmp_path, beside):
     with pytest.raises(ValueError, match="should not be passed"):
         babysit.Panda(regression(), tmp_path / "run").fit(dataset(X, Y).batch(16), **{beside: Y})

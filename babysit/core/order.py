@@ -18,12 +18,13 @@ def permutation(size: int, seed: int, data_pass: int, shuffle: Shuffle = True, b
             consecutive stretches of `batch_size` examples, as Keras does.
         batch_size: The length of those stretches.
     """
-    order = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
+    dtype = np.int32 if size < 2**31 else np.int64
+    rng = np.random.Generator(np.random.PCG64([seed, data_pass]))
+    if shuffle and shuffle != "batch":
+        return rng.permutation(size).astype(dtype)
+    order = np.arange(size, dtype=dtype)
     if not shuffle:
         return order
-    rng = np.random.Generator(np.random.PCG64([seed, data_pass]))
-    if shuffle != "batch":
-        return rng.permutation(size).astype(order.dtype)
     whole = size - size % batch_size
     batches = rng.permuted(order[:whole].reshape(-1, batch_size), axis=1)
     return np.concatenate([batches.ravel(), rng.permutation(order[whole:])])

@@ -151,7 +151,8 @@ class TrainingTensors:
         known = tuple(map(id, variables))
         if self._reset is not None and self._reset[0] == known:
             for variable, value in zip(variables, self._reset[1], strict=True):
-                variable.value.assign(value, read_value=False)
+                # Without what `assign` checks each time, which lasts as long as several steps.
+                tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=value)
             return
         model.reset_metrics()
         metrics = [inner for metric in model.metrics for inner in (metric, *getattr(metric, "metrics", ()))]

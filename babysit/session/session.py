@@ -258,7 +258,9 @@ class Session:
 
     def _end_epoch(self, last: Mapping[str, Any] | None) -> None:
         assert self.plan is not None and self.controls.fit is not None
-        callbacks, validation, seeds = self.plan.callbacks, self.plan.validation, self.trainer.seeds
+        callbacks, validation = self.plan.callbacks, self.plan.validation
+        may_draw = callbacks.may_edit or validation is not None  # random numbers, as nothing else does
+        seeds = self.trainer.seeds if may_draw else None
         number, spec = self.position.epoch + self._first_epoch, self.controls.fit
         logs = self.trainer.epoch_logs(last)
         if callbacks.may_edit:
@@ -273,7 +275,7 @@ class Session:
             if spec.steps_per_epoch and self.position.epoch_step < spec.steps_per_epoch and not self.early:
                 short = f"after {self.position.epoch_step} of {spec.steps_per_epoch} steps"
                 warnings.warn(f"The data ran out {short}; the epoch ends there.", stacklevel=2)
-            drawn = self.trainer.seeds
+            drawn = self.trainer.seeds if may_draw else None
             end = EpochEnd(
                 self.position.epoch + 1, callbacks.plain(logs), next_pass, drawn if drawn != seeds else None,
                 callbacks.memory, self.early,

@@ -41,6 +41,6 @@ def watched():
         browser.close()
 
 
-def by_hand(run):
+def user_changes(run):
     """The changes that came from the dashboard, oldest first."""
     return [entry for entry in run.journal if entry.author == "dashboard" and entry.action == "set"]

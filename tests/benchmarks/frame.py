@@ -25,7 +25,7 @@ def main():
 
 
 def measured(steps):
-    """The median frame, each behind ten steps more, in ms; what the chart keeps, in MB; its picture, in kB."""
+    """The median frame, each after ten steps more, in ms; what the chart keeps, in MB; its picture, in kB."""
     frame_of(chart_of(fed(100)))  # fonts and the like are kept for good
     log = fed(steps)
     tracemalloc.start()

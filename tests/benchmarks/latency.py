@@ -2,7 +2,7 @@
 
 import statistics
 
-from tests.benchmarks.browser import by_hand, watched
+from tests.benchmarks.browser import user_changes, watched
 from tests.benchmarks.ways import print_row
 from tests.browser.lab import KERNEL
 from tests.patience import until
@@ -21,7 +21,7 @@ def main():
     with watched() as (lab, run):
         lab.page.evaluate(NOTE_KEYS)
         lab.slider("learning rate").press("ArrowRight")  # the first of all finds its thread
-        until(lambda: by_hand(run))
+        until(lambda: user_changes(run))
         report("while it trains", lab, run)
         lab.page.evaluate(f"(code) => {{ {KERNEL}.requestExecute({{ code }}); }}", BUSY)
         lab.page.wait_for_function(f"() => {KERNEL}.status === 'busy'")
@@ -37,8 +37,8 @@ def report(name, lab, run):
 
 
 def latency_ms(lab, run, key):
-    """From the page's own event to the boundary at which the step behind it has the new value."""
-    before = len(by_hand(run))
+    """From the page's own event to the boundary at which the step after it has the new value."""
+    before = len(user_changes(run))
     lab.slider("learning rate").press(key)
-    until(lambda: len(by_hand(run)) > before)
-    return by_hand(run)[-1].time * 1000 - lab.page.evaluate("keys.at(-1)")
+    until(lambda: len(user_changes(run)) > before)
+    return user_changes(run)[-1].time * 1000 - lab.page.evaluate("keys.at(-1)")

@@ -6,7 +6,7 @@ tenth of them, and judged at the end: the last against the third, by when everyt
 
 import time
 
-from tests.benchmarks.browser import by_hand, watched
+from tests.benchmarks.browser import user_changes, watched
 from tests.benchmarks.memory import of_status
 from tests.benchmarks.ways import print_row, ratio
 from tests.patience import until
@@ -25,7 +25,7 @@ def main():
         page.send("Performance.enable")
         for _ in range(ROUNDS):
             play(lab, run)
-            counts = [f"{time.monotonic() - began:.0f}", f"{run.step:,}", len(run.branches), len(by_hand(run))]
+            counts = [f"{time.monotonic() - began:.0f}", f"{run.step:,}", len(run.branches), len(user_changes(run))]
             widgets = lab.evaluate("import ipywidgets; len(ipywidgets.widgets.widget._instances)")
             nodes, heap = page_nodes_and_mb(page)
             sizes.append((of_status("VmRSS", kernel), heap))
@@ -39,14 +39,14 @@ def main():
 
 
 def play(lab, run):
-    moved, branches = len(by_hand(run)), len(run.branches)
+    moved, branches = len(user_changes(run)), len(run.branches)
     # At this speed the page sends the last of several moves; a change takes half a second to reach the record.
     for i in range(MOVES // 10):
         slider = lab.slider("learning rate" if i % 4 > 1 else "momentum")
         for _ in range(10):
             slider.press("ArrowLeft" if i % 2 else "ArrowRight")
-        until(lambda moved=moved: len(by_hand(run)) > moved)
-        moved = len(by_hand(run))
+        until(lambda moved=moved: len(user_changes(run)) > moved)
+        moved = len(user_changes(run))
     lab.button("Save checkpoint").click()
     for i in range(REWINDS):
         lab.button("Rewind").click()

@@ -285,7 +285,7 @@ def test_hidden_and_reloaded_and_run_again_the_dashboard_is_alive(panda):
     panda.press("momentum", "ArrowRight")
     until(lambda: panda.changes_of("momentum"))
     chart = panda.dashboard.locator(".babysit-plot img")
-    panda.dashboard.evaluate("(dashboard) => { dashboard.style.display = 'none'; }")  # as behind another tab
+    panda.dashboard.evaluate("(dashboard) => { dashboard.style.display = 'none'; }")  # as under another tab
     until(lambda: not panda.ask("panda._dashboard._page.is_visible"), timeout_s=60)
     panda.lab.page.wait_for_timeout(500)  # a frame may be on its way
     frame, step = chart.get_attribute("src"), panda.ask("panda.step")

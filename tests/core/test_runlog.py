@@ -318,7 +318,7 @@ def test_to_pandas_is_the_columns_indexed_by_step(history):
     assert frame.loc[4, "epoch"] == 2
 
 
-def test_another_optimizer_brings_other_hyperparameters_and_nan_stands_where_there_are_none(log, history):
+def test_another_optimizer_brings_other_hyperparameters_and_nan_fills_where_there_are_none(log, history):
     log.add(ROOT, 6, Fit({"learning_rate": 0.1, "beta_1": 0.9}, changes={"beta_1": (None, 0.9)}))
     take(log, columns([7, 8]))
     assert history.columns[-3:] == ["learning_rate", "batch_size", "beta_1"]

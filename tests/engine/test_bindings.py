@@ -349,7 +349,7 @@ def test_a_step_measures_the_schedule_it_follows():
     assert told == [pytest.approx(float(schedule(i)), rel=1e-6) for i in range(4)]
 
 
-def test_a_schedule_put_in_by_a_callback_is_told_from_the_rate_that_was_there():
+def test_a_schedule_put_in_by_a_callback_is_distinguished_from_the_rate_that_was_there():
     model = dense(keras.optimizers.SGD(0.1))
     bindings = bound(model)
     assert not bindings.rate_replaced

@@ -43,7 +43,7 @@ def by_layer(found, sign):
 # ------------------------------------------------------------------------------------ right
 
 
-def test_a_linear_model_has_the_signs_that_numpy_finds_by_hand(signs):
+def test_a_linear_model_has_the_signs_that_numpy_finds(signs):
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=(48, 3)).astype("float32"), rng.normal(size=(48, 1)).astype("float32")
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])

@@ -9,7 +9,7 @@ from babysit.engine import environment
 from babysit.engine.environment import describe, differences
 
 
-def test_it_tells_what_this_process_runs_on():
+def test_it_describes_what_this_process_runs_on():
     told = describe()
     versions = [platform.python_version(), tf.__version__, keras.__version__, np.__version__]
     assert [told[name] for name in ("Python", "TensorFlow", "Keras", "NumPy")] == versions
@@ -24,7 +24,7 @@ def test_it_is_plain_data_that_survives_writing_and_differs_from_itself_in_nothi
     assert differences(json.loads(json.dumps(told)), describe()) == []
 
 
-def test_a_flag_that_was_set_is_told_and_one_that_changes_no_result_is_not(monkeypatch):
+def test_a_flag_that_was_set_is_reported_and_one_that_changes_no_result_is_not(monkeypatch):
     for flag in ("TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS", "TF_DETERMINISTIC_OPS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(flag, raising=False)
         before = describe()
@@ -36,7 +36,7 @@ def test_a_flag_that_was_set_is_told_and_one_that_changes_no_result_is_not(monke
     assert differences(before, describe()) == []
 
 
-def test_threads_are_told(monkeypatch):
+def test_threads_are_reported(monkeypatch):
     before = describe()
     monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 3)
     assert differences(before, describe()) == ["threads within an operation one a core then, 3 now"]
@@ -52,13 +52,13 @@ def test_every_difference_is_a_phrase_also_what_only_one_side_knows():
     ]
 
 
-def test_another_processor_is_told(monkeypatch):
+def test_another_processor_is_reported(monkeypatch):
     before = describe()
     monkeypatch.setattr(environment, "_processor", lambda: "Model T")
     assert any(words.endswith("then, Model T now") for words in differences(before, describe()))
 
 
-def test_where_the_system_tells_nothing_of_its_processor_it_is_unknown(monkeypatch):
+def test_where_the_system_says_nothing_about_its_processor_it_is_unknown(monkeypatch):
     monkeypatch.setattr(environment.Path, "read_text", lambda path: (_ for _ in ()).throw(OSError))
     monkeypatch.setattr(environment.platform, "processor", lambda: "")
     assert describe()["processor"] == "unknown"

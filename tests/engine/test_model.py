@@ -231,7 +231,7 @@ BESIDE = {
         ("the seeds that all share", {"run_eagerly": True}),
     ],
 )
-def test_what_a_step_captures_beside_keras_belongs_to_the_state_from_the_start(name, how):
+def test_what_a_step_captures_outside_keras_belongs_to_the_state_from_the_start(name, how):
     make, data, shapes = BESIDE[name]
     model = make()
     if how:
@@ -278,7 +278,7 @@ def test_a_change_from_outside_of_a_captured_variable_is_found():
 
 
 @pytest.mark.parametrize("name", ["augmentation inside the model", "gan with two optimizers", "gradient accumulation"])
-def test_live_floats_and_what_keras_knows_are_nothing_beside(name):
+def test_live_floats_and_what_keras_knows_are_not_outside(name):
     make, arguments = ZOO[name]()
     training = Training(make(), arguments["x"], arguments.get("y", arguments["x"]), arguments["batch_size"])
     assert set(training.trained.tensors.groups()) == {"model", "optimizer", "metrics"}

@@ -73,7 +73,7 @@ def test_other_hyperparameters_become_lists_of_where_they_change(steered):
         np.testing.assert_array_equal(np.array(values)[place], steered.history[name])
 
 
-def test_a_schedule_is_given_back_while_it_was_followed_and_told_step_by_step_once_it_was_taken_over(tmp_path):
+def test_a_schedule_is_given_back_while_it_was_followed_and_step_by_step_once_it_was_taken_over(tmp_path):
     rate = keras.optimizers.schedules.CosineDecay(0.1, 30)
     panda = resting(tmp_path, keras.optimizers.SGD(rate))
     panda.run(4)
@@ -98,7 +98,7 @@ def test_before_the_first_fit_there_is_nothing_to_export(tmp_path):
 # --------------------------------------------------------------------------- the logbook
 
 
-def test_the_logbook_tells_what_was_changed_and_why_with_the_loss_around_it(steered, tmp_path):
+def test_the_logbook_says_what_was_changed_and_why_with_the_loss_around_it(steered, tmp_path):
     steered.export_logbook(tmp_path / "logbook.md")
     lines = (tmp_path / "logbook.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("| ")][2:]
@@ -138,7 +138,7 @@ def rows_of(log, start):
     return [line for line in logbook("a run", log, "branch 1").splitlines() if line.startswith(start)]
 
 
-def test_a_reason_given_later_stands_with_the_change_as_does_the_loss_up_to_the_next_one():
+def test_a_reason_given_later_is_written_with_the_change_as_does_the_loss_up_to_the_next_one():
     losses = np.arange(1.0, 13.0)
     later = (Note(about=3), {"why": "it crawled"}), (Note(), {"why": "on the way at step 4: lunch"})
     first, second = (rate(0.1, 0.02), {"why": "try"}), (rate(0.02, 0.01), {})

@@ -149,7 +149,7 @@ def test_checkpoints_are_made_while_it_trains_and_the_start_stays(started, monke
 # ------------------------------------------------------------------------------------ two at once
 
 
-def test_who_asked_for_steps_is_told_though_somebody_resumes(started):
+def test_who_asked_for_steps_gets_an_answer_though_somebody_resumes(started):
     worker = started(epochs=10**6)
     asking = threading.Thread(target=worker.run, args=(400,))
     asking.start()
@@ -182,7 +182,7 @@ def test_where_even_failing_fails_nobody_is_left_waiting(worker, monkeypatch):
     assert worker.state == "failed" and len(digest(worker)) == 64
 
 
-def test_where_the_steps_fail_again_what_was_lost_is_told(worker, monkeypatch):
+def test_where_the_steps_fail_again_what_was_lost_is_reported(worker, monkeypatch):
     worker.run(4)
     one = worker.session.trainer._one
 
@@ -205,7 +205,7 @@ def test_where_the_steps_fail_again_what_was_lost_is_told(worker, monkeypatch):
     assert place(worker) == (2, 0)
 
 
-def test_a_rewind_after_the_end_and_behind_an_early_stop_goes_on(started):
+def test_a_rewind_after_the_end_and_after_an_early_stop_goes_on(started):
     heard = Callbacks(on_epoch_end=lambda epoch: setattr(heard, "stop_requested", epoch == 1))
     worker = started(callbacks=heard)
     worker.run(2)

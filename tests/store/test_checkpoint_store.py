@@ -69,7 +69,7 @@ def test_what_is_saved_is_listed_and_comes_back(store):
     assert_equal(saved.load(), at(3, event=17))
 
 
-def test_the_model_s_file_lies_beside_the_state_which_does_not_need_it(store):
+def test_the_model_s_file_lies_next_to_the_state_which_does_not_need_it(store):
     def half(path):
         path.write_text("half of")
         raise NotImplementedError("no get_config")

@@ -94,7 +94,7 @@ def test_the_log_survives_reopening_and_goes_on(tmp_path):
     second.close()
 
 
-def test_threads_that_append_at_once_lose_nothing_and_a_reader_beside_them_gets_every_row_once(database):
+def test_threads_that_append_at_once_lose_nothing_and_a_reader_at_the_same_time_gets_every_row_once(database):
     def append_many(start):
         for i in range(50):
             database.append(note(start + i))

@@ -44,7 +44,7 @@ def holder(tmp_path):
     process.communicate()
 
 
-def test_another_process_is_told_who_holds_it(tmp_path, holder):
+def test_another_process_learns_who_holds_it(tmp_path, holder):
     assert f"process {holder.pid} on" in lock.holder(tmp_path)
     with pytest.raises(ValueError, match="`directory` must be written by one process") as refusal:
         Lock(tmp_path)

@@ -282,7 +282,7 @@ def shuffled(remainder):
 
 
 class Reshuffling(Numbers):
-    """Draws a new order of its own behind every epoch."""
+    """Draws a new order of its own after every epoch."""
 
     def __init__(self):
         super().__init__()
@@ -309,7 +309,7 @@ FITS = {
         "batch_size": 8,
     },
     "a dataset": lambda: {"x": shuffled(True)},
-    # Of unknown length, `Model.fit` begins a step behind the last batch: it counts in `iterations` and in seeds.
+    # Of unknown length, `Model.fit` begins a step after the last batch: it counts in `iterations` and in seeds.
     "uneven batches": lambda: {"x": uneven().apply(tf.data.experimental.assert_cardinality(6))},
     "a PyDataset that changes": lambda: {"x": Reshuffling(), "class_weight": WEIGHTS},
 }
@@ -582,7 +582,7 @@ def test_a_place_beyond_the_data_is_refused_and_the_data_can_be_used_on():
         assert data.window(Position(), data.batch_size, 1, fit_of(data)).count == 1
 
 
-def test_what_stands_beside_a_stream_is_refused_as_by_keras():
+def test_targets_and_weights_given_with_a_stream_are_refused_as_by_keras():
     for x in (dataset(), Numbers(), generator()):
         with pytest.raises(ValueError, match="`y` should not be passed"):
             source(x, LABELS)
