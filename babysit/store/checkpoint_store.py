@@ -6,7 +6,6 @@ the store when they are written, on which thread and at what cost.
 
 import contextlib
 import itertools
-import json
 import queue
 import re
 import threading
@@ -42,7 +41,6 @@ class Checkpoint:
         digest: sha256 of the state, hexadecimal.
         event: Number of the last event that the state contains.
         kept: Why it is kept as long as there is room, in a word.
-        size_bytes: What its files take.
     """
 
     step: int
@@ -52,7 +50,6 @@ class Checkpoint:
     digest: str
     event: int = field(default=0, repr=False)
     kept: str = field(default="", repr=False)
-    size_bytes: int = field(default=0, repr=False)
 
     @property
     def number(self) -> int:
@@ -335,7 +332,7 @@ class CheckpointStore:
                 return Retention.FOR_EVER
             return Retention.WITH_ROOM if one.kept else Retention.BY_AGE
 
-        items = [RetentionItem(one.branch, one.number, one.size_bytes, retention(one)) for one in saved]
+        items = [RetentionItem(one.branch, one.number, _size_bytes(one.path), retention(one)) for one in saved]
         gone = to_delete(items, self._disk_bytes)
         for one in saved:
             if one.number in gone:
@@ -359,4 +356,10 @@ def checkpoints_in(folder: Path, log: RunLog) -> list[Checkpoint]:
 
 def _checkpoint(path: Path, about: Mapping[str, Any]) -> Checkpoint:
     known = about["name"], path, about["branch"], about["digest"], about["event"], about["kept"]
-    return Checkpoint(about["position"]["step"], *known, about["size"] + len(json.dumps(about, indent=1)))
+    return Checkpoint(about["position"]["step"], *known)
+
+
+def _size_bytes(folder: Path) -> int:
+    with contextlib.suppress(OSError):  # it may just be removed
+        return sum(file.stat().st_size for file in folder.iterdir())
+    return 0
