@@ -198,7 +198,7 @@ function render({ model, el }) {
   });
   listen(box, 'keydown', (event) => { if (event.key === 'Escape') close(); });
   const isOurs = (target) => target.closest?.('.babysit') === el.closest('.babysit');
-  for (const sign of ['focusin', 'input']) listen(document, sign, ({ target }) => isOurs(target) && protect(target));
+  for (const sign of ['focusin', 'keydown', 'input']) listen(document, sign, ({ target }) => isOurs(target) && protect(target));
   listen(document, 'click', ({ target }) => { // a line of the logbook leads to its change
     const row = isOurs(target) && target.closest('tr[data-entry]');
     if (!row) return;

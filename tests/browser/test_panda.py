@@ -38,6 +38,7 @@ def panda(notebook):
     notebook.lab.evaluate(
         "panda.set(learning_rate=0.001, batch_size=32, momentum=0.0)\nif panda.state == 'paused': panda.resume()"
     )
+    notebook.tab("Logbook").click()
     until(lambda: notebook.box("learning rate").input_value() == "0.001")
     until(lambda: notebook.box("momentum").input_value() == "0")
     return notebook
@@ -188,7 +189,7 @@ def test_the_chart_is_read_zoomed_and_asked_by_mouse_and_by_keyboard(panda):
 
 def move(panda, name, key):
     """Presses a key on a slider, and sees what it does: in the kernel, on the chart, in the logbook."""
-    label, old, marks = name.replace("_", " "), panda.value(name), panda.purple()
+    label, old = name.replace("_", " "), panda.value(name)
     assert panda.changes_of(name) == []  # merely shown, it has changed nothing
 
     panda.press(label, key)
@@ -201,7 +202,8 @@ def move(panda, name, key):
     assert column[step - 1] == old and column[step] == after
 
     panda.wait_for_words(f"in effect since step {step:,}")
-    until(lambda: panda.purple() > marks)
+    until(lambda: step in panda.ask("[mark['step'] for mark in panda._dashboard._page._page.frame['marks']]"))
+    until(lambda: panda.purple() > 0)
     line = panda.dashboard.locator(".babysit-logbook tr").first
     assert label in line.inner_text() and "→" in line.inner_text()
 

@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,10 @@ def steer(folder, seed):
         lambda: run(one, chance.randint(1, 30)),
         lambda: one.set({"learning_rate": chance.uniform(0.001, 0.05), "momentum": chance.choice([0.0, 0.9])}),
         lambda: one.set({"batch_size": chance.randint(1, 23)}, chance.choice([1, 5])),
-        lambda: commands.save(one),
-        lambda: commands.note(one, "at random"),
-        lambda: rewind(one, step=chance.randint(0, one.position.step), branch=one.branch),
-        lambda: rewind(one, folder=chance.choice(one.store.all).path.name, hyperparameters="keep"),
+        lambda: commands.save(one, {}),
+        lambda: commands.note(one, {"why": "at random"}),
+        lambda: rewind(one, {}, step=chance.randint(0, one.position.step), branch=one.branch),
+        lambda: rewind(one, {}, folder=chance.choice(one.store.all).path.name, hyperparameters="keep"),
     ]
     while True:
         chance.choice(moves)()
@@ -72,8 +73,9 @@ def main(folder, count, seed):
         if child == 0:
             try:
                 steer(folder / f"run-{number}", number)
-            finally:
-                os._exit(1)
+            except BaseException:
+                traceback.print_exc()
+            os._exit(1)
         time.sleep(random.Random(-number).uniform(0, 0.6))
         assert os.waitpid(child, os.WNOHANG) == (0, 0), "it ended by itself"
         os.kill(child, signal.SIGKILL)

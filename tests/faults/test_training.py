@@ -47,7 +47,7 @@ def assert_taken_up(folder):
         run(one, 3)
         saved = one.store.save(one.trainer.capture(), one.branch, "afterwards")
         assert (one.log.tip(one.branch), saved.digest) == (tip + 3, one.trainer.capture().digest())
-        replay = compare_run(one.log, in_order(one.store.all), fresh)
+        replay = compare_run(one.log, in_order(one.store.all), fresh())
         assert replay.identical, str(replay)
     one.store.close()
     database.close()

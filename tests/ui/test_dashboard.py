@@ -634,7 +634,7 @@ def test_a_file_that_was_written_is_reported_above_the_chart_until_something_els
     assert "whatever it says" not in words(dashboard.widget)
     run.enter("note", why="chart.png written to somewhere")
     until(lambda: "note — chart.png written to somewhere" in words(dashboard.widget))
-    assert "written" not in find_message(dashboard)
+    until(lambda: "written" not in find_message(dashboard))
 
 
 def test_a_step_that_is_long_in_coming_after_a_change_is_said_to_be_compiled(run, dashboard):
