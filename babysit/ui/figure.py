@@ -341,7 +341,7 @@ def _label_lines(entry: Entry) -> list[str]:
     changes = [
         f"{_SHORT.get(name, label(name))} {number(old)} → {number(new)}"
         for name, (old, new) in entry.changes.items()
-        if old is not None
+        if old not in (None, new)
     ]
     words = [f"“{entry.why[:24]}”"] if entry.action == "note" else [_WORDS.get(entry.action, "")]
     return [*filter(None, words), *changes]
