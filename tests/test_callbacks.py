@@ -36,11 +36,27 @@ def forgetful() -> keras.Model:
 
 
 @functools.cache
+def stock() -> tuple[keras.Model, list[np.ndarray]]:
+    """A `network()` that `Model.fit` compiles once, and what its variables hold at the beginning."""
+    model = network()
+    model.optimizer.build(model.trainable_variables)
+    return model, [variable.numpy() for variable in model.variables + model.optimizer.variables]
+
+
+def reference() -> keras.Model:
+    """The one of `stock`, as if it had never been trained."""
+    model, values = stock()
+    for variable, value in zip(model.variables + model.optimizer.variables, values, strict=True):
+        variable.assign(value)
+    return model
+
+
+@functools.cache
 def after(steps: int) -> list[np.ndarray]:
     """State of `network()` when `Model.fit` has taken so many steps."""
-    model = network()
+    model = reference()
     # On all the data: on those of whole batches alone, `Model.fit` makes a graph for one size, which rounds otherwise.
-    model.fit(X, Y, batch_size=16, epochs=9, shuffle=False, verbose=0, callbacks=[StopsAt("batch", steps)])
+    model.fit(X, Y, batch_size=16, epochs=9, shuffle=False, verbose=0, callbacks=[StopsAt(steps)])
     return state(model)
 
 
@@ -51,7 +67,7 @@ class Both:
         self.folders = [folder / "ours", folder / "theirs"]
         for path in self.folders:
             path.mkdir()
-        self.ours, self.theirs = model(), model()
+        self.ours, self.theirs = model(), reference() if model is network else model()
         self.our_callbacks, self.their_callbacks = make(self.folders[0]), make(self.folders[1])
         self.panda = babysit.Panda(self.ours, folder / "run", seed=7)
 
@@ -110,9 +126,8 @@ def recorder(hooks: list[str]) -> Recorder:
     return type("Recorder", (Recorder,), {name: _hook(name) for name in hooks})()
 
 
-@pytest.mark.parametrize("hooks", [HOOKS + BATCH_HOOKS, ["on_train_batch_end"]])
-def test_hooks_are_called_in_fits_order_with_fits_numbers_and_logs(tmp_path, hooks):
-    both = Both(tmp_path, lambda folder: [recorder(hooks)]).fit()
+def test_hooks_are_called_in_fits_order_with_fits_numbers_and_logs(tmp_path):
+    both = Both(tmp_path, lambda folder: [recorder(HOOKS + BATCH_HOOKS)]).fit()
     both.assert_equal()
     assert both.our_callbacks[0].calls == both.their_callbacks[0].calls
     assert both.our_callbacks[0].params == both.their_callbacks[0].params == {"verbose": 0, "epochs": 3, "steps": STEPS}
@@ -264,15 +279,15 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("pattern", CHECKPOINTS)
-def test_model_checkpoints_hold_what_fits_hold(tmp_path, pattern):
+def test_model_checkpoints_hold_what_fits_hold(tmp_path):
     def make(folder: Path) -> list[Any]:
-        return [callbacks.ModelCheckpoint(folder / pattern, **CHECKPOINTS[pattern])]
+        return [callbacks.ModelCheckpoint(folder / pattern, **how) for pattern, how in CHECKPOINTS.items()]
 
     both = Both(tmp_path, make).fit()
     both.assert_equal()
     ours, theirs = (sorted(folder.iterdir()) for folder in both.folders)
-    assert [path.name for path in ours] == [path.name for path in theirs] != []
+    assert [path.name for path in ours] == [path.name for path in theirs]
+    assert len(ours) > len(CHECKPOINTS)
     for mine, keras_s in zip(ours, theirs, strict=True):
         mine, keras_s = saved(mine), saved(keras_s)
         # Keras saves no seeds, and names optimizers as it makes them.
@@ -330,13 +345,14 @@ def test_an_interrupted_run_is_restored_from_its_backup_at_the_right_epoch(tmp_p
     def make(folder: Path) -> list[Any]:
         return [callbacks.BackupAndRestore(folder / "backup"), recorder(HOOKS), Interrupts(2)]
 
-    both = Both(tmp_path, make)
+    fresh = lambda: network()  # noqa: E731  # an error leaves the model of a fit as it is
+    both = Both(tmp_path, make, fresh)
     with pytest.raises(KeyError):
         both.panda.fit(X, Y, callbacks=both.our_callbacks, **HOW).wait(60)
     with pytest.raises(KeyError):
         both.theirs.fit(X, Y, callbacks=both.their_callbacks, **HOW)
 
-    again = Both(tmp_path / "ours", lambda folder: [])
+    again = Both(tmp_path / "ours", lambda folder: [], fresh)
     again.our_callbacks, again.their_callbacks = (
         [callbacks.BackupAndRestore(folder / "backup"), recorder(HOOKS)] for folder in both.folders
     )
@@ -360,26 +376,19 @@ def test_averaged_weights_are_swapped_in_for_validation_as_in_fit(tmp_path):
 
 
 class StopsAt(callbacks.Callback):
-    """Stops training by `model.stop_training`, in one hook or the other."""
+    """Stops training by `model.stop_training`, after so many steps."""
 
-    def __init__(self, hook: str, number: int) -> None:
+    def __init__(self, steps: int) -> None:
         super().__init__()
-        self.hook, self.number = hook, number
+        self.steps = steps
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._stop("batch", int(self.model.optimizer.iterations))
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._stop("epoch", epoch)
-
-    def _stop(self, hook: str, number: int) -> None:
-        if (hook, number) == (self.hook, self.number):
+        if int(self.model.optimizer.iterations) == self.steps:
             self.model.stop_training = True
 
 
-@pytest.mark.parametrize(("hook", "number"), [("batch", 8), ("epoch", 1)])
-def test_training_stops_where_a_callback_stops_it(tmp_path, hook, number):
-    both = Both(tmp_path, lambda folder: [StopsAt(hook, number), recorder(HOOKS + BATCH_HOOKS)]).fit()
+def test_training_stops_where_a_callback_stops_it(tmp_path):
+    both = Both(tmp_path, lambda folder: [StopsAt(8), recorder(HOOKS + BATCH_HOOKS)]).fit()
     both.assert_equal()
     assert both.our_callbacks[1].calls == both.their_callbacks[1].calls
     assert both.panda.state in ("finished", "stopped")
@@ -400,7 +409,7 @@ class Raises(callbacks.Callback):
 
 @pytest.mark.parametrize(
     ("hook", "nth"),
-    [("on_train_begin", 1), ("on_train_batch_end", 4), ("on_epoch_end", 1), ("on_test_batch_end", 2)],
+    [("on_train_begin", 1), ("on_train_batch_end", 4), ("on_test_batch_end", 2)],
 )
 def test_what_a_callback_raises_is_raised_by_wait_and_the_run_rests_at_a_boundary(tmp_path, hook, nth):
     class Failing(Raises):
@@ -493,7 +502,7 @@ def inside(tmp_path: Path, hook: str, act: Callable[[babysit.Panda], Any]) -> tu
     return panda, callback
 
 
-@pytest.mark.parametrize("hook", BOUNDARY)
+@pytest.mark.parametrize("hook", ["batch"])
 def test_set_from_inside_acts_on_the_next_step(tmp_path, hook):
     panda, callback = inside(tmp_path, hook, lambda panda: panda.set(learning_rate=0.005, why="from inside"))
     panda.wait(60)

