@@ -13,19 +13,13 @@ HERE = Path(__file__).parent
 NOTEBOOKS = HERE.parents[1] / "notebooks"
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark this folder's tests, and run them last: Playwright leaves its event loop running.
-
-    The longest module of all others comes beside the longest one of these, so that two workers end together.
-    """
+    """Mark this folder's tests, and run them last: Playwright leaves its event loop running."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker("browser")
-    result = yield  # pytest sorts by fixtures meanwhile
-    late = {HERE / "test_panda.py": 1, HERE.parent / "test_zoo.py": 2}
-    items.sort(key=lambda item: late.get(item.path, 3 if HERE in item.path.parents else 0))
-    return result
+    items.sort(key=lambda item: HERE in item.path.parents)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.browser.lab import KERNEL, SCREENSHOTS, exactly
+from tests.browser.server import KERNEL as INTERPRETER
 from tests.patience import until
 
 CUT_OFF = """(dashboard) => {
@@ -131,6 +132,10 @@ class Watched:
         shown = Image.open(io.BytesIO(self.dashboard.locator(".babysit-plot img").screenshot())).convert("RGB")
         red, green, blue = np.moveaxis(np.asarray(shown).astype(int)[:, shown.width // 8 :], 2, 0)
         return ((np.minimum(red, blue) > green + 15).mean(axis=0) > 0.4).sum()
+
+
+def test_the_kernel_is_the_interpreter_it_should_be(notebook):
+    assert notebook.lab.evaluate("import sys; print(sys.executable)") == INTERPRETER
 
 
 def test_a_slider_moved_by_keyboard_acts_on_the_very_next_step(panda):
