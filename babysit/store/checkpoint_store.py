@@ -128,8 +128,8 @@ class CheckpointStore:
             branch: The branch it was captured on.
             name: A name, or None.
             kept: Why it is kept as long as there is room, in a word. What has a name is kept for ever.
-            write_model: Writes `model.keras` to the path it is given, once the state is safe. If it raises, the
-                checkpoint goes without.
+            write_model: Writes `model.keras` to the path it is given, once the state is safe. If it raises anything
+                but an OSError, as for a layer that Keras cannot save, the checkpoint goes without.
 
         Raises:
             OSError: If the disk does not take it; nothing is left then.
@@ -141,6 +141,9 @@ class CheckpointStore:
             try:
                 write_model(unfinished)
                 unfinished.rename(saved.path / "model.keras")
+            except OSError:
+                self._remove(saved.path.name)
+                raise
             except Exception:  # whatever a layer without a configuration raises
                 unfinished.unlink(missing_ok=True)
         return saved

@@ -81,6 +81,17 @@ def test_the_model_s_file_lies_next_to_the_state_which_does_not_need_it(store):
     assert_equal(store.all[0].load(), at(3))
 
 
+def test_where_the_disk_does_not_take_the_model_s_file_nothing_is_left_and_it_is_said(store):
+    def full(path):
+        path.write_text("half of")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        store.save(at(3), BRANCH, "named", "named", full)
+    assert store.all == [] and not list(store._folder.glob("0*"))
+    assert store.save(at(3), BRANCH, "named", "named").name == "named"
+
+
 def test_the_list_and_the_names_outlive_the_process(opened):
     first = opened(environment={"numpy": "2.1"})
     saved = [first.save(at(step, event=step + 1), BRANCH, f"n{step}", "named") for step in (3, 5)]
