@@ -3,6 +3,7 @@
 They lie on the device and are gathered by index in the graph.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class Arrays(Source):
     size: int
     _key: Any = None  # of the pass that `_order` is of
     _order: Any
-    _made = staticmethod(tf.constant)
+    _as_order = staticmethod(tf.constant)  # where the examples lie, their order lies too
 
     def __init__(self, arrays: Any, batch_size: int, shuffle: Shuffle, seed: int) -> None:
         self.size, self.shuffle = int(arrays_in(arrays)[0].shape[0]), shuffle
@@ -64,9 +65,9 @@ class Arrays(Source):
                 "Give the data that the run began with."
             )
         if key != self._key:
-            self._key, self._order = key, self._made(permutation(self.size, self._seed, *key))
+            self._key, self._order = key, self._as_order(permutation(self.size, self._seed, *key))
         data, order, offset, stop = self._place(at, batch_size)
-        count = min(steps, -(-(stop - at) // batch_size) if stop == self.size else (stop - at) // batch_size)
+        count = min(steps, math.ceil((stop - at) / batch_size) if stop == self.size else (stop - at) // batch_size)
         # `Model.fit` makes the size of its batches known to the graph where they are all alike.
         unchanged = batch_size == fit.batch_size and self.static_size is not None
         static_size = batch_size if unchanged and self.size % batch_size == at % batch_size == 0 else None
@@ -82,7 +83,7 @@ class Arrays(Source):
 
     def steps_left(self, position: Position, batch_size: int) -> int:
         """How many steps the pass still has at a batch size."""
-        return -(-(self.size - position.example) // batch_size)
+        return math.ceil((self.size - position.example) / batch_size)
 
 
 def _tensor(array: Any) -> Any:

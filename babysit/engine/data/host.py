@@ -30,7 +30,7 @@ class HostArrays(Arrays):
     _bytes = GATHER_BYTES
     _next: "Future[_Stretch] | None" = None
     _present: "_Stretch | None" = None
-    _made = staticmethod(np.asarray)
+    _as_order = staticmethod(np.asarray)
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
