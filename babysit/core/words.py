@@ -67,10 +67,11 @@ def describe(entry: _Entry) -> str:
 
 
 def describe_action(entry: _Entry) -> str:
-    """What was done, without the reason."""
+    """What was done, without the reason; values that were set to what they were only where nothing else was."""
+    differing = {name: pair for name, pair in entry.changes.items() if pair[0] != pair[1]}
     changes = ", ".join(
         f"{label(name)} {number(old)} → {number(new)}" if old is not None else f"{label(name)} {number(new)}"
-        for name, (old, new) in entry.changes.items()
+        for name, (old, new) in (differing or entry.changes).items()
     )
     if entry.over > 1:
         changes += f" in {entry.over:,} steps"

@@ -140,6 +140,12 @@ def test_an_entry_is_a_line_of_words(told, words):
     assert describe(told) == words
 
 
+def test_what_was_set_to_the_value_it_had_is_described_only_where_nothing_else_was():
+    same = {"batch_size": (32, 32)}
+    assert describe(entry(changes={"momentum": (0.9, 0.5), **same})) == "momentum 0.9 → 0.5"
+    assert describe(entry(changes=same)) == "batch size 32 → 32"
+
+
 def test_the_beginning_of_a_training_is_described_without_old_values():
     words = describe(entry("fit", {"learning_rate": (None, 0.01), "batch_size": (None, 32)}))
     assert words == "training begins: learning rate 0.01, batch size 32"
