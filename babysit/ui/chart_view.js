@@ -198,7 +198,10 @@ function render({ model, el }) {
   });
   listen(box, 'keydown', (event) => { if (event.key === 'Escape') close(); });
   const isOurs = (target) => target.closest?.('.babysit') === el.closest('.babysit');
-  for (const sign of ['focusin', 'keydown', 'input']) listen(document, sign, ({ target }) => isOurs(target) && protect(target));
+  for (const sign of ['focusin', 'keydown', 'input']) { // while they are captured: widgets stop keys from bubbling up
+    const guard = ({ target }) => isOurs(target) && protect(target);
+    document.addEventListener(sign, guard, { capture: true, signal: end.signal });
+  }
   listen(document, 'click', ({ target }) => { // a line of the logbook leads to its change
     const row = isOurs(target) && target.closest('tr[data-entry]');
     if (!row) return;

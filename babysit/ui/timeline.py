@@ -60,8 +60,13 @@ class TimelinePanel:
         self._chosen, self._is_new, self._to_delete = place, True, None
         self._wake()
 
+    @property
+    def _place(self) -> Place:
+        """Where the buttons act: at the user's choice, even while the pump writes the list."""
+        return self._chosen or self._list.value
+
     def _on_rewind(self) -> None:
-        place, typed = self._list.value, ungrouped(self._step.value)
+        place, typed = self._place, ungrouped(self._step.value)
         if typed:  # what is no step is refused, above the chart
             to = {"branch": place.branch, "step": int(typed) if typed.isdecimal() else typed}
         else:
@@ -69,11 +74,11 @@ class TimelinePanel:
         self._send("rewind", hyperparameters=self._keep.value, **to)
 
     def _on_name(self) -> None:
-        self._send("rename", folder=self._list.value.folder, name=self._name.value.strip())
+        self._send("rename", folder=self._place.folder, name=self._name.value.strip())
 
     def _on_delete(self) -> None:
         """Asks first, and deletes at the second press, once the question can be read."""
-        folder, asked = self._list.value.folder, self._to_delete
+        folder, asked = self._place.folder, self._to_delete
         confirmed = folder == asked and self._delete.description == _CONFIRM
         self._to_delete = None if confirmed else folder
         if confirmed:
@@ -85,9 +90,11 @@ class TimelinePanel:
     def refresh(self, status: Mapping[str, Any]) -> None:
         """Shows the list, and the losses at the chosen place."""
         options = places(self._series, status["checkpoints"])
-        known = [place for _, place in options]
-        wanted = [self._chosen, Place(self._chosen.branch)] if self._chosen else []  # it may have been deleted
+        known, chosen = [place for _, place in options], self._chosen
+        wanted = [chosen, Place(chosen.branch)] if chosen else []  # it may have been deleted
         place = next(place for place in (*wanted, Place(self._series.branch)) if place in known)
+        if chosen and place != chosen:
+            self._chosen = place
         write(self._list, options=options, value=place)
         if self._is_new:
             self._is_new = False

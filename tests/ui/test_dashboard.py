@@ -570,7 +570,8 @@ def test_a_place_of_the_timeline_is_chosen_read_named_deleted_and_rewound_to(run
     ]
     until(lambda: tree.label.strip().startswith("└ branch 2"))  # nobody has chosen another one
     tree.value = tree.options[1][1]
-    until(lambda: "loss 2 · after epoch 1: loss 2, val loss 3" in words(dashboard.widget))
+    until(lambda: "branch 1 · step 50" in words(dashboard.widget))
+    assert "loss 2 · after epoch 1: loss 2, val loss 3" in words(dashboard.widget)
     back, keep = (find(dashboard.widget, description=name) for name in ("Rewind there", "hyperparameters"))
     back.click()
     asked = {"action": "rewind", "folder": "000001", "hyperparameters": "checkpoint"}
