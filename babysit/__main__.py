@@ -1,52 +1,152 @@
-"""The command line: `python -m babysit show`, `verify` or `replay`, each of a run's DIRECTORY.
+"""The command line: looks at a run on disk, or steers it where another process trains it.
 
-Reads a run from disk, and writes nothing there.
+`python -m babysit show DIRECTORY`, `verify`, `replay` and `watch` write nothing there; `set`, `pause`, `resume`,
+`run`, `stop`, `save`, `rewind` and `note` ask the process that trains it, and print what came of it.
 """
 
 import argparse
+import json
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
-from babysit.core.events import Note
+from babysit.core.events import EpochEnd, Note
+from babysit.core.journal import Entry, entry_of, line_of
 from babysit.core.runlog import RunLog
 from babysit.engine import architecture
 from babysit.replay import replay as replay_run
-from babysit.runs import checked_run
+from babysit.runs import attach, checked_run
+from babysit.session.run import Run
 from babysit.session.viewer import Viewer
 from babysit.store.checkpoint_file import numbered, read
 from babysit.store.database import RECORD, DatabaseReader
 
-_UNREADABLE = (sqlite3.Error, ValueError, LookupError, TypeError, ImportError, AttributeError)
+_UNREADABLE = (sqlite3.Error, OSError, ValueError, LookupError, TypeError, ImportError, AttributeError)
+_WATCHED_EVERY_S = 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, 1 for what is amiss, 2 where there is nothing to work on."""
-    parser = argparse.ArgumentParser(prog="python -m babysit", description="Look at a run on disk.")
-    commands = "print a summary and the journal; check every file; or train the run once more, and compare each step"
-    parser.add_argument("command", choices=("show", "verify", "replay"), help=commands)
-    parser.add_argument("directory", type=Path, metavar="DIRECTORY", help="the folder of the run")
-    function, parts = "MODULE:FUNCTION", "gives the compiled model, if it has parts of your own"
-    parser.add_argument("--data", metavar=function, help="for `replay`: gives (x, y), or a dict for `fit`")
-    parser.add_argument("--model", metavar=function, help=f"for `replay`: {parts}")
-    given = parser.parse_args(argv)
-    if given.command == "replay" and given.data is None:
-        parser.error("`replay` needs `--data MODULE:FUNCTION`")
+    given = vars(_parser().parse_args(argv))
+    act, name, directory = given.pop("act"), given.pop("command"), given.pop("directory")
     try:
-        directory = checked_run(given.directory)
-        if given.command == "replay":
-            return replay(directory, given.data, given.model)
-        return show(directory) if given.command == "show" else verify(directory)
+        return int(act(checked_run(directory), **given))
     except _UNREADABLE as error:
-        print(f"{given.directory}: `{given.command}` cannot be done: {error}", file=sys.stderr)
+        print(f"{directory}: `{name}` cannot be done: {error}", file=sys.stderr)
         return 2
 
 
-def show(directory: Path) -> int:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m babysit", description="Look at a run, or steer it.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, act: Any, words: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=words, description=words)
+        made.set_defaults(act=act)
+        made.add_argument("directory", type=Path, metavar="DIRECTORY", help="the folder of the run")
+        return made
+
+    made = command("show", show, "print a summary and the journal")
+    made.add_argument(
+        "--json", dest="as_json", action="store_true", help="as JSON: the status, the branches and the journal"
+    )
+    command("verify", verify, "check every file")
+    made = command("replay", replay, "train the run once more, and compare each step")
+    function, parts = "MODULE:FUNCTION", "gives the compiled model, if it has parts of your own"
+    made.add_argument("--data", metavar=function, required=True, help="gives (x, y), or a dict for `fit`")
+    made.add_argument("--model", metavar=function, help=parts)
+    command("watch", watch, "print what happens in the run, until it ends")
+    made = command("set", steer_set, "change hyperparameters from the next step on")
+    made.add_argument("changes", nargs="+", metavar="NAME=VALUE", help="such as learning_rate=1e-3")
+    made.add_argument("--why", default="", help="the reason, for the journal")
+    made.add_argument("--over", type=int, default=1, metavar="STEPS", help="move there in so many steps")
+    for name, words in _PLAIN.items():
+        command(name, lambda directory, name=name: steer(directory, name), words)
+    made = command("run", lambda directory, steps: steer(directory, "run", steps), "take so many steps, then rest")
+    made.add_argument("steps", type=int, metavar="STEPS")
+    made = command("save", lambda directory, name: steer(directory, "save", name), "save a named checkpoint")
+    made.add_argument("name", nargs="?", metavar="NAME", help="made from the step if not given")
+    made = command("rewind", steer_rewind, "return to a checkpoint, a step or a branch, on a new branch")
+    made.add_argument("to", metavar="TO", help="a step, or the name of a checkpoint or a branch")
+    made.add_argument("--keep", action="store_true", help="keep the present hyperparameters")
+    made = command("note", lambda directory, words: steer(directory, "note", words), "write a line into the journal")
+    made.add_argument("words", metavar="WORDS")
+    return parser
+
+
+_PLAIN = {"pause": "rest at the next step", "resume": "go on training", "stop": "end the fit, keeping everything"}
+
+
+# ------------------------------------------------------------------------- steers it
+
+
+def steer(directory: Path, action: str, *about: Any, **named: Any) -> int:
+    """Calls a method of a run that another process trains; prints what came of it, and returns 0."""
+    run = attach(directory)
+    came = getattr(run, action)(*about, **named)
+    if isinstance(came, Entry):
+        print(_printable(line_of(came)))
+    else:
+        print(_printable(repr(run if came is None else came)))
+    return 0
+
+
+def steer_set(directory: Path, changes: Sequence[str], why: str, over: int) -> int:
+    """Changes hyperparameters, each given as `name=value`; returns 0."""
+    pairs = [change.partition("=") for change in changes]
+    for name, sign, value in pairs:
+        if not (name and sign and value):
+            raise ValueError(f"`NAME=VALUE` must be such as learning_rate=1e-3. Received: {name}{sign}{value}.")
+    return steer(directory, "set", why=why, over=over, **{name: _number(value) for name, _, value in pairs})
+
+
+def steer_rewind(directory: Path, to: str, keep: bool) -> int:
+    """Returns to a step, a checkpoint or a branch; returns 0."""
+    return steer(directory, "rewind", int(to) if to.isdecimal() else to, "keep" if keep else "checkpoint")
+
+
+def _number(words: str) -> float | str:
+    for kind in (int, float):
+        try:
+            return kind(words)
+        except ValueError:
+            pass
+    return words
+
+
+# ------------------------------------------------------------------------- looks at it
+
+
+def watch(directory: Path) -> int:
+    """Prints each entry of the journal and the end of each epoch from now on; returns 0 if the run ends well."""
+    run: Run = attach(directory)
+    print(repr(run), flush=True)
+    seen = run.logs[directory.absolute().name].seq
+    while True:
+        status = run.status()  # before the log, so that the last entries are printed
+        for event in run.logs[directory.absolute().name].events_after(seen):
+            seen, payload = event.seq, event.payload
+            if isinstance(payload, EpochEnd):
+                logs = " · ".join(f"{name} {value:.4g}" for name, value in payload.logs.items())
+                print(f"{event.step:>8,}  epoch {payload.epoch:,}: {logs}", flush=True)
+            else:
+                print(_printable(line_of(entry_of(event))), flush=True)
+        if status["state"] not in ("running", "paused"):
+            print(repr(run), flush=True)
+            return int(status["state"] not in ("finished", "stopped"))
+        time.sleep(_WATCHED_EVERY_S)
+
+
+def show(directory: Path, as_json: bool = False) -> int:
     """Prints a summary of a run and its journal; returns 0."""
     run = Viewer(directory)
+    if as_json:
+        print(_as_json(run))
+        return 0
     history = run.history
     branches = [f"{name} (from {parent}, step {step:,})" for name, (parent, step) in run.branches.items() if parent]
     named = [f"“{one.name}” (step {one.step:,})" for one in run.checkpoints if one.name]
@@ -56,9 +156,19 @@ def show(directory: Path) -> int:
         f"  branches     {', '.join(branches) or 'none but the first'}\n"
         f"  checkpoints  {', '.join([f'{len(run.checkpoints):,}', *named])}\n\n{run.journal!r}"
     )
-    # Without signs that would steer a terminal.
-    print("".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in words))
+    print(_printable(words))
     return 0
+
+
+def _as_json(run: Viewer) -> str:
+    status = run.status()
+    status |= {"branches": run.branches, "journal": [vars(entry) for entry in run.journal]}
+    return json.dumps(status, default=str, indent=2)
+
+
+def _printable(words: str) -> str:
+    """Words without signs that would steer a terminal."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in words)
 
 
 def verify(directory: Path) -> int:

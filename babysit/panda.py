@@ -3,7 +3,6 @@
 It checks its arguments, passes them to the training thread as commands, and returns their results.
 """
 
-import numbers
 import random
 import sys
 import warnings
@@ -19,15 +18,16 @@ import keras
 from babysit import runs
 from babysit.core.events import Fit
 from babysit.core.hyperparameter import Hyperparameter, any_whole, checked
-from babysit.core.journal import Entry, entry_of
 from babysit.core.position import FitSpec
 from babysit.core.runlog import RunLog
 from babysit.engine import architecture
 from babysit.engine.environment import describe
 from babysit.engine.trainer import KerasTrainer
 from babysit.progress import Progress
+from babysit.session import inbox
 from babysit.session.fit import plan_of
 from babysit.session.guard import keras_settings
+from babysit.session.inbox import Inbox
 from babysit.session.rewind import load
 from babysit.session.run import Run
 from babysit.session.session import Session
@@ -53,6 +53,7 @@ class Panda(Run):
         directory: Where the run is kept; `runs/<model name>-<date>-<n>` by default.
         seed: Whole number from 0 on, of the order of examples; if not given, it follows from how Python's
             `random` was seeded, and so from `keras.utils.set_random_seed`.
+        remote: Whether other processes that may write to the run's folder can steer it: see `babysit.attach`.
 
     Raises:
         TypeError: If `model` is no Keras model.
@@ -61,16 +62,18 @@ class Panda(Run):
         OSError: If the directory cannot be written.
     """
 
-    def __init__(self, model: keras.Model, directory: str | Path | None = None, seed: int | None = None) -> None:
+    def __init__(
+        self, model: keras.Model, directory: str | Path | None = None, seed: int | None = None, *, remote: bool = True
+    ) -> None:
         runs.check_model(model)
         seed = _drawn_seed() if seed is None else int(checked("seed", seed, any_whole(0)))
         path = runs.new_directory(model.name, directory)
         with runs.opened(path) as (opened, database):
-            self._start(model, path, opened, database, seed)
+            self._start(model, path, opened, database, seed, remote)
             database.set_meta({"model": model.name, "seed": seed, "architecture": architecture.describe(model)})
 
     @classmethod
-    def load(cls, directory: str | Path, model: keras.Model | None = None) -> "Panda":
+    def load(cls, directory: str | Path, model: keras.Model | None = None, *, remote: bool = True) -> "Panda":
         """A run from disk, as it was at its newest checkpoint; idle until `fit`.
 
         `fit` then goes on with it: `epochs` counts from the run's very beginning, and the
@@ -80,6 +83,7 @@ class Panda(Run):
         Args:
             directory: The run's folder.
             model: The model that was trained, compiled; needed if it has parts of your own.
+            remote: Whether other processes can steer it, as for a new panda.
 
         Raises:
             ValueError: If there is no run, if it is alive in this kernel or another process, or
@@ -92,7 +96,7 @@ class Panda(Run):
             model = architecture.build(database.meta("architecture")) if model is None else model
             runs.check_model(model)
             self = cls.__new__(cls)
-            self._start(model, directory, opened, database, seed)
+            self._start(model, directory, opened, database, seed, remote)
             fits = [event.payload for event in self._log.events if isinstance(event.payload, Fit)]
             if fits:
                 self._trainer.build(fits[-1].facts["spec"])
@@ -100,7 +104,9 @@ class Panda(Run):
                 self._loaded = self._session.controls.fit  # none where the run begins anew
         return self
 
-    def _start(self, model: keras.Model, directory: Path, opened: ExitStack, database: Database, seed: int) -> None:
+    def _start(
+        self, model: keras.Model, directory: Path, opened: ExitStack, database: Database, seed: int, remote: bool
+    ) -> None:
         self.directory = directory.absolute()  # a later change of folder does not move the run
         self._database, self._log = database, RunLog()
         log = self._log
@@ -117,6 +123,10 @@ class Panda(Run):
         self._progress = Progress(self.history)
         self._picture: Any = None
         database.status_provider = weakref.WeakMethod(self._worker.status)
+        if remote:
+            opened.callback(Inbox(directory, weakref.WeakMethod(self._worker.submit), database.flush).close)
+        else:
+            inbox.shut(directory)
         runs.pandas.add(self)
         self._close = weakref.finalize(self, opened.pop_all().close)
         self._close.atexit = False  # at exit `runs` closes it, last
@@ -189,49 +199,6 @@ class Panda(Run):
             warnings.warn(sentence, stacklevel=2)
         return self
 
-    def pause(self) -> None:
-        """Rests at the next step boundary; returns when it rests."""
-        self._worker.ask("pause")
-
-    def resume(self) -> None:
-        """Goes on training; returns at once.
-
-        Raises:
-            ValueError: If no fit is going on.
-        """
-        runs.refuse_second(self.model, but=self)
-        if self.state == "running":
-            self._worker.send({"action": "resume", "author": "script"})
-        else:
-            self._worker.ask("resume")
-
-    def stop(self) -> None:
-        """Ends the fit at the next step boundary, keeping everything; returns at once."""
-        if self._worker.alive or self._worker.within:
-            self._worker.not_finite = False  # the user knows: `wait` need not raise it
-            self._worker.send({"action": "stop", "author": "script"})
-
-    def run(self, steps: int = 1) -> None:
-        """Takes exactly `steps` steps, fewer only where the run ends, and rests again.
-
-        Returns when it rests. While running: that many more, and then a rest.
-
-        Raises:
-            ValueError: If no fit is going on, or `steps` is no whole number from 1 on.
-            FloatingPointError: If it rests before that because the loss is no longer finite.
-            Exception: Whatever the training raised.
-        """
-        runs.refuse_second(self.model, but=self)
-        self._worker.run(steps)
-        self._check_finite()
-
-    def _check_finite(self) -> None:
-        if self._worker.not_finite:
-            raise FloatingPointError(
-                f"The loss of step {self.step:,} is not finite. The run rests there: `rewind` to a checkpoint and "
-                "lower the learning rate, or `resume()` all the same."
-            )
-
     def wait(self, timeout: float | None = None) -> "Panda":
         """Waits until the run is finished, stopped or failed; returns the panda.
 
@@ -253,34 +220,21 @@ class Panda(Run):
             raise TimeoutError(f"After {timeout} s the run is still {self.state}, at step {self.step:,}.")
         return self
 
-    # ----------------------------------------------------------------- steering
-
-    def set(self, *, why: str = "", over: int = 1, **changes: float | str | bool) -> Entry:
-        """Changes hyperparameters, all from the same next step on: `set(momentum=0.95, why="…")`.
-
-        A learning rate that follows a schedule is taken over by a number, and given back by
-        `set(learning_rate="schedule")`. Couplings are switched likewise:
-        `set(scaling="linear")` or `"square root"` lets the learning rate follow the batch size
-        (Goyal et al. 2017, section 2.1; Malladi et al. 2022), `"off"` ends it.
-
-        Args:
-            why: The reason, for the journal.
-            over: Steps in which to move there, evenly on each one's own scale: a ramp. A batch size that grows so is
-                not taken back where memory runs out on the way.
-            **changes: Hyperparameter -> new value; see `hyperparameters` for names and bounds.
-
-        Returns:
-            The journal's entry; its `step` is the number of steps done without the change. Where
-            gradients are accumulated a batch size waits until they have been applied.
-
-        Raises:
-            TypeError: If a value is not a number.
-            ValueError: If a name is unknown, or a value out of bounds. Nothing was changed then.
-        """
-        runs.refuse_second(self.model, but=self)
-        event = self._worker.ask("set", changes=changes, over=over, why=why)
-        self._database.flush()
-        return entry_of(event)
+    def _ask(self, action: str, **about: Any) -> Any:
+        if action in ("set", "run", "resume", "rewind"):
+            runs.refuse_second(self.model, but=self)
+        worker = self._worker
+        if action == "run":
+            return worker.run(**about)
+        if action == "stop" or (action == "resume" and worker.state == "running"):  # neither waits
+            if worker.alive or worker.within:
+                worker.not_finite = False  # the user knows: `wait` need not raise it
+                worker.send({"action": action, "author": "script"})
+            return None
+        result = worker.ask(action, **about)
+        if action == "set":
+            self._database.flush()
+        return result
 
     def call(self, function: Callable[[keras.Model], Any]) -> Any:
         """Has `function(model)` called on the training thread at the next boundary; returns its result.
@@ -303,51 +257,6 @@ class Panda(Run):
             TypeError: If `on` is neither True nor False.
         """
         self._worker.ask("diagnostics", on=on)
-
-    def note(self, why: str) -> Entry:
-        """Writes a line into the journal."""
-        return entry_of(self._worker.ask("note", why=why))
-
-    def save(self, name: str | None = None) -> Checkpoint:
-        """Saves the whole training state at the next boundary.
-
-        Args:
-            name: A new name; made from the step if not given.
-
-        Raises:
-            ValueError: If the name is taken, or none that a checkpoint can have, or before the first `fit`.
-            OSError: If it cannot be written. No part of it is left then, and the training goes on.
-        """
-        checkpoint: Checkpoint = self._worker.ask("save", name=name)
-        return checkpoint
-
-    def rewind(self, to: Checkpoint | str | int, hyperparameters: str = "checkpoint", skip: int = 0) -> Entry:
-        """Returns to a checkpoint or a step, on a new branch; goes on running if it was running.
-
-        The state at a step is that in which the next one was taken: it is reached from the
-        nearest earlier checkpoint by the same steps again, under the journal. A checkpoint
-        restores the instant at which it was saved.
-
-        Args:
-            to: A checkpoint or its name; a branch, for its tip; or a step of the present branch, 0 included.
-            hyperparameters: `"checkpoint"` for the values of then, `"keep"` for the present ones.
-            skip: Batches to leave out then, of the present size: for a loss spike that a stretch of
-                data caused (Chowdhery et al. 2022, section 5.1).
-
-        Raises:
-            TypeError: If `to` is none of these.
-            ValueError: If there is no such place, it cannot be reached, or the epoch has fewer
-                batches left than `skip`. Nothing was changed then.
-        """
-        runs.refuse_second(self.model, but=self)
-        place = self._found(to)
-        event = self._worker.ask("rewind", **place, hyperparameters=hyperparameters, skip=skip)
-        if (differs := event.payload.differs) is not None:
-            warnings.warn(
-                f"The steps taken again differ from step {differs:,} on: this is not the state that was there.",
-                stacklevel=2,
-            )
-        return entry_of(event)
 
     # ------------------------------------------------------------------ reading
 
@@ -495,21 +404,6 @@ class Panda(Run):
     def status(self) -> dict[str, Any]:
         """The present state of the run, in plain data, from any thread, at no cost to the training."""
         return self._worker.status()
-
-    def _found(self, to: Checkpoint | str | int) -> dict[str, Any]:
-        if isinstance(to, numbers.Integral) and not isinstance(to, bool):
-            return {"step": int(to)}
-        wanted = to.path if isinstance(to, Checkpoint) else to  # its name may have changed, or gone to another one
-        for checkpoint in reversed(self.checkpoints):
-            if wanted is not None and wanted in (checkpoint.path, checkpoint.name):
-                return {"folder": checkpoint.path.name}
-        if wanted in self.branches:
-            return {"branch": wanted}
-        names = [repr(name) for name in (*(one.name for one in self.checkpoints if one.name), *self.branches)]
-        raise (ValueError if isinstance(to, Checkpoint | str) else TypeError)(
-            "`to` must be a step, or a checkpoint or branch of this run. "
-            f"Received: to={to!r}. There are: {', '.join(names) or 'none yet'}."
-        )
 
     def _leave(self) -> None:
         """Rests and saves because the interpreter exits, and says how to go on."""

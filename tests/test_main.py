@@ -179,4 +179,4 @@ def test_replay_says_what_it_lacks(run, giving, capsys):
         assert "`replay` cannot be done" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["replay", str(run)])
-    assert "`replay` needs `--data MODULE:FUNCTION`" in capsys.readouterr().err
+    assert "required: --data" in capsys.readouterr().err

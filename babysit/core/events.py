@@ -252,7 +252,7 @@ class Event:
         branch: The branch it belongs to.
         step: Steps done when it was made.
         time: Seconds since 1970-01-01 UTC.
-        author: `script`, `dashboard`, `babysit`, or a callback's class.
+        author: `script`, `dashboard`, `babysit`, a callback's class, or `user@host` of another process.
         payload: What was done.
         why: A reason in words, for people only.
         command: Id of the command that asked for it.

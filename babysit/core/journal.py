@@ -19,7 +19,8 @@ class Entry:
     Attributes:
         step: Steps done on the branch when it was applied: it acts from the next one on.
         time: Seconds since 1970-01-01 UTC.
-        author: `dashboard`, `script`, `schedule`, `babysit`, or a callback's class name.
+        author: `dashboard`, `script`, `schedule`, `babysit`, a callback's class name, or `user@host` where another
+            process asked for it.
         action: `fit`, `set`, `pause`, `resume`, `save`, `rewind`, `edit`, `note`,
             `refuse`, `nan`, `finish`, `stop` or `fail`.
         changes: Hyperparameter -> (old value, new value); for one that follows a learning-rate
@@ -96,6 +97,11 @@ def is_entry(event: Event) -> bool:
     return not isinstance(event.payload, events.EpochEnd)
 
 
+def line_of(entry: Entry) -> str:
+    """An entry in a line: the step, what was done and why, and who did it."""
+    return f"{entry.step:>8,}  {describe(entry)}{by(entry)}"
+
+
 class Journal(tuple[Entry, ...]):
     """The entries of a run up to now, oldest first, on all its branches.
 
@@ -109,8 +115,7 @@ class Journal(tuple[Entry, ...]):
         return super().__new__(cls, (_read_with(entries.get(one.about or 0), one) for one in entries.values()))
 
     def __repr__(self) -> str:
-        lines = (f"{entry.step:>8,}  {describe(entry)}{by(entry)}" for entry in together(self))
-        return "\n".join(lines) or "nothing yet"
+        return "\n".join(map(line_of, together(self))) or "nothing yet"
 
     def to_csv(self, path: str | Path) -> None:
         """Writes a file with a row for each hyperparameter that was changed, and for each entry without such."""

@@ -24,9 +24,14 @@ _ACTIONS = {
 }
 
 
+def is_user(author: str) -> bool:
+    """Whether somebody did it, here or in another process, rather than a schedule or a callback."""
+    return author in ("dashboard", "script") or "@" in author
+
+
 def is_turn(action: str, author: str) -> bool:
     """Whether the user changed how training goes on, rather than a schedule or a callback."""
-    return action in CHANGES and author in ("dashboard", "script")
+    return action in CHANGES and is_user(author)
 
 
 def joined(last: _Entry, entry: _Entry) -> _Entry:

@@ -1,13 +1,16 @@
-"""The viewer: a run of another process, or one that has ended, looked at through its record alone."""
+"""The viewer: a run of another process, or one that has ended, read from its folder and steered through its inbox."""
 
 import threading
 import time
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from babysit.core.hyperparameter import Hyperparameter
 from babysit.core.runlog import RunLog
 from babysit.core.scale import Scale
+from babysit.session import inbox
 from babysit.session.run import Run
 from babysit.store.checkpoint_store import Checkpoint, checkpoints_in
 from babysit.store.database import RECORD, DatabaseReader
@@ -18,12 +21,19 @@ SILENCE_S = 2.0
 
 
 class Viewer(Run):
-    """A run of another process, or of none: shows what a panda shows, and refuses every command.
+    """A run of another process: shows what a panda shows, and steers it as a panda does, within a second.
 
-    Last line of a cell: the dashboard, which follows the run within a second.
+    ```python
+    run = babysit.attach("runs/digits-2031-05-04-1")  # from any process that sees the folder
+    run.set(learning_rate=1e-3, why="flat")
+    run                                               # last line of a cell: the dashboard
+    ```
+
+    Commands go through the run's inbox, with who asks as their author, `user@host`. Where no process
+    trains the run, or it was begun with `remote=False`, it is only watched: nothing in its folder is changed.
 
     Args:
-        directory: The run's folder, of which nothing is changed.
+        directory: The run's folder.
 
     Raises:
         ValueError: If another version of babysit has written it, or it was ended before it began.
@@ -78,34 +88,69 @@ class Viewer(Run):
         status = self.status()
         return f"<Viewer of {status['name']}: {status['state']}, step {status['step']:,}, {self.directory}>"
 
-    # ------------------------------------------------------------------ what it refuses
+    # ------------------------------------------------------------------ steering
+
+    def _ask(self, action: str, **about: Any) -> Any:
+        self._check_open()
+        answer = inbox.ask(self.directory, {"action": action, **about}, lambda: holder(self.directory) is not None)
+        self._look()
+        while action == "run" and self.state == "running":
+            time.sleep(0.1)
+        if action == "run" and (error := self.status()["error"]):
+            raise RuntimeError(error)
+        if "folder" in answer:
+            return next(one for one in self.checkpoints if one.path.name == answer["folder"])
+        return next((event for event in reversed(self._log.events) if event.seq == answer.get("seq")), None)
+
+    def send(self, command: Mapping[str, Any]) -> str:
+        """Hands over a command as `Panda.send` takes it, and returns its id at once.
+
+        Raises:
+            ValueError: If the run takes no commands, or not this one from another process.
+            OSError: If the inbox cannot be written.
+        """
+        self._check_open()
+        sent = {"command": uuid.uuid4().hex, **command}
+        inbox.send(self.directory, sent)
+        return str(sent["command"])
 
     def _refuse(self, *args: Any, **about: Any) -> NoReturn:
-        """Refuses whatever acts, and names who holds the run.
+        """Refuses what only the process that trains the run can do, and names it.
 
         Raises:
             ValueError: Always.
         """
         self._look()
-        raise ValueError(self._words)
+        here = self._words if self._holder is None else f"That is done where the run is trained, by {self._holder}."
+        raise ValueError(here)
 
-    fit = pause = resume = stop = run = wait = set = call = note = save = rewind = send = _refuse
-    digest = schedules = export_script = export_logbook = _refuse
+    fit = wait = call = digest = schedules = export_script = export_logbook = _refuse
     model = property(_refuse)
+
+    def _check_open(self) -> None:
+        self._look()
+        if not self._is_open:
+            raise ValueError(self._words)
+
+    @property
+    def _is_open(self) -> bool:
+        return self._holder is not None and inbox.is_open(self.directory)
 
     @property
     def _words(self) -> str:
+        if self._is_open:
+            return f"{self._holder} trains this run: what you change here is done there."
         if self._holder is not None:
-            return f"This run is only watched from here: {self._holder} holds it. Steer it there."
+            return f"This run is only watched from here: {self._holder} holds it, with `remote=False`. Steer it there."
         load = f"`babysit.Panda.load({str(self.directory)!r})` and `fit` with its data take it up."
         return f"This run is only watched from here, and no process holds it: {load}"
 
     # ------------------------------------------- the seam between run and screen
 
     def status(self) -> dict[str, Any]:
-        """The state of the run, as `Panda.status` gives it, at most half a second old; and `read_only`."""
+        """The state of the run, as `Panda.status` gives it, at most half a second old; `remote`, and `read_only`."""
         self._look()
-        status = self._status | {"read_only": True}
+        status = self._status | {"remote": True, "read_only": not self._is_open}
         if self._holder is None and status["state"] == "running":
             words = f"The process that trained this run is gone. {self._words}"
             return status | {"state": "interrupted", "warning": words, "examples_a_second": None, "seconds_left": None}

@@ -83,6 +83,7 @@ class Worker:
             "keep_last": lambda about: session.keep_last(),
             "digest": lambda about: session.trainer.capture().digest(),
             "diagnostics": lambda about, on: session.trainer.diagnostics.switch(on),
+            "refuse": _refuse,
         }
         session.between = self._obey_in_validation
 
@@ -102,6 +103,12 @@ class Worker:
         """Puts a command in the queue and returns its id, of its own or a new one; the journal says what came of it."""
         return self._submit(dict(command), None)
 
+    def submit(self, command: Mapping[str, Any]) -> "Future[Any]":
+        """Puts a command in the queue and returns its future result; a refusal is in the journal too."""
+        outcome: Future[Any] = Future()
+        self._submit(dict(command), outcome)
+        return outcome
+
     def ask(self, action: str, **about: Any) -> Any:
         """Has a command obeyed and returns its result, or raises what it raised."""
         command = {"action": action, "author": "script", **about}
@@ -110,9 +117,7 @@ class Worker:
         if self.within and action in _AT_ONCE:
             return self._obey(command)
         self._refuse_within(action)
-        outcome: Future[Any] = Future()
-        self._submit(command, outcome)
-        return outcome.result()
+        return self.submit(command).result()
 
     def run(self, steps: int) -> None:
         """Waits until so many steps more are taken, or it rests.
@@ -211,7 +216,7 @@ class Worker:
         except BaseException as error:  # a callback may call `sys.exit`: those who wait must get an answer
             if outcome is not None:
                 outcome.set_exception(error)
-            else:
+            if outcome is None or command.get("author") != "script":  # which gets the error itself
                 with contextlib.suppress(ValueError):  # the log is closed, as the run goes on in another panda
                     self.session.emit(Refused(str(error)), **_texts(command) | {"why": ""})
         else:
@@ -357,6 +362,10 @@ class Worker:
 def _texts(command: Mapping[str, Any]) -> dict[str, str]:
     """What of a command goes into its event, as text: a command may bring anything."""
     return {key: str(command[key]) for key in _ABOUT if command.get(key) is not None}
+
+
+def _refuse(about: Any, reason: str) -> None:
+    raise ValueError(reason)
 
 
 class _Stopped(Exception):

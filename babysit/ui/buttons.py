@@ -6,8 +6,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from babysit.core.journal import Entry
-from babysit.core.words import label
-from babysit.ui.run_series import by_user
+from babysit.core.words import is_user, label
 from babysit.ui.timeline import checkpoint_words
 from babysit.ui.widgets import Send, button, classed, on_change, row, unlabelled, write
 
@@ -76,7 +75,7 @@ class RunButtons:
         """Reads an entry: a change that can be undone, or that undoes one."""
         if entry.action in ("rewind", "fit"):  # they set other values
             self._changes = []
-        elif entry.action == "set" and by_user(entry):
+        elif entry.action == "set" and is_user(entry.author):
             if (values := {name: new for name, (_, new) in entry.changes.items()}) in self._undoing:
                 self._undoing.remove(values)
             else:

@@ -8,10 +8,10 @@ only when the value in effect differs from it.
 
 import atexit
 import html
-import itertools
 import threading
 import time
 import traceback
+import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -44,7 +44,6 @@ INTERVAL_S = 0.25
 UNSEEN_INTERVAL_S = 5.0  # while no page shows it
 COMPILING_S = 0.5  # a step that is not there so long after a change is probably being compiled
 STYLE = resources.files("babysit.ui").joinpath("style.css").read_text()
-_NUMBERS = itertools.count(1)
 _TRACED = ("set", "edit", "rewind")  # after these the step may have to be traced again
 _COMPILING = "No step has been taken since the last change: the step is being compiled again, or validation goes on."
 _GONE = (
@@ -137,7 +136,7 @@ class Dashboard:
 
     def _send(self, action: str, **about: Any) -> str:
         run: Any = self._reference()
-        command = f"dashboard {next(_NUMBERS)}"
+        command = uuid.uuid4().hex  # as another process may have a dashboard of this run
         self._sent.append(command)  # the answer may come before `send` returns
         self._wake.set()
         run.send({"action": action, "author": "dashboard", "command": command, **about})
@@ -176,7 +175,7 @@ class Dashboard:
         status = self._attempt(run.status)  # after the entries, so that it includes them
         if status is not None:
             self._status = status
-            self._goes_on = status["state"] in ("running", "paused") or bool(status.get("read_only"))
+            self._goes_on = status["state"] in ("running", "paused") or bool(status.get("remote"))
             self._show(status)
 
     def _read(self) -> None:
@@ -195,8 +194,8 @@ class Dashboard:
             self._attempt(part.refresh, status)
         self._attempt(self._chart.refresh, at_once)
         self._attempt(lambda: self._page.show_title(tab_title(status)))
-        if status.get("read_only"):
-            self.widget.add_class("babysit-watching")
+        dim = self.widget.add_class if status.get("read_only") else self.widget.remove_class
+        dim("babysit-watching")
         self._attempt(lambda: write(self._message, value=self._message_words(status)))
 
     def _attempt(self, act: Callable[..., Any], *arguments: Any, **named: Any) -> Any:

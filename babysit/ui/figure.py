@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from babysit.core.journal import Entry
-from babysit.core.words import label, number
+from babysit.core.words import is_user, label, number
 from babysit.ui import theme
-from babysit.ui.run_series import RunSeries, by_user, words_of
+from babysit.ui.run_series import RunSeries, words_of
 from babysit.ui.series import HIGH, LOW, MEAN, SMOOTHED, STEP, reduced, with_smoothed
 
 GHOSTS, MARKS = 12, 200  # the newest abandoned branches, and the newest changes that the page gets
@@ -242,12 +242,12 @@ class ChartFigure:
 
     def _draw_marks(self) -> None:
         """Draws a line for each change by the user, a short one for each by others, and what the newest were."""
-        steps = [entry.step for entry in self.marks if by_user(entry) and entry.action != "save"]
+        steps = [entry.step for entry in self.marks if is_user(entry.author) and entry.action != "save"]
         for axes in self.figure.axes:
             upright = {"transform": axes.get_xaxis_transform()}
             axes.vlines(steps, 0, 1, colors=theme.USER, linewidth=1, alpha=0.8, **upright)
         axes = self.figure.axes[0]
-        others = [entry.step for entry in self.marks if not by_user(entry)]
+        others = [entry.step for entry in self.marks if not is_user(entry.author)]
         upright = {"transform": axes.get_xaxis_transform()}
         axes.vlines(others, 0, 0.04, colors=theme.GHOST, linewidth=1, **upright)
         saved = [entry.step for entry in self.marks if entry.action == "save"]
@@ -260,7 +260,7 @@ class ChartFigure:
         rooms = [float(self._pixels)] * max(int(height / 2 / _LINE), 1)  # where the words of each row begin
         style: dict[str, Any] = {"transform": axes.transAxes, "parse_math": False, "fontsize": 8, "va": "top"}
         style["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
-        for entry in sorted(filter(by_user, self.marks), key=lambda entry: -entry.step):
+        for entry in sorted((entry for entry in self.marks if is_user(entry.author)), key=lambda entry: -entry.step):
             at = (entry.step - self.limits[0]) / (self.limits[1] - self.limits[0]) * self._pixels
             colour = theme.ALARM if entry.action in ("nan", "fail") else theme.USER
             for line in _label_lines(entry):

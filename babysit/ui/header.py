@@ -12,6 +12,7 @@ from babysit.ui.widgets import classed, slug, write
 
 _SIGNS = {"running": "▶", "paused": "❚❚", "finished": "✓ FINISHED", "stopped": "■", "failed": "⚠ FAILED"}
 _SIGNS |= {"interrupted": "⚠ INTERRUPTED"}
+_WATCHING, _REMOTE = "it cannot be steered from here", "another process trains it, and takes what you change here"
 
 
 class StatusBar:
@@ -26,8 +27,9 @@ class StatusBar:
         """Shows the status of a run."""
         name, branch, state = (html.escape(status[part]) for part in ("name", "branch", "state"))
         pill = f'<span class="babysit-pill babysit-{slug(status["state"])}" role="status">{state}</span>'
-        if status.get("read_only"):
-            pill += ' <span class="babysit-pill" title="its controls are in the process that trains it">watching</span>'
+        if status.get("remote"):
+            how, tooltip = ("watching", _WATCHING) if status["read_only"] else ("remote", _REMOTE)
+            pill += f' <span class="babysit-pill" title="{tooltip}">{how}</span>'
         write(self._title, value=f"<b>{name}</b> <span>{branch}</span> {pill}")
         write(self._progress, value=_share(status))
         write(self._figures, value=_figures(status))

@@ -195,11 +195,6 @@ def on_chart(entry: Entry) -> bool:
     return entry.action in _ON_CHART and not entry.file
 
 
-def by_user(entry: Entry) -> bool:
-    """Whether the user did it, rather than a schedule or a callback."""
-    return entry.author in ("dashboard", "script")
-
-
 def words_of(entry: Entry) -> str:
     """What was done, and why."""
     return f"written to {entry.file}" if entry.file else describe(entry)
