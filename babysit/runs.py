@@ -24,8 +24,8 @@ def attach(directory: str | Path | None = None) -> Any:
     """The run alive in this kernel; a list of them if there are several.
 
     Args:
-        directory: The folder of the run meant. One that lives in another process, or in none, is only
-            watched: the `Viewer` follows it by its record, and refuses every command.
+        directory: The folder of the run meant. One that lives in another process is followed by a `Viewer`,
+            which steers it through its folder; one that lives in none is only watched.
 
     Raises:
         ValueError: If there is none.

@@ -171,7 +171,7 @@ class Inbox:
             self._thread.join()
 
     def _look_often(self) -> None:
-        while not self._closing.wait(EVERY_S):
+        while not self._closing.wait(EVERY_S / 10 if self._unanswered else EVERY_S):
             with contextlib.suppress(OSError):  # of a network's disk, which may come back
                 for file in sorted(self._folder.glob("*.json")):
                     self._take(file)
