@@ -4,6 +4,7 @@ A command is a small JSON file, written beside and renamed, so that it is whole 
 order of the names. Whoever waits for it finds an answer in a file of the same name.
 """
 
+import base64
 import contextlib
 import getpass
 import itertools
@@ -25,9 +26,9 @@ from babysit.store.checkpoint_store import Checkpoint
 
 FOLDER = "inbox"
 EVERY_S = 0.2  # so often the folder is looked at
-_LARGEST_BYTES = 2**16
+_LARGEST_BYTES = 2**22
 _AUTHOR = re.compile(r"[\w.+-]{1,64}@[\w.+-]{1,64}")
-# The commands that another process may send, and the kind of whatever they may bring. `content` is no plain data.
+# The commands that another process may send, and the kind of whatever they may bring.
 _BRINGS: dict[str, dict[str, Any]] = {
     "set": {"changes": dict, "over": int},
     "note": {"on_last_change": bool},
@@ -37,7 +38,7 @@ _BRINGS: dict[str, dict[str, Any]] = {
     "rewind": {"folder": str, "branch": str, "step": int | str, "hyperparameters": str, "skip": int},
     "run": {"steps": int},
     "more_epochs": {"epochs": int},
-    "export": {"kind": str},
+    "export": {"kind": str, "content": str},  # bytes, in base 64
     "diagnostics": {"on": bool},
     **dict.fromkeys(("pause", "resume", "stop", "finish_epoch"), {}),
 }
@@ -62,7 +63,7 @@ def send(directory: Path, command: Mapping[str, Any], waits: bool = False) -> Pa
         OSError: If the inbox cannot be written.
     """
     try:
-        content = json.dumps({**command, "author": _who(), "waits": waits}, default=lambda value: value.item())
+        content = json.dumps({**command, "author": _who(), "waits": waits}, default=_plain)
     except (AttributeError, ValueError, TypeError) as error:
         raise ValueError(
             f"`{command.get('action')}` from another process takes plain numbers, texts and truth values: {error}. "
@@ -73,6 +74,11 @@ def send(directory: Path, command: Mapping[str, Any], waits: bool = False) -> Pa
     file.with_suffix(".part").write_text(content, encoding="utf-8")
     os.replace(file.with_suffix(".part"), file)
     return file
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can have it: bytes in base 64, a number of NumPy as Python's."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value.item()
 
 
 def _who() -> str:
@@ -134,6 +140,8 @@ def checked(file: Path) -> dict[str, Any]:
             raise ValueError(f"`{command['action']}` cannot bring this. Received: {name}={value!r:.200}.")
     if not _AUTHOR.fullmatch(command.get("author", "")):
         raise ValueError(f"`author` must be user@host. Received: {command.get('author')!r:.200}.")
+    if "content" in command:
+        command["content"] = base64.b64decode(command["content"], validate=True)
     return command
 
 
@@ -196,12 +204,12 @@ class Inbox:
     def _answer(self) -> None:
         """Answers the commands that have been obeyed or refused by now."""
         for taken, outcome in [one for one in self._unanswered if one[1].done()]:
-            self._unanswered.remove((taken, outcome))
             self._flush()
             part = taken.with_suffix(".part")
             part.write_text(json.dumps(_answer_of(outcome)), encoding="utf-8")
             os.replace(part, taken.with_suffix(".answer"))
             taken.unlink()
+            self._unanswered.remove((taken, outcome))  # last: where the disk is full it is tried again
 
 
 def _answer_of(outcome: "Future[Any]") -> dict[str, Any]:

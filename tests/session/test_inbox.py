@@ -4,6 +4,7 @@ import json
 import threading
 from concurrent.futures import Future
 
+import numpy as np
 import pytest
 
 from babysit.session import inbox
@@ -84,7 +85,7 @@ def test_who_waits_gets_an_answer_or_the_error(tmp_path, worker, opened, come, r
         {"action": "set", "changes": [1]},
         {"action": "rewind", "folder": 5},
         {"action": "save", "name": "a", "write_model": "x"},
-        {"action": "export", "kind": "chart.png", "content": "x"},
+        {"action": "export", "kind": "chart.png", "content": "no base 64"},
         {"action": "pause", "author": "dashboard"},
         {"action": "pause", "author": "a@<b>"},
         ["pause"],
@@ -98,7 +99,7 @@ def test_what_is_not_for_other_processes_is_refused(tmp_path, worker, opened, co
     assert [one["action"] for one in worker.commands] == ["refuse"]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 60_000, b'{"why": "%s"}' % (b"a" * 70_000)])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 60_000, b'{"why": "%s"}' % (b"a" * 5_000_000)])
 def test_what_is_no_command_is_refused_and_the_next_one_is_obeyed(tmp_path, worker, opened, content):
     put(tmp_path, content)
     until(lambda: worker.commands)
@@ -127,6 +128,25 @@ def test_what_an_earlier_process_left_is_not_obeyed_and_its_asker_hears_so(tmp_p
     assert list((tmp_path / "inbox").iterdir()) == []
 
 
-def test_only_plain_data_leave(tmp_path, opened):
-    with pytest.raises(ValueError, match="`export` from another process takes plain numbers, texts and truth values"):
-        inbox.send(tmp_path, {"action": "export", "kind": "chart.png", "content": b"png"})
+def test_plain_data_leave_and_bytes_and_nothing_else(tmp_path, worker, opened):
+    changes = {"learning_rate": np.float32(0.5), "batch_size": np.int64(16), "momentum": True}
+    inbox.send(tmp_path, {"action": "set", "changes": changes})
+    inbox.send(tmp_path, {"action": "export", "kind": "chart.png", "content": b"\x89PNG"})
+    until(lambda: len(worker.commands) == 2)
+    assert worker.commands[0]["changes"] == {"learning_rate": 0.5, "batch_size": 16, "momentum": True}
+    assert worker.commands[1]["content"] == b"\x89PNG"
+    with pytest.raises(ValueError, match="`set` from another process takes plain numbers, texts and truth values"):
+        inbox.send(tmp_path, {"action": "set", "changes": {"momentum": print}})
+
+
+def test_an_answer_that_the_disk_does_not_take_comes_later(tmp_path, worker, opened, monkeypatch):
+    tries = []
+
+    def flush():
+        tries.append(1)
+        if len(tries) < 3:
+            raise OSError("full")
+
+    monkeypatch.setattr(opened, "_flush", flush)
+    assert inbox.ask(tmp_path, {"action": "pause"}, lambda: True) == {}
+    assert (len(tries), len(worker.commands)) == (3, 1)
