@@ -38,7 +38,7 @@ def attach(directory: str | Path | None = None) -> Any:
     if not alive:
         raise ValueError(
             "No run is alive in this kernel. `babysit.attach(directory)` watches one of another process, "
-            "`babysit.Panda.load(directory)` takes up one from disk."
+            "`babysit.Panda.load(directory)` goes on with one from disk."
         )
     return alive[0] if len(alive) == 1 else sorted(alive, key=lambda panda: str(panda.directory))
 

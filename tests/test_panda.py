@@ -599,7 +599,7 @@ def test_new_bounds_and_other_data_act_on_sliders_and_checkpoints_of_the_next_fi
     rates = stops(panda.dashboard(), "learning rate")
     assert (min(rates), max(rates)) == (0.001, 0.1)
     before = panda.digest()
-    refused(lambda: panda.rewind("of 320"), ValueError, "made on other data", "rewind")
+    refused(lambda: panda.rewind("of 320"), ValueError, "made with other data", "rewind")
     assert panda.digest() == before
     panda.run(1)
 

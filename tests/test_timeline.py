@@ -192,7 +192,7 @@ def test_steps_of_an_earlier_fit_on_other_data_need_those():
     panda.fit(X[:64], Y[:64], batch_size=16, epochs=2, paused=True)
     panda.run(2)
     before = panda.digest(), dict(panda.branches)
-    with pytest.raises(ValueError, match="data of then"):
+    with pytest.raises(ValueError, match="data that it had"):
         panda.rewind(2)
     assert (panda.digest(), dict(panda.branches)) == before
     panda.stop()
@@ -214,7 +214,7 @@ def test_skipped_batches_are_left_out_by_their_place_and_the_rest_is_model_fits(
     panda = resting(plain(), epochs=1)
     panda.run(4)
     entry = panda.rewind(2, skip=2)
-    assert "32 examples left out" in entry.why
+    assert "32 examples skipped" in entry.why
     panda.resume()
     panda.wait()
     assert panda.step == 5

@@ -117,7 +117,7 @@ class Branch(Payload):
         origin: Steps done where the training stood before.
         name: Of the checkpoint that was returned to, if it has one.
         keep: Hyperparameters that keep their values -> (those of the state, kept ones).
-        skip: Examples left out.
+        skip: Examples skipped.
         restored: Hyperparameters that took the values of the state -> (those before, restored ones).
         differs: The first step taken again whose loss is another than recorded.
         reason: Why the training could not stay where it was; empty where the user asked.

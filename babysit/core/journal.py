@@ -87,7 +87,7 @@ def _return(event: Event, branch: events.Branch) -> str:
     place = f"“{branch.name}”" if branch.name else f"step {event.step:,}"
     said = [f"to {place}, from step {branch.origin:,}"]
     said += ["hyperparameters kept"] if branch.keep else []
-    said += [f"{branch.skip:,} examples left out"] if branch.skip else []
+    said += [f"{branch.skip:,} examples skipped"] if branch.skip else []
     said += [f"the steps taken again differ from step {branch.differs:,} on"] if branch.differs else []
     return ", ".join(said) + (f": {branch.reason}" if branch.reason else "")
 

@@ -67,8 +67,8 @@ class KerasTrainer(TrainableModel):
         assert fit is not None
         if self.source is None or fit.data != self.source.fingerprint:
             raise ValueError(
-                f"Step {at.step + 1:,} has to be taken again on the data of then: call `fit` with those, "
-                "`paused=True`, before you rewind there."
+                f"Step {at.step + 1:,} must be taken again on the data that it had: call `fit` with them and "
+                "`paused=True` before you rewind there."
             )
         values, wait = self.controls.at(at.step), self.diagnostics.steps_before
         self.bindings.set(values)

@@ -33,7 +33,7 @@ def _summary(log: RunLog, branch: str) -> Iterable[str]:
     yield f"{log.tip(branch):,} steps and {len(ends):,} epochs on {branch}."
     if ends:
         last = ", ".join(f"{name} {number(value)}" for name, value in ends[-1].logs.items())
-        yield f"The last epoch came to {last}."
+        yield f"The last epoch ended with {last}."
     for name, (parent, step, _) in log.branches.items():
         if parent is not None:
             yield f"{name.capitalize()} left {parent} after step {step:,}."

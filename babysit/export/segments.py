@@ -146,5 +146,5 @@ class Fold:
 def refusal(reason: str) -> ValueError:
     """The error that a run cannot be exported, with what can be had instead."""
     return ValueError(
-        f"The run cannot be exported: {reason}. `panda.schedules()` and `panda.export_logbook(path)` still can be had."
+        f"The run cannot be exported: {reason}. `panda.schedules()` and `panda.export_logbook(path)` still work."
     )

@@ -77,6 +77,6 @@ def _lost(log: RunLog, candidates: Sequence[Candidate], lineage: Lineage, step: 
     }
     nearest = [*sorted(one for one in kept if one < step)[-1:], *sorted(one for one in kept if one > step)[:1]]
     return (
-        f"Step {step:,} comes after what was edited by {opaque.author} at step {opaque.step:,}: that cannot be done "
-        f"again, and its state is no longer kept. The nearest kept: {' and '.join(f'step {one:,}' for one in nearest)}."
+        f"Step {step:,} comes after an edit by {opaque.author} at step {opaque.step:,}, which cannot be repeated and "
+        f"of which no state is kept. Nearest that can be reached: {' and '.join(f'step {one:,}' for one in nearest)}."
     )

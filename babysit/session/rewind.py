@@ -33,8 +33,8 @@ def rewind(
         folder: Name of a checkpoint's folder, to return to the instant at which it was saved.
         step: Or the number of steps done, on `branch`; the branch's tip if it is None.
         branch: The present one if it is None.
-        hyperparameters: `"checkpoint"` for the values of then, `"keep"` for the present ones.
-        skip: Batches to leave out then.
+        hyperparameters: `"checkpoint"` for the values at that time, `"keep"` for the present ones.
+        skip: Batches to skip after that.
 
     Raises:
         ValueError: If there is no such place, or it cannot be reached; nothing was changed then.
@@ -91,7 +91,7 @@ def _place(session: "Session", step: int | None, branch: str | None) -> tuple[st
 
 
 def _examples_in(session: "Session", batches: int, batch_size: int) -> int:
-    """Examples in batches that are to be left out."""
+    """Examples in batches that are to be skipped."""
     if not batches:
         return 0
     if session.plan is None:
@@ -99,7 +99,7 @@ def _examples_in(session: "Session", batches: int, batch_size: int) -> int:
     left = session.trainer.steps_left(batch_size)
     if left is not None and batches >= left:
         raise ValueError(
-            f"`skip` must leave a batch of the epoch. Received: skip={batches}, with {left} left of them there."
+            f"`skip` must leave at least one batch of the epoch. Received: skip={batches}, with {left} left there."
         )
     return batches * batch_size
 
@@ -113,7 +113,7 @@ def _check_data(session: "Session", before: Position) -> None:
         raise ValueError(plan.source.limitation)
     if fit.data != plan.source.fingerprint:
         raise ValueError(
-            "The checkpoint was made on other data. `fit` on those again, `paused=True`, before you rewind to it."
+            "The checkpoint was made with other data. Call `fit` with them and `paused=True` before you rewind to it."
         )
 
 

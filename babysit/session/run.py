@@ -110,8 +110,8 @@ class Run:
 
         Args:
             to: A checkpoint or its name; a branch, for its tip; or a step of the present branch, 0 included.
-            hyperparameters: `"checkpoint"` for the values of then, `"keep"` for the present ones.
-            skip: Batches to leave out then, of the present size: for a loss spike that a stretch of
+            hyperparameters: `"checkpoint"` for the values at that time, `"keep"` for the present ones.
+            skip: Batches of the present size to skip after that: for a loss spike that a stretch of
                 data caused (Chowdhery et al. 2022, section 5.1).
 
         Raises:
@@ -122,7 +122,7 @@ class Run:
         event = self._ask("rewind", **self._found(to), hyperparameters=hyperparameters, skip=skip)
         if (differs := event.payload.differs) is not None:
             warnings.warn(
-                f"The steps taken again differ from step {differs:,} on: this is not the state that was there.",
+                f"The steps taken again differ from step {differs:,} on: this is not quite the state that was there.",
                 stacklevel=2,
             )
         return entry_of(event)
@@ -131,8 +131,8 @@ class Run:
         status = self.status()
         if status["not_finite"]:
             raise FloatingPointError(
-                f"The loss of step {status['step']:,} is not finite. The run rests there: `rewind` to a checkpoint and "
-                "lower the learning rate, or `resume()` all the same."
+                f"The loss of step {status['step']:,} is not finite. The run is paused there: `rewind` to a checkpoint "
+                "and lower the learning rate, or `resume()` all the same."
             )
 
     def _found(self, to: Checkpoint | str | int) -> dict[str, Any]:

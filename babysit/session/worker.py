@@ -301,13 +301,13 @@ class Worker:
     def _more_epochs(self, about: Mapping[str, str], epochs: int) -> Event:
         epochs, session = int(checked("epochs", epochs, any_whole())), self.session
         if session.plan is None:
-            raise ValueError("Only a fit of this process can be made longer. Call `fit(..., epochs=...)`.")
+            raise ValueError("Only a fit that this process began can be made longer. Call `fit(..., epochs=...)`.")
         if self.alive:
             session.epochs += epochs
         else:
             again = replace(session.plan, epochs=epochs, initial_epoch=0, completes=False, keeps_batch_size=True)
             self._fit(about, again, False)
-        return session.emit(Note(f"{epochs:,} epochs more, up to {session.epochs:,}"), **about)
+        return session.emit(Note(f"{epochs:,} more epochs, {session.epochs:,} in all"), **about)
 
     def _stop(self, about: Mapping[str, str]) -> None:
         if self.alive:

@@ -28,7 +28,7 @@ class RunButtons:
         self._build(send)
 
     def _build(self, send: Send) -> None:
-        steps, epochs = _count(100, "how many steps"), _count(10, "how many epochs more")
+        steps, epochs = _count(100, "how many steps"), _count(10, "how many more epochs")
         self._toggle = button("Pause", self._on_toggle, "primary")
         self._undo = button("Undo last change", self._on_undo)
         self._menu = unlabelled(
@@ -46,7 +46,7 @@ class RunButtons:
 
         step = made("Step", "run", steps=1)
         several = made("Steps", "run", steps=lambda: steps.value)
-        epoch, stop = made("To epoch end", "finish_epoch"), made("Stop", "stop")
+        epoch, stop = made("Finish epoch", "finish_epoch"), made("Stop", "stop")
         more = made("More epochs", "more_epochs", epochs=lambda: epochs.value)
         save, over = made("Save checkpoint", "save", name=None), made("Start over", "rewind", step=0)
         back = made("Rewind", "rewind", folder=lambda: self._menu.value)

@@ -30,7 +30,7 @@ class ChartToolbar:
         smoothings = [(f"{value:g}", value) for value in SMOOTHINGS]
         self._smoothing = widgets.SelectionSlider(options=smoothings, value=usual.smoothing, description="smoothing")
         self._log = widgets.Dropdown(options=[("log", True), ("linear", False)], value=usual.log, description="y")
-        self._range = widgets.Dropdown(options=_RANGES, description="which steps")
+        self._range = widgets.Dropdown(options=_RANGES, description="steps shown")
         self._metric = widgets.Dropdown(options=[("no metric", "")], description="metric")
         self._hyperparameter = widgets.Dropdown(options=[("no hyperparameter", "")], description="hyperparameter")
         menus = [self._metric, self._hyperparameter, self._range]

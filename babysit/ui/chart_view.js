@@ -39,7 +39,7 @@ function render({ model, el }) {
   plot.tabIndex = 0;
   plot.dataset.lmSuppressShortcuts = 'true'; // else JupyterLab's arrow keys leave the cell
   plot.setAttribute('role', 'application');
-  plot.setAttribute('aria-label', 'chart: arrow keys move the crosshair, Enter asks, plus and minus zoom, Home returns');
+  plot.setAttribute('aria-label', 'chart: arrow keys move the crosshair, Enter offers to rewind there, plus and minus zoom, Home shows all');
   plot.append(image, band, line);
   el.append(plot, values, box);
   line.hidden = band.hidden = box.hidden = true;

@@ -45,7 +45,7 @@ UNSEEN_INTERVAL_S = 5.0  # while no page shows it
 COMPILING_S = 0.5  # a step that is not there so long after a change is probably being compiled
 STYLE = resources.files("babysit.ui").joinpath("style.css").read_text()
 _TRACED = ("set", "edit", "rewind")  # after these the step may have to be traced again
-_COMPILING = "No step has been taken since the last change: the step is being compiled again, or validation goes on."
+_COMPILING = "No step has been taken since the last change: the step is being compiled again, or validation is running."
 _GONE = (
     "This run has ended and no variable refers to its panda any more, so it was removed from this kernel. "
     "`babysit.Panda.load` loads it from its folder."

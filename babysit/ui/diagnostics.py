@@ -12,7 +12,7 @@ LAYERS = 200  # of the layers only the first are shown, as one message carries t
 _HEALTHY = (1e-4, 1e-2)  # update ÷ weight: about 1e-3 is (CS231n, Karpathy), what is far from it is flagged
 _OFF = (
     "Off. When on, one step every few seconds is examined more closely. That takes at most {share:.0%} of the "
-    "training's time, and changes no bit of its result."
+    "training's time and does not change its result."
 )
 _ON = "One step every {every_s:,.0f} s, at most {share:.0%} of the time."
 _HEAD = "<tr><th>layer</th><th>update ÷ weight: about 1e-3 is healthy</th><th>gradient norm</th></tr>"
@@ -41,7 +41,7 @@ class DiagnosticsPanel:
             return
         last = measuring["latest"]
         words = measuring["unable"] or (_ON if on else _OFF).format(**measuring)
-        measured = f"Measured at step {last['step']:,}." if last else "Nothing is measured yet."
+        measured = f"Measured at step {last['step']:,}." if last else "Nothing has been measured yet."
         write(self._summary, value=html.escape(f"{words} {measured}"))
         if last:
             write(self._figures, value=_figures(last["signs"]))

@@ -13,7 +13,11 @@ from babysit.ui.run_series import AROUND, RunSeries, on_chart, words_of
 from babysit.ui.widgets import Send, button, caption, classed, export_button, row, unlabelled, write
 
 LINES = 60  # lines shown, which one message carries
-_EXPORTS = (("Markdown", "logbook"), ("script", "script"), ("model", "model"))
+_EXPORTS = (
+    ("Markdown", "logbook", "the logbook"),
+    ("script", "script", "a plain Keras script"),
+    ("model", "model", "the model"),
+)
 
 
 class Logbook:
@@ -28,12 +32,12 @@ class Logbook:
         self._send, self._series = send, series
         self._shown: Any = None  # what the table was made from
         self._sent = ""  # the reason, until the box is emptied
-        self._why = widgets.Text(placeholder="why? (goes with the last change)", description="why, for the logbook")
+        self._why = widgets.Text(placeholder="why? (kept with the last change)", description="why, for the logbook")
         self._why.on_msg(self._on_message)
         add = button("Add note", self._on_note)
         add.disabled = False
         self._count, self._table = caption(), widgets.HTML()
-        exports = [export_button(name, partial(send, "export", kind=kind), name) for name, kind in _EXPORTS]
+        exports = [export_button(name, partial(send, "export", kind=kind), what) for name, kind, what in _EXPORTS]
         meaning = classed(caption(f"loss: mean of up to {AROUND} steps before → after"), "babysit-last")
         head = row(self._count, meaning)
         note = row(classed(unlabelled(self._why), "babysit-why"), add)

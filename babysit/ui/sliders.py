@@ -24,7 +24,7 @@ from babysit.ui.widgets import (
 )
 
 FIRST = ("learning_rate", "batch_size", "momentum", "beta_1")  # shown above the drawer
-_SCALING = (("does not follow", "off"), ("in proportion", "linear"), ("by its square root", "square root"))
+_SCALING = (("stays", "off"), ("changes in proportion", "linear"), ("changes with its square root", "square root"))
 # Twenty stops a decade, nearly evenly spaced, each a number that a person would write.
 _FINE = (1, 1.1, 1.25, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3, 3.5, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9)
 
@@ -87,7 +87,7 @@ class HyperparameterSlider:
                 write(self._exact, value=f"{value:.15g}")
                 write(self._slider, value=self._nearest(value))
         write(self._note, value=refusal_html(self._pending.refusal) or _note(status, asked))
-        tooltip = f"{label(self._name)} back to {number(start)}, as at the start"
+        tooltip = f"sets {label(self._name)} back to {number(start)}, its value at the start"
         write(self._reset, disabled=start is None or now == start, tooltip=tooltip)
 
     def _nearest(self, value: float) -> float:
@@ -127,7 +127,9 @@ class Sliders:
         self._bounds: list[tuple[str, float, float]] = []  # the sliders were built for these
         self._starts: dict[str, Any] = {}  # the values with which the run began
         self._pending = PendingCommand()  # of the coupling
-        self._scaling = widgets.Dropdown(options=_SCALING, value="off", description="learning rate at a new batch size")
+        self._scaling = widgets.Dropdown(
+            options=_SCALING, value="off", description="learning rate when batch size changes"
+        )
         on_change(self._scaling, self._on_scaling)
         self._first, self._others = (classed(widgets.VBox(), "babysit-sliders") for _ in range(2))
         self._derived = classed(widgets.HTML(), "babysit-derived")

@@ -11,7 +11,7 @@ SMOOTHING = 0.97
 def summary(series: RunSeries) -> str:
     """A few sentences: the losses, and what was done last."""
     if not (steps := series.steps()):
-        return "Nothing is measured yet."
+        return "Nothing has been measured yet."
     loss = with_smoothed(series.along().measured("loss"), SMOOTHING)[SMOOTHED, -1]
     sentences = [f"At step {steps:,} the smoothed training loss is {loss:.3g}."]
     valid = series.along().epochs("val_loss")

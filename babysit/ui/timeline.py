@@ -42,10 +42,10 @@ class TimelinePanel:
         on_change(self._list, self._on_choice)
         self._losses = caption()
         self._shown: Any = None  # where the losses are those of
-        self._step = widgets.Text(placeholder="as chosen", description="step")
+        self._step = widgets.Text(placeholder="the selected one", description="step")
         kept = [("as they were", "checkpoint"), ("as they are now", "keep")]
         self._keep = widgets.Dropdown(options=kept, description="hyperparameters")
-        self._back = button("Rewind there", self._on_rewind, tooltip="on a new branch; this one stays")
+        self._back = button("Rewind there", self._on_rewind, tooltip="begins a new branch there; this one is kept")
         self._name = widgets.Text(placeholder="name", description="name of the checkpoint")
         self._rename, self._delete = button("Name", self._on_name), button(_DELETE, self._on_delete)
         fields = classed(widgets.VBox([self._step, self._keep]), "babysit-fields")
@@ -110,7 +110,7 @@ class TimelinePanel:
         state = place, self._series.version if place.step is None else None
         if state != self._shown:
             self._shown = state
-            tip = f"tip, step {self._series.steps(place.branch):,}"
+            tip = f"latest step, {self._series.steps(place.branch):,}"
             where = f"{place.branch} · {tip if place.step is None else f'step {place.step:,}'}"
             losses = losses_at(self._series, place.branch, place.step)
             write(self._losses, value=f"<b>{html.escape(where)}</b><br>{html.escape(losses)}")
@@ -135,7 +135,7 @@ def places(series: RunSeries, checkpoints: Sequence[Mapping[str, Any]]) -> tuple
 
     def below(name: str, depth: int) -> Iterator[tuple[str, Place]]:
         branch, pad = branches[name], "\u2003" * depth
-        here = " (present)" if name == series.branch else ""
+        here = " (current)" if name == series.branch else ""
         left = f", left {branch.parent} at step {branch.step:,}" if branch.parent is not None else ""
         yield f"{pad}{'└ ' if depth else ''}{name}{here}{left}", Place(name)
         for one in saved:

@@ -445,7 +445,7 @@ def test_the_buttons_lead_to_the_end_of_an_epoch_and_to_the_start_and_undo_a_cha
     panda.button("Resume").wait_for()
     until(lambda: panda.lab.page.title().startswith("❚❚"))
     epoch = panda.ask("panda.epoch")
-    panda.click("To epoch end")
+    panda.click("Finish epoch")
     until(lambda: panda.ask("(panda.epoch, panda.state)") == (epoch + 1, "paused"))
     panda.click("More epochs")
     panda.wait_for_words(f"of {epochs:,}")
@@ -469,9 +469,9 @@ def test_the_buttons_lead_to_the_end_of_an_epoch_and_to_the_start_and_undo_a_cha
 
     width = panda.dashboard.locator(".babysit-controls").bounding_box()["width"]
     panda.dashboard.get_by_text("coupling: off").click()
-    panda.dashboard.get_by_label("learning rate at a new batch size").wait_for()
+    panda.dashboard.get_by_label("learning rate when batch size changes").wait_for()
     assert panda.dashboard.locator(".babysit-controls").bounding_box()["width"] == width
-    panda.dashboard.get_by_label("learning rate at a new batch size").select_option("in proportion")
+    panda.dashboard.get_by_label("learning rate when batch size changes").select_option("changes in proportion")
     panda.wait_for_words("coupling: learning rate follows batch size, linear")
     panda.press("batch size", "ArrowRight")
     until(lambda: (panda.value("batch_size"), panda.value("learning_rate")) == (64, 0.001))

@@ -109,7 +109,7 @@ def test_a_rewind_says_where_it_went_and_what_came_of_it(log):
     assert (place.changes, place.why) == (pair, "to step 1,200, from step 4,000")
     how = Branch(ROOT, 1, 9, name="good", keep=pair, skip=64, differs=3, reason="it was lost")
     assert entry_of(log.add("branch 3", 5, how)).why == (
-        "to “good”, from step 9, hyperparameters kept, 64 examples left out, "
+        "to “good”, from step 9, hyperparameters kept, 64 examples skipped, "
         "the steps taken again differ from step 3 on: it was lost"
     )
 

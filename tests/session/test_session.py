@@ -426,9 +426,9 @@ def test_a_long_run_of_edits_says_what_is_gone_and_which_steps_are_nearest():
         found.append(digest(one))
     one.store.kept = [kept for kept in one.store.kept if kept.step % 8 == 0 and (kept.step == 0 or kept.kept == "edit")]
     for step, expected in {3: [0, 8], 10: [8, 16], 29: [24, 30]}.items():  # the tip is kept when it is left
-        with pytest.raises(ValueError, match=f"Step {step} comes after what was edited by Callback at step") as refused:
+        with pytest.raises(ValueError, match=f"Step {step} comes after an edit by Callback at step") as refused:
             rewind(one, {}, step=step, branch="branch 1")
-        nearest = [int(place) for place in re.findall(r"step (\d+)", str(refused.value).split("nearest kept:")[1])]
+        nearest = [int(place) for place in re.findall(r"step (\d+)", str(refused.value).split("can be reached:")[1])]
         assert nearest == expected
         for place in nearest:
             rewind(one, {}, step=place, branch="branch 1")

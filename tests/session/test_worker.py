@@ -88,7 +88,7 @@ def test_more_epochs_while_it_goes_on_and_after_it_has_finished_leave_what_was_s
     for one in (worker, straight):
         one.ask("set", changes={"batch_size": 8, "learning_rate": 0.02})
     entry = obeyed(worker, "more_epochs", epochs=2)
-    assert (entry.action, entry.why) == ("note", "2 epochs more, up to 5")
+    assert (entry.action, entry.why) == ("note", "2 more epochs, 5 in all")
     finish(worker)
     assert worker.session.position.epoch == 5
     obeyed(worker, "more_epochs", epochs=1)

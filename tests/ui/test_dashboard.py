@@ -362,7 +362,7 @@ BUTTONS = {
         "Resume": {"action": "resume"},
         "Step": {"action": "run", "steps": 1},
         "Steps": {"action": "run", "steps": 100},
-        "To epoch end": {"action": "finish_epoch"},
+        "Finish epoch": {"action": "finish_epoch"},
         "More epochs": {"action": "more_epochs", "epochs": 10},
     },
 }
@@ -397,7 +397,7 @@ def layer(name, ratio=None, gradient=None):
 
 def test_diagnostics_are_switched_on_shown_and_described(run, dashboard):
     button = find(dashboard.widget, description="Measure")
-    assert not button.disabled and "changes no bit" in words(dashboard.widget)
+    assert not button.disabled and "does not change its result" in words(dashboard.widget)
     button.click()
     assert run.commands[-1].items() >= {"action": "diagnostics", "on": True}.items()
     layers = [layer("<dense>", 0.00123, 0.5), layer("slow", 2e-5), layer("fast", 0.3), layer("still", 0.0)]
@@ -464,7 +464,7 @@ def test_the_journal_is_shown_newest_first(run, dashboard):
 
 
 def test_a_reason_goes_with_the_last_change_and_the_box_is_emptied(run, dashboard):
-    box, add = find(dashboard.widget, placeholder="why? (goes with the last change)"), "Add note"
+    box, add = find(dashboard.widget, placeholder="why? (kept with the last change)"), "Add note"
     find(dashboard.widget, description=add).click()
     assert run.commands == []
     box.value = "let it settle"
@@ -503,23 +503,27 @@ def test_the_last_change_is_undone_and_then_the_one_before(run, dashboard):
 
 
 def test_reset_leads_back_to_the_value_of_the_start_or_to_the_schedule(run, dashboard):
-    reset = find(dashboard.widget, tooltip="momentum back to 0.5, as at the start")
+    reset = find(dashboard.widget, tooltip="sets momentum back to 0.5, its value at the start")
     assert reset is None
     run.enter("fit", momentum=(None, 0.5), learning_rate=(None, 0.01))
-    until(lambda: find(dashboard.widget, tooltip="momentum back to 0.5, as at the start") is not None)
-    reset = find(dashboard.widget, tooltip="momentum back to 0.5, as at the start")
+    until(lambda: find(dashboard.widget, tooltip="sets momentum back to 0.5, its value at the start") is not None)
+    reset = find(dashboard.widget, tooltip="sets momentum back to 0.5, its value at the start")
     until(lambda: not reset.disabled)
-    assert find(dashboard.widget, tooltip="learning rate back to 0.01, as at the start").disabled
+    assert find(dashboard.widget, tooltip="sets learning rate back to 0.01, its value at the start").disabled
     reset.click()
     assert run.commands[-1]["changes"] == {"momentum": 0.5}
     run.enter("set", learning_rate=("schedule", 0.02))
-    until(lambda: find(dashboard.widget, tooltip="learning rate back to schedule, as at the start") is not None)
-    find(dashboard.widget, tooltip="learning rate back to schedule, as at the start").click()
+    until(
+        lambda: (
+            find(dashboard.widget, tooltip="sets learning rate back to schedule, its value at the start") is not None
+        )
+    )
+    find(dashboard.widget, tooltip="sets learning rate back to schedule, its value at the start").click()
     assert run.commands[-1]["changes"] == {"learning_rate": "schedule"}
 
 
 def test_couplings_are_switched_and_spring_back_when_refused(run, dashboard):
-    scaling = find(dashboard.widget, description="learning rate at a new batch size")
+    scaling = find(dashboard.widget, description="learning rate when batch size changes")
     scaling.value = "linear"
     assert run.commands[-1]["changes"] == {"scaling": "linear"}
     run.apply(run.commands[-1])
@@ -566,7 +570,7 @@ def test_a_place_of_the_timeline_is_chosen_read_named_deleted_and_rewound_to(run
     assert [label.strip() for label, _ in tree.options] == [
         "branch 1",
         "• step 50 · automatic",
-        "└ branch 2 (present), left branch 1 at step 50",
+        "└ branch 2 (current), left branch 1 at step 50",
     ]
     until(lambda: tree.label.strip().startswith("└ branch 2"))  # nobody has chosen another one
     tree.value = tree.options[1][1]
@@ -748,7 +752,7 @@ def test_the_page_zooms_and_rewinds(run, drawn, dashboard):
 def test_the_toolbar_makes_a_view_of_what_was_chosen(run):
     woken, bar, series = [], ChartToolbar(run.send, lambda: woken.append(1)), RunSeries(run.log)
     assert bar.view(series) == View()
-    chosen = {"smoothing": 0.9, "y": False, "which steps": 1000}
+    chosen = {"smoothing": 0.9, "y": False, "steps shown": 1000}
     for description, value in chosen.items():
         find(bar.widget, description=description).value = value
     assert len(woken) == 3

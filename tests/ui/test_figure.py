@@ -334,7 +334,7 @@ def test_a_summary_says_what_there_is_to_see():
     assert "At step 700 the smoothed training loss is 0.5." in said
     assert "The validation loss is 0.2; its lowest was 0.1 at step 300." in said
     assert "The last change was at step 300 by dashboard: learning rate 0.1 → 0.02 — flat." in said
-    assert summary(Chart().series) == "Nothing is measured yet."
+    assert summary(Chart().series) == "Nothing has been measured yet."
 
 
 # ------------------------------------------------------------------------- a long run

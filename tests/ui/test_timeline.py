@@ -51,7 +51,7 @@ def test_a_branch_is_listed_below_the_one_it_left(run):
         ("• step 35 · good", "000002"),
         ("• step 40 · end of the branch", "000003"),
         ("└ branch 3, left branch 2 at step 40", None),
-        ("└ branch 4 (present), left branch 1 at step 10", None),
+        ("└ branch 4 (current), left branch 1 at step 10", None),
     ]
 
 
@@ -75,4 +75,4 @@ def test_it_stays_small_however_long_the_run(run):
         run.branch(f"branch {i}", "branch 1", 0)
         run.checkpoint(f"branch {i}", 0, f"{i:06}")
     assert len(run.lines()) < 2 * CHECKPOINTS
-    assert run.lines()[-2][0].startswith("└ branch 499 (present)")
+    assert run.lines()[-2][0].startswith("└ branch 499 (current)")

@@ -61,7 +61,7 @@ class Arrays(Source):
         at, key = position.example, (position.data_pass, fit.shuffle, fit.batch_size)
         if at > self.size:
             raise ValueError(
-                f"The data have no place after {at} examples; they are {self.size}. "
+                f"The run stood after {at:,} examples, and the data hold only {self.size:,}. "
                 "Give the data that the run began with."
             )
         if key != self._key:

@@ -88,7 +88,7 @@ def _check_arrays(**parts: Any) -> None:
         for array in arrays_in(part):
             if not (array_slicing.can_slice_array(array) and len(getattr(array, "shape", ()))):
                 raise TypeError(
-                    f"`{name}` must be a NumPy array or a tensor, with one row an example, or a list or dict of them. "
+                    f"`{name}` must be a NumPy array or a tensor, with one row per example, or a list or dict of them. "
                     f"Received: {type(array).__name__}. Convert it with `np.asarray` first."
                 )
     size = next((int(array.shape[0]) for array in arrays_in(parts["x"])), 0)

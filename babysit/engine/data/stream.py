@@ -21,8 +21,8 @@ FETCH_BYTES = 64 * 2**20
 PREFETCHED = 32
 
 UNSTEERABLE = (
-    "The batch size stays, and each step is a call of its own, because sparse or ragged examples, or those of a shape "
-    "that TensorFlow does not know, cannot be put into other batches. Where all have one shape, name it with "
+    "The batch size cannot be changed, and steps run one at a time, because examples that are sparse or ragged, or "
+    "whose shape TensorFlow does not know, cannot be put into other batches. If all have the same shape, name it with "
     "`tf.ensure_shape` in the dataset's `map`."
 )
 
@@ -145,8 +145,8 @@ class Stream(Source):
             self._drop(at)
         if self._stop < at:
             raise ValueError(
-                f"The stream has no place after {at} examples of pass {position.data_pass}; it gave {self._stop}. "
-                "Give the data that the run began with."
+                f"The run stood after {at:,} examples of pass {position.data_pass:,}, and the stream gave only "
+                f"{self._stop:,}. Give the data that the run began with."
             )
 
     def _drop(self, at: int) -> None:
@@ -216,6 +216,6 @@ def _checked(spec: Any) -> list[Any]:
     tensors = (tf.TensorSpec, tf.RaggedTensorSpec, tf.SparseTensorSpec)
     if not specs or not all(isinstance(each, tensors) and each.shape.rank for each in specs):
         raise ValueError(
-            f"`x` must give batches of tensors, with one row an example. Received: {spec}. Call `.batch(size)` on it."
+            f"`x` must give batches of tensors, with one row per example. Received: {spec}. Call `.batch(size)` on it."
         )
     return specs

@@ -605,7 +605,7 @@ def test_a_generator_cannot_be_rewound():
 
 def test_a_place_beyond_the_data_is_refused_and_the_data_can_be_used_on():
     for data in (source(dataset()), source(Numbers()), source(NUMBERS)):
-        with pytest.raises(ValueError, match="no place after 51 examples"):
+        with pytest.raises(ValueError, match="stood after 51 examples"):
             data.window(Position(7, example=N + 1), 8, 1, fit_of(data))
         assert data.window(Position(), data.batch_size, 1, fit_of(data)).count == 1
 
