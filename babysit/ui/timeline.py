@@ -110,7 +110,7 @@ class TimelinePanel:
         state = place, self._series.version if place.step is None else None
         if state != self._shown:
             self._shown = state
-            tip = f"latest step, {self._series.steps(place.branch):,}"
+            tip = f"last step {self._series.steps(place.branch):,}"
             where = f"{place.branch} · {tip if place.step is None else f'step {place.step:,}'}"
             losses = losses_at(self._series, place.branch, place.step)
             write(self._losses, value=f"<b>{html.escape(where)}</b><br>{html.escape(losses)}")
