@@ -16,8 +16,12 @@ The folders, from the ground up; imports run downward only:
 - `ui`: what a person sees: the dashboard.
 
 `docs/architecture.md` says how they work together.
+
+Imported before TensorFlow, it keeps the lines that TensorFlow logs of its start off the page; of what comes later,
+warnings and errors are shown. Where `TF_CPP_MIN_LOG_LEVEL` is set, that decides.
 """
 
+import babysit.startup  # noqa: F401 (imported for what it does, before all that imports TensorFlow)
 from babysit.core.history import History
 from babysit.core.hyperparameter import Hyperparameter
 from babysit.core.journal import Entry, Journal

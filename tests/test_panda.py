@@ -4,12 +4,14 @@ import gc
 import itertools
 import json
 import math
+import os
 import random
 import re
 import subprocess
 import sys
 import textwrap
 import threading
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -17,7 +19,7 @@ import pytest
 import tensorflow as tf
 
 import babysit
-from babysit import demos
+from babysit import demos, startup
 from tests.patience import until
 
 (X, Y), VALIDATION = demos.digits()
@@ -246,22 +248,37 @@ def test_a_run_in_mixed_precision_is_loaded_with_its_model(tmp_path):
     assert babysit.Panda.load(tmp_path / "run", model=mixed()).digest() == panda.digest()
 
 
-def test_a_script_that_ends_too_early_rests_saves_and_says_how_to_go_on(tmp_path):
+def test_a_script_that_ends_too_early_rests_saves_and_says_how_to_go_on_and_nothing_else(tmp_path):
     code = f"""
-        import atexit, time
         import babysit
         from babysit import demos
+        import atexit, time
+        import keras, matplotlib.pyplot
         (x, y), _ = demos.digits()
         babysit.Panda(demos.dense_network(), {str(tmp_path / "run")!r}).fit(x, y, epochs=100_000)
         atexit.register(time.sleep, 1)  # it trains on for some passes, while Python's pools of threads are closed
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    env = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
-    said = re.search(r"rests at step ([\d,]+) and is saved. To go on: babysit.Panda.load\((.*)\).fit", done.stderr)
+    ending = r"babysit: .* rests at step ([\d,]+) and is saved. To go on: babysit.Panda.load\((.*)\).fit\(...\)\n"
+    said = re.fullmatch(ending, done.stderr)  # TensorFlow logs nothing
     assert said, done.stderr
     panda = babysit.Panda.load(tmp_path / "run")
     assert f"{panda.step:,}" == said[1]
     assert "fail" not in [entry.action for entry in panda.journal]
+
+
+def test_a_warning_that_comes_with_the_import_of_tensorflow_is_passed_on(monkeypatch, capfd):
+    def logged():
+        os.write(2, b"I0000 cudart_stub.cc:31] Could not find cuda drivers\nW0000 gpu_device.cc:9] Mind this\n")
+
+    config = SimpleNamespace(list_physical_devices=logged)
+    monkeypatch.setitem(sys.modules, "tensorflow", SimpleNamespace(config=config))
+    monkeypatch.setattr(startup, "_GPU", ())
+    startup.import_tensorflow()
+    assert capfd.readouterr().err == "W0000 gpu_device.cc:9] Mind this\n"
 
 
 # ------------------------------------------------------------------------------ bad input

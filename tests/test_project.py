@@ -64,6 +64,12 @@ def test_notebook_is_committed_bare_and_opens_unasked(path):
             assert cell.execution_count is None
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_imports_babysit_first_so_that_tensorflow_keeps_its_log_to_itself(path):
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert re.findall(r"^(?:import|from) (babysit|keras|tensorflow)\b", "\n".join(cells), re.MULTILINE)[0] == "babysit"
+
+
 def version_of(pin):
     return str(pin.specifier).removeprefix("==")
 
