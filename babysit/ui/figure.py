@@ -268,7 +268,8 @@ class ChartFigure:
         for left, low, right, high in words:
             taken[left // _CELL : right // _CELL + 1, max(low // _CELL, 0) : high // _CELL + 1] = True
         for entry in (entry for entry in self.marks if is_user(entry.author)):
-            taken[self._cells(entry.step, 1)[0, 0].astype(int)] = True
+            at = int(self._cells(entry.step, 1)[0, 0])
+            taken[at : at + 1] = True
         columns, rows = np.arange(taken.shape[0] + 1), np.arange(taken.shape[1]) + 0.5
         for line in axes.lines:
             if line.get_linestyle() != "None" and len(line.get_xdata()) > 1:
@@ -299,7 +300,7 @@ class ChartFigure:
 
     def _write_labels(self, axes: Any) -> list[_Box]:
         """Writes beside each line what was done, from the newest on; where it has no room, nothing."""
-        height, boxes = axes.get_position().height * self._height, []
+        height, boxes, written = axes.get_position().height * self._height, [], set()
         rooms = [float(self._pixels)] * max(int(height / 2 / _LINE), 1)  # where the words of each row begin
         style: dict[str, Any] = {"transform": axes.transAxes, "parse_math": False, "fontsize": 8, "va": "top"}
         style["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
@@ -307,6 +308,9 @@ class ChartFigure:
             at = (entry.step - self.limits[0]) / (self.limits[1] - self.limits[0]) * self._pixels
             colour = theme.ALARM if entry.action in ("nan", "fail") else theme.USER
             for line in _label_lines(entry):
+                if (entry.step, line) in written:  # rewound there twice
+                    continue
+                written.add((entry.step, line))
                 length = _LETTER * len(line) + 6
                 left = at + length > self._pixels
                 begin = at - length * left

@@ -321,6 +321,7 @@ def test_names_of_branches_lie_on_no_curve_no_words_and_not_on_each_other():
         chart.change(learning_rate=(0.1, 0.05))
         chart.train(losses[step:end] * np.linspace(1, 1.1, end - step))
     chart.leave(230)
+    chart.shown()  # a change at the right edge
     chart.train(losses[230:])
     chart.epoch(1, 100, val_loss=0.6)
     chart.epoch(2, 300, val_loss=0.3)
