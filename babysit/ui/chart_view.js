@@ -255,8 +255,9 @@ function render({ model, el }) {
     const restarted = dashboard().matches('.jupyter-widgets-disconnected');
     const words = restarted ? 'The kernel was restarted.' : silence_s >= SILENCE_S && `No answer from the kernel for ${silence_s} s.`;
     dashboard().classList.toggle('babysit-silent', Boolean(words));
-    (dashboard().querySelector('.babysit-message') ?? el).append(silence);
-    silence.textContent = words ? `${words} ${HELP}` : '';
+    if (!silence.isConnected) (dashboard().querySelector('.babysit-message') ?? el).append(silence);
+    const all = words ? `${words} ${HELP}` : '';
+    if (silence.textContent !== all) silence.textContent = all; // written anew, it would be read aloud anew
   };
   const watch = setInterval(warn, 1000);
   const sight = new IntersectionObserver((entries) => {

@@ -273,8 +273,9 @@ class ChartFigure:
         columns, rows = np.arange(taken.shape[0] + 1), np.arange(taken.shape[1]) + 0.5
         for line in axes.lines:
             if line.get_linestyle() != "None" and len(line.get_xdata()) > 1:
-                y = np.interp(columns, *self._cells(*line.get_data()).T, left=np.nan, right=np.nan)
-                low, high = np.sort([y[:-1], y[1:]], axis=0)[..., None]
+                x, y = self._cells(*line.get_data()).T
+                at_edges = np.interp(columns, x, y, left=np.nan, right=np.nan)
+                low, high = np.sort([at_edges[:-1], at_edges[1:]], axis=0)[..., None]
                 taken |= (low - 1 < rows) & (rows < high + 1)
         return taken
 

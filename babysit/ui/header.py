@@ -70,7 +70,9 @@ class StatusBars:
     def refresh(self, status: Mapping[str, Any]) -> None:
         """Shows the status of each run."""
         for bar, one, run in zip(self._bars, status["runs"], self._runs, strict=True):
-            last = next((entry for entry in reversed(run.entries) if is_user(entry.author) or entry.action == "refuse"), None)
+            last = next(
+                (entry for entry in reversed(run.entries) if is_user(entry.author) or entry.action == "refuse"), None
+            )
             bar.refresh(one, last.why if last and last.action == "refuse" else "")
 
 
