@@ -20,7 +20,7 @@ from babysit.ui.run_series import RunSeries, words_of
 from babysit.ui.series import HIGH, LOW, MEAN, SMOOTHED, STEP, reduced, with_smoothed
 
 GHOSTS, MARKS = 12, 200  # the newest abandoned branches, and the newest changes that the page gets
-_DOT = 8  # epochs have a dot each where there are so many pixels for each
+_DOT = 8  # epochs have a dot each where they are so many pixels apart
 _LEFT, _RIGHT, _BOTTOM, _TITLE = 70, 112, 40, 22  # pixels around the panels, and above each
 _SHARES = {"loss": 4.0, "metric": 1.25, "hyperparameter": 0.7}
 _LINE, _LETTER = 13, 7  # pixels of a line of words, and of a letter
@@ -194,7 +194,8 @@ class ChartFigure:
                 yield Curve(pre + word, ended, MEAN, solid, word="train")
             dashed = {"color": theme.VALID if one else run.colour, "linewidth": 1.5}
             dashed["linestyle"] = theme.DASHED if one else theme.DOTTED
-            dashed |= {"marker": "o", "markersize": 3} if dots.shape[1] * _DOT <= self._pixels else {}
+            apart = np.diff(dots[STEP]).min(initial=np.inf) * self._pixels / (self.limits[1] - self.limits[0])
+            dashed |= {"marker": "o", "markersize": 3} if apart >= _DOT else {}
             yield Curve(f"{pre}valid" if name == "loss" else f"{pre}valid {word}", dots, MEAN, dashed, word="valid")
 
     def _visible(self, columns: np.ndarray) -> np.ndarray:
