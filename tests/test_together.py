@@ -1,5 +1,8 @@
 """Pandas steered as one: exactly what each would be alone, and told when one of them refuses."""
 
+import re
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -129,3 +132,28 @@ def test_a_slider_of_its_dashboard_steers_all_and_shows_what_is_in_effect(pandas
     until(lambda: exact.value == "0.1")
     assert not any("could not be drawn" in str(getattr(part, "value", "")) for part in shown)
     assert both.dashboard() is shown[0]
+
+
+def test_a_run_that_rewinds_waits_or_has_refused_is_told_apart_from_the_others(pandas, both):
+    both.dashboard()
+    bars = both._dashboard.widget.children[1].children
+
+    def pills():
+        return [re.findall(r"babysit-pill babysit-(\S+?)\"", bar.children[1].value) for bar in bars]
+
+    until(lambda: pills() == [["paused"], ["paused"]])
+    both.send({"action": "set", "changes": {"batch_size": 40}, "author": "dashboard"})
+    until(lambda: pills() == [["paused"], ["paused", "refused"]])
+    assert "`batch_size` must" in bars[1].children[1].value
+    both.set(batch_size=8)
+    until(lambda: pills() == [["paused"], ["paused"]])
+
+    here, there = threading.Event(), threading.Event()
+    caller = threading.Thread(target=pandas[0].call, args=(lambda model: here.set() or there.wait(60),))
+    caller.start()
+    here.wait(60)
+    pandas[0].send({"action": "rewind", "step": 0})
+    until(lambda: pills() == [["waiting"], ["paused"]])
+    there.set()
+    caller.join()
+    until(lambda: pills() == [["paused"], ["paused"]] and list(pandas[0].branches) == ["branch 1", "branch 2"])

@@ -60,6 +60,7 @@ class Worker:
         self._last_epoch: float = math.inf  # the epoch after which it rests
         self._taken = 0  # steps taken by this worker
         self._commands: deque[tuple[dict[str, Any], Future[Any] | None]] = deque()  # and who waits for their results
+        self._obeying: dict[str, Any] | None = None  # the command in hand
         self._numbers = itertools.count(1)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -143,9 +144,12 @@ class Worker:
         warning = self._database.error or self.session.store.error
         if self.state == "running" and not self.session.finite:
             warning = warning or _NOT_FINITE
+        with self._changed:
+            pending = self._obeying or (self._commands[0][0] if self._commands else None)
         return describe(self.session, self._rate) | {
             "name": self._model.name,
             "state": self.state,
+            "pending": pending and {"action": str(pending.get("action")), "command": pending.get("command")},
             "not_finite": self.not_finite,
             "error": "".join(traceback.format_exception(self.error)) if self.error else None,
             "warning": warning,
@@ -191,9 +195,11 @@ class Worker:
     def _next(self) -> tuple[dict[str, Any], Future[Any] | None] | None:
         """The next command, without waiting while it runs; none, and the thread ends, when all is over."""
         with self._changed:
+            self._obeying = None
             if self.state == "paused":
                 self._changed.wait_for(lambda: self._commands)
             if self._commands:
+                self._obeying = self._commands[0][0]
                 return self._commands.popleft()
             if self.state != "running":
                 self._thread = None

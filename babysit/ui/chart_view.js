@@ -1,7 +1,12 @@
 // The chart in the page: shows each frame, and what needs no answer from the kernel: a crosshair with the values
 // under it, a box about what was clicked, and the choice of a zoom. It reports its size and whether it is visible, keeps
-// what the user types in the dashboard, sets the tab's title, and gives sliders their spoken names.
+// what the user types in the dashboard, sets the tab's title, gives sliders their spoken names, and says when the kernel
+// no longer answers.
 const REACH = 6; // at this distance in pixels a click still hits a change
+const SILENCE_S = 20; // a kernel that trains sends something every few seconds
+const HELP = 'What is shown is old, and the controls do nothing. Run the cell again, or babysit.attach(…) to see the run, '
+  + 'or babysit.Panda.load(…) to go on with it.';
+const DOUBLE_MS = 250; // two clicks within this time are a double click
 const KEYS = { ArrowLeft: -1, ArrowRight: 1, PageUp: -40, PageDown: 40 };
 
 const element = (name, className, text = '') =>
@@ -35,17 +40,22 @@ function render({ model, el }) {
   const plot = element('div', 'babysit-plot');
   const [image, line, band] = [element('img', ''), element('div', 'babysit-line'), element('div', 'babysit-zoom')];
   const [values, box] = [element('div', 'babysit-values'), element('div', 'babysit-box')];
+  const silence = element('div', 'babysit-silence');
+  silence.setAttribute('role', 'alert');
   values.setAttribute('role', 'status');
   plot.tabIndex = 0;
   plot.dataset.lmSuppressShortcuts = 'true'; // else JupyterLab's arrow keys leave the cell
   plot.setAttribute('role', 'application');
-  plot.setAttribute('aria-label', 'chart: arrow keys move the crosshair, Enter offers to rewind there, plus and minus zoom, Home shows all');
+  plot.setAttribute('aria-label', 'chart: left and right move the crosshair, up and down go to a change, '
+    + 'Enter offers to rewind there, plus and minus zoom, Home shows all');
   plot.append(image, band, line);
   el.append(plot, values, box);
   line.hidden = band.hidden = box.hidden = true;
   let frame, steps, table, url;
   let at = null; // index of the step under the crosshair
   let from = null; // where a drag began, in steps
+  let asked = 0; // the height at which the box is
+  let click; // waits for whether it becomes a double click
 
   const scale = () => plot.clientWidth / frame.size[0];
   const toPixel = (step) => {
@@ -72,21 +82,35 @@ function render({ model, el }) {
 
   const showCrosshair = () => {
     line.hidden = at === null;
+    values.style.visibility = at === null ? 'hidden' : ''; // those of the last step keep the room free
     values.replaceChildren();
-    if (at === null) return;
-    place(line, toPixel(steps[at]), 1);
-    values.append(element('b', '', `step ${steps[at].toLocaleString('en')}`));
+    if (!steps.length) return;
+    const shown = at ?? steps.length - 1;
+    place(line, toPixel(steps[shown]), 1);
+    values.append(element('b', '', `step ${steps[shown].toLocaleString('en')}`));
     frame.curves.forEach(([name, colour], row) => {
-      const value = number(table[row * steps.length + at]);
+      const value = number(table[row * steps.length + shown]);
       if (!value) return;
-      const shown = element('span', '', `${name} ${value}`);
-      shown.style.setProperty('--babysit-curve', colour);
-      values.append(shown);
+      const word = element('span', '', `${name} ${value}`);
+      word.style.setProperty('--babysit-curve', colour);
+      values.append(word);
     });
+    if (!box.hidden) placeBox();
+  };
+  // Beside the crosshair, on the side with more room.
+  const placeBox = () => {
+    const [x, width, height] = [toPixel(steps[at ?? 0]), plot.clientWidth, plot.clientHeight];
+    const left = x < width / 2 ? Math.min(x + 8, width - box.offsetWidth) : Math.max(x - 8 - box.offsetWidth, 0);
+    Object.assign(box.style, { left: `${left}px`, top: `${Math.max(Math.min(asked, height - box.offsetHeight), 0)}px` });
   };
   const moveTo = (index) => {
-    at = steps.length ? Math.min(Math.max(index, 0), steps.length - 1) : null;
+    at = steps.length && index !== null ? Math.min(Math.max(index, 0), steps.length - 1) : null;
     showCrosshair();
+  };
+  const moveToMark = (way) => { // the next one on this way, to earlier or to later steps
+    const here = at ?? -way * Infinity;
+    const ahead = frame.marks.map(({ step }) => nearest(step)).filter((index) => (index - here) * way > 0);
+    if (ahead.length) moveTo(way > 0 ? Math.min(...ahead) : Math.max(...ahead));
   };
   const zoomTo = (zoom) => model.send({ zoom });
   const zoomBy = (factor) => {
@@ -108,7 +132,8 @@ function render({ model, el }) {
     box.hidden = true;
   };
   // Tells of the changes at a step, or of the step alone, and offers to rewind.
-  const ask = (step, marks) => {
+  const ask = (step, marks, height = 0.4 * plot.clientHeight) => {
+    asked = height;
     box.replaceChildren(...marks.map(({ words, about }) => {
       const row = element('div', '');
       row.append(element('span', 'babysit-user', words), ` · ${about}`);
@@ -123,22 +148,24 @@ function render({ model, el }) {
     box.append(buttons);
     box.hidden = false;
     moveTo(nearest(step));
+    box.scrollIntoView({ block: 'nearest' });
   };
-  const askAt = (step) => {
+  const askAt = (step, height) => {
     const pixel = toPixel(step);
     const near = frame.marks.filter((mark) => Math.abs(toPixel(mark.step) - pixel) <= REACH);
     near.sort((a, b) => Math.abs(a.step - step) - Math.abs(b.step - step));
-    if (near.length) ask(near[0].step, near.filter((mark) => mark.step === near[0].step));
-    else ask(steps[nearest(step)] ?? 0, []);
+    if (near.length) ask(near[0].step, near.filter((mark) => mark.step === near[0].step), height);
+    else ask(steps[nearest(step)] ?? 0, [], height);
   };
 
+  const dashboard = () => el.closest('.babysit') ?? el;
   const nameControls = () => {
-    const dashboard = el.closest('.babysit') ?? el;
-    for (const handle of dashboard.querySelectorAll('.noUi-handle')) {
+    const all = dashboard();
+    for (const handle of all.querySelectorAll('.noUi-handle')) {
       const name = handle.closest('.jupyter-widgets').querySelector('.widget-label')?.textContent;
       if (name) handle.setAttribute('aria-label', name);
     }
-    for (const list of dashboard.querySelectorAll('select, .noUi-handle')) list.dataset.lmSuppressShortcuts = 'true';
+    for (const list of all.querySelectorAll('select, .noUi-handle')) list.dataset.lmSuppressShortcuts = 'true';
   };
   const showTitle = () => { document.title = model.get('title') || document.title; nameControls(); };
 
@@ -153,7 +180,7 @@ function render({ model, el }) {
     url = URL.createObjectURL(new Blob([frame.png], { type: 'image/png' }));
     image.src = url;
     plot.style.maxWidth = `${frame.size[0]}px`;
-    if (step !== null) moveTo(nearest(step));
+    moveTo(step === null ? null : nearest(step));
     image.decode().catch(() => {}).then(() => {
       if (old) URL.revokeObjectURL(old);
       if (!end.signal.aborted) model.send({ drawn: true });
@@ -170,24 +197,26 @@ function render({ model, el }) {
     place(band, left, right - left);
   });
   listen(plot, 'pointerdown', (event) => {
+    clearTimeout(click);
     if (event.button) return;
     plot.setPointerCapture(event.pointerId);
     from = toStep(event.clientX);
   });
-  listen(plot, 'pointerup', ({ clientX }) => {
+  listen(plot, 'pointerup', ({ clientX, clientY }) => {
     const [first, last] = [from, toStep(clientX)];
     from = null;
     if (!band.hidden) zoomTo([Math.min(first, last), Math.max(first, last)]);
-    else if (first !== null) askAt(last);
+    else if (first !== null) click = setTimeout(askAt, DOUBLE_MS, last, clientY - plot.getBoundingClientRect().top);
     band.hidden = true;
   });
   listen(plot, 'pointercancel', () => { from = null; band.hidden = true; });
-  listen(plot, 'pointerleave', () => { if (from === null && box.hidden) { at = null; showCrosshair(); } });
-  listen(plot, 'dblclick', () => { close(); zoomTo(null); });
+  listen(plot, 'pointerleave', () => { if (from === null && box.hidden) moveTo(null); });
+  listen(plot, 'dblclick', () => { clearTimeout(click); close(); zoomTo(null); });
   listen(plot, 'keydown', (event) => {
     const { key, ctrlKey, metaKey } = event;
     if (ctrlKey || metaKey) return;
     if (key in KEYS) moveTo(at === null ? (KEYS[key] > 0 ? 0 : steps.length - 1) : at + KEYS[key]);
+    else if (key === 'ArrowUp' || key === 'ArrowDown') moveToMark(key === 'ArrowUp' ? -1 : 1);
     else if (key === '+' || key === '=') zoomBy(0.5);
     else if (key === '-') zoomBy(2);
     else if (key === 'Enter' && at !== null) { askAt(steps[at]); box.querySelector('button').focus(); }
@@ -197,7 +226,7 @@ function render({ model, el }) {
     event.stopPropagation();
   });
   listen(box, 'keydown', (event) => { if (event.key === 'Escape') close(); });
-  const isOurs = (target) => target.closest?.('.babysit') === el.closest('.babysit');
+  const isOurs = (target) => dashboard().contains(target);
   for (const sign of ['focusin', 'keydown', 'input']) { // while they are captured: widgets stop keys from bubbling up
     const guard = ({ target }) => isOurs(target) && protect(target);
     document.addEventListener(sign, guard, { capture: true, signal: end.signal });
@@ -210,37 +239,54 @@ function render({ model, el }) {
   });
 
   const room = () => el.closest('.babysit-chart')?.clientWidth ?? el.clientWidth;
-  let inSight = true;
+  let [inSight, visible] = [true, false];
   let reported = '';
   const report = () => {
-    const visible = inSight && document.visibilityState === 'visible' && room() > 0;
+    visible = inSight && document.visibilityState === 'visible' && room() > 0;
     const size = room() > 0 ? { width: room(), ratio: devicePixelRatio } : {};
     const now = JSON.stringify({ visible, ...size });
     if (now !== reported) model.send(JSON.parse(now));
     reported = now;
   };
+  let heard = 0; // when something came from the kernel, or nothing had to
+  const hear = () => { heard = performance.now(); };
+  const warn = () => { // of a restarted kernel JupyterLab knows at once
+    if (!visible || !model.get('beat')) hear();
+    const silence_s = Math.floor((performance.now() - heard) / 10_000) * 10;
+    const restarted = dashboard().matches('.jupyter-widgets-disconnected');
+    const words = restarted ? 'The kernel was restarted.' : silence_s >= SILENCE_S && `No answer from the kernel for ${silence_s} s.`;
+    dashboard().classList.toggle('babysit-silent', Boolean(words));
+    if (!silence.isConnected) (dashboard().querySelector('.babysit-message') ?? el).append(silence);
+    const all = words ? `${words} ${HELP}` : '';
+    if (silence.textContent !== all) silence.textContent = all; // written anew, it would be read aloud anew
+  };
+  const watch = setInterval(warn, 1000);
   const sight = new IntersectionObserver((entries) => {
     inSight = entries.at(-1).isIntersecting;
     report();
   });
   const sizes = new ResizeObserver(() => { // also called once the widget has its place on the page
-    sight.observe(el.closest('.babysit') ?? el);
+    sight.observe(dashboard());
     report();
   });
   sizes.observe(el);
   document.addEventListener('visibilitychange', report, { signal: end.signal });
   model.on('change:frame', draw);
   model.on('change:title', showTitle);
+  model.on('change', hear);
   showTitle();
   draw();
   return () => {
     end.abort();
+    clearInterval(watch);
+    silence.remove();
     sizes.disconnect();
     sight.disconnect();
     model.off('change:frame', draw);
     model.off('change:title', showTitle);
-    model.send({ visible: false });
+    model.off('change', hear);
     if (url) URL.revokeObjectURL(url);
+    model.send({ visible: false });
   };
 }
 

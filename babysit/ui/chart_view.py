@@ -14,15 +14,23 @@ import traitlets
 from babysit.ui.widgets import Send, classed, write
 
 USUAL = 740, 1.6  # the chart's width, and image pixels per pixel of the page, until a page reports
+BEAT_S = 5.0  # while a run goes on, the page hears from the kernel at least so often
 UNHEARD_S = 10.0  # a frame that no page has confirmed is followed by another after so long
 
 
 class _PageView(anywidget.AnyWidget):
-    """The widget of `chart_view.js`; `frame` is what `ChartFigure.frame` gives, `title` that of the browser's tab."""
+    """The widget of `chart_view.js`.
+
+    Attributes:
+        frame: What `ChartFigure.frame` gives.
+        title: Of the browser's tab.
+        beat: Grows every few seconds while the run goes on, else 0.
+    """
 
     _esm = Path(__file__).with_name("chart_view.js")
     frame = traitlets.Dict().tag(sync=True)
     title = traitlets.Unicode().tag(sync=True)
+    beat = traitlets.Int().tag(sync=True)
 
 
 class ChartView:
@@ -80,9 +88,9 @@ class ChartView:
         """Whether a page may be sent the next frame: it has confirmed the last one, or not for long."""
         return self.is_visible and time.monotonic() > self._unconfirmed_s + UNHEARD_S * bool(self._unconfirmed_s)
 
-    def show_title(self, title: str) -> None:
-        """Shows the title of the browser's tab."""
-        write(self._page, title=title)
+    def show_state(self, title: str, running: bool) -> None:
+        """Shows the title of the browser's tab, and lets the page know that the kernel of a running run is there."""
+        write(self._page, title=title, beat=int(time.monotonic() / BEAT_S) + 1 if running else 0)
 
     def show(self, frame: Mapping[str, Any]) -> None:
         """Shows a frame of `ChartFigure.frame`."""

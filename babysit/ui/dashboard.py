@@ -111,7 +111,7 @@ class Dashboard:
         self._chart = Chart(logs, send, wake, self._page)
         sliders, buttons, series = Sliders(send), RunButtons(send), self._chart.series
         self._readers: list[Any] = [sliders, buttons]  # their `add` reads each entry of the log
-        status_bar = StatusBar() if len(logs) == 1 else StatusBars(len(logs))
+        status_bar = StatusBar() if len(logs) == 1 else StatusBars([run.series for run in self._chart.runs])
         self._parts: list[Any] = [sliders, buttons, status_bar]  # their `refresh` shows the status
         self._message = widgets.HTML()
         rows = [
@@ -193,7 +193,7 @@ class Dashboard:
         for part in self._parts:
             self._attempt(part.refresh, status)
         self._attempt(self._chart.refresh, at_once)
-        self._attempt(lambda: self._page.show_title(tab_title(status)))
+        self._attempt(lambda: self._page.show_state(tab_title(status), status["state"] == "running"))
         dim = self.widget.add_class if status.get("read_only") else self.widget.remove_class
         dim("babysit-watching")
         self._attempt(lambda: write(self._message, value=self._message_words(status)))

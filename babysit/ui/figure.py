@@ -20,10 +20,12 @@ from babysit.ui.run_series import RunSeries, words_of
 from babysit.ui.series import HIGH, LOW, MEAN, SMOOTHED, STEP, reduced, with_smoothed
 
 GHOSTS, MARKS = 12, 200  # the newest abandoned branches, and the newest changes that the page gets
-DOTS = 60  # so many epochs have a dot each
+_DOT = 8  # epochs have a dot each where they are so many pixels apart
 _LEFT, _RIGHT, _BOTTOM, _TITLE = 70, 112, 40, 22  # pixels around the panels, and above each
 _SHARES = {"loss": 4.0, "metric": 1.25, "hyperparameter": 0.7}
 _LINE, _LETTER = 13, 7  # pixels of a line of words, and of a letter
+_CELL, _NEAR = 4, sorted(range(-16, 17), key=abs)  # pixels of a cell, and how many cells above its end a name may be
+_Box = tuple[int, int, int, int]  # left, low, right and high, in pixels from the lower left corner of a panel
 _SHORT = {"learning_rate": "lr", "batch_size": "batch"}
 _WORDS = {"rewind": "rewound", "edit": "edited", "nan": "not finite", "fail": "failed"}
 
@@ -122,8 +124,8 @@ class ChartFigure:
             key = "training solid, validation dotted"
             self.figure.axes[0].set_title(key, loc="right", y=1, fontsize=8, color=theme.FAINT)
         self.marks = [one for one in self._series.lineage_entries() if self.limits[0] <= one.step <= self.limits[1]]
-        self._draw_ghosts()
-        self._draw_marks()
+        ghosts = self._draw_ghosts()
+        self._name_ghosts(ghosts, self._draw_marks())
 
     # ------------------------------------------------------------------------- panels
 
@@ -192,7 +194,8 @@ class ChartFigure:
                 yield Curve(pre + word, ended, MEAN, solid, word="train")
             dashed = {"color": theme.VALID if one else run.colour, "linewidth": 1.5}
             dashed["linestyle"] = theme.DASHED if one else theme.DOTTED
-            dashed |= {"marker": "o", "markersize": 3} if dots.shape[1] <= DOTS else {}
+            apart = np.diff(dots[STEP]).min(initial=np.inf) * self._pixels / (self.limits[1] - self.limits[0])
+            dashed |= {"marker": "o", "markersize": 3} if apart >= _DOT else {}
             yield Curve(f"{pre}valid" if name == "loss" else f"{pre}valid {word}", dots, MEAN, dashed, word="valid")
 
     def _visible(self, columns: np.ndarray) -> np.ndarray:
@@ -224,9 +227,9 @@ class ChartFigure:
 
     # ------------------------------------------------------------------------- what was done
 
-    def _draw_ghosts(self) -> None:
-        """Draws abandoned branches, each from where the present lineage left it, with its name where it ends."""
-        axes, series = self.figure.axes[0], self._series
+    def _draw_ghosts(self) -> list[tuple[str, np.ndarray, np.ndarray]]:
+        """Draws abandoned branches, each from where the present lineage left it; returns the name and line of each."""
+        axes, series, drawn = self.figure.axes[0], self._series, []
         axes.autoscale(False)
         lineage = {part.branch: part.end for part in series.along().lineage}
         abandoned = [name for name in series.log.branches if name != series.branch]
@@ -237,10 +240,53 @@ class ChartFigure:
             if len(x) > 1:
                 axes.plot(x, y, color=theme.GHOST, linewidth=1.1, linestyle=theme.DOTTED)
                 axes.plot(x[:1], y[:1], color=theme.USER, marker="v", markersize=4.5)
-                style = {"color": theme.GHOST, "fontsize": 8, "clip_on": True, "parse_math": False}
-                axes.annotate(name, (x[-1], y[-1]), (4, 1), textcoords="offset points", **style)
+                drawn.append((name, x, y))
+        return drawn
 
-    def _draw_marks(self) -> None:
+    def _name_ghosts(self, ghosts: Sequence[tuple[str, np.ndarray, np.ndarray]], words: Sequence[_Box]) -> None:
+        """Writes the name of each abandoned branch beside its end, off all curves, lines and words; else nowhere."""
+        if not ghosts:
+            return
+        axes, taken, high = self.figure.axes[0], self._taken(words), -(-_LINE // _CELL)
+        for name, x, y in ghosts:
+            cells = self._cells(x, y)
+            inside = cells[(cells[:, 1] >= 0) & (cells[:, 1] < taken.shape[1])]
+            long, ends = -(-_LETTER * len(name) // _CELL), inside[-1:].astype(int)
+            spots = [(i, j - high // 2 + up) for end, j in ends for up in _NEAR for i in (end + 1, end - long - 1)]
+            for left, low in spots:
+                room = taken[left : left + long, low : low + high] if left >= 0 <= low else taken[:0]
+                if room.shape == (long, high) and not room.any():
+                    room[:] = True
+                    place = np.array([left, low + high / 2]) * _CELL * self._layout[2] / axes.bbox.size
+                    style = {"color": theme.GHOST, "fontsize": 8, "va": "center", "parse_math": False}
+                    axes.text(*place, name, transform=axes.transAxes, **style)
+                    break
+
+    def _taken(self, words: Sequence[_Box]) -> np.ndarray:
+        """Which cells of the loss panel are taken by curves, lines or words; the first index is that of the column."""
+        axes = self.figure.axes[0]
+        taken = np.zeros((axes.bbox.size / self._layout[2] / _CELL).astype(int), bool)
+        for left, low, right, high in words:
+            taken[left // _CELL : right // _CELL + 1, max(low // _CELL, 0) : high // _CELL + 1] = True
+        for entry in (entry for entry in self.marks if is_user(entry.author)):
+            at = int(self._cells(entry.step, 1)[0, 0])
+            taken[at : at + 1] = True
+        columns, rows = np.arange(taken.shape[0] + 1), np.arange(taken.shape[1]) + 0.5
+        for line in axes.lines:
+            if line.get_linestyle() != "None" and len(line.get_xdata()) > 1:
+                x, y = self._cells(*line.get_data()).T
+                at_edges = np.interp(columns, x, y, left=np.nan, right=np.nan)
+                low, high = np.sort([at_edges[:-1], at_edges[1:]], axis=0)[..., None]
+                taken |= (low - 1 < rows) & (rows < high + 1)
+        return taken
+
+    def _cells(self, x: Any, y: Any) -> np.ndarray:
+        """Where points of the loss panel lie, in cells from its lower left corner."""
+        axes = self.figure.axes[0]
+        pixels = axes.transData.transform(np.column_stack([x, y])) - axes.bbox.p0
+        return np.asarray(pixels / self._layout[2] / _CELL)
+
+    def _draw_marks(self) -> list[_Box]:
         """Draws a line for each change by the user, a short one for each by others, and what the newest were."""
         steps = [entry.step for entry in self.marks if is_user(entry.author) and entry.action != "save"]
         for axes in self.figure.axes:
@@ -252,11 +298,11 @@ class ChartFigure:
         axes.vlines(others, 0, 0.04, colors=theme.GHOST, linewidth=1, **upright)
         saved = [entry.step for entry in self.marks if entry.action == "save"]
         axes.plot(saved, [0] * len(saved), "D", color=theme.USER, markersize=4, clip_on=False, **upright)
-        self._write_labels(axes)
+        return self._write_labels(axes)
 
-    def _write_labels(self, axes: Any) -> None:
+    def _write_labels(self, axes: Any) -> list[_Box]:
         """Writes beside each line what was done, from the newest on; where it has no room, nothing."""
-        height = axes.get_position().height * self._height
+        height, boxes, written = axes.get_position().height * self._height, [], set()
         rooms = [float(self._pixels)] * max(int(height / 2 / _LINE), 1)  # where the words of each row begin
         style: dict[str, Any] = {"transform": axes.transAxes, "parse_math": False, "fontsize": 8, "va": "top"}
         style["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
@@ -264,6 +310,9 @@ class ChartFigure:
             at = (entry.step - self.limits[0]) / (self.limits[1] - self.limits[0]) * self._pixels
             colour = theme.ALARM if entry.action in ("nan", "fail") else theme.USER
             for line in _label_lines(entry):
+                if (entry.step, line) in written:  # rewound there twice
+                    continue
+                written.add((entry.step, line))
                 length = _LETTER * len(line) + 6
                 left = at + length > self._pixels
                 begin = at - length * left
@@ -272,6 +321,9 @@ class ChartFigure:
                     rooms[row] = begin
                     place = (at - 3 if left else at + 3) / self._pixels, 1 - (row * _LINE + 3) / height
                     axes.text(*place, line, color=colour, ha="right" if left else "left", **style)
+                    top = int(height) - row * _LINE
+                    boxes.append((int(begin), top - _LINE - 3, int(begin + length), top))
+        return boxes
 
     # ------------------------------------------------------------------------- what it gives
 

@@ -2,17 +2,22 @@
 
 import datetime
 import html
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets as widgets
 
+from babysit.core.words import is_user
 from babysit.ui import theme
+from babysit.ui.run_series import RunSeries
 from babysit.ui.widgets import classed, slug, write
 
 _SIGNS = {"running": "▶", "paused": "❚❚", "finished": "✓ FINISHED", "stopped": "■", "failed": "⚠ FAILED"}
 _SIGNS |= {"interrupted": "⚠ INTERRUPTED"}
 _WATCHING, _REMOTE = "it cannot be steered from here", "another process trains it, and takes what you change here"
+_DOING = {"rewind": "rewinding", "fit": "starting", "save": "saving", "pause": "pausing", "stop": "stopping"}
+PENDING_S = 0.5  # a command that takes longer is shown
 
 
 class StatusBar:
@@ -22,11 +27,16 @@ class StatusBar:
         self._title, self._figures = widgets.HTML(), widgets.HTML()
         self._progress = classed(widgets.FloatProgress(min=0, max=1, tooltip="progress of the run"), "babysit-progress")
         self.widget = classed(widgets.HBox([self._title, self._progress, self._figures]), "babysit-status-bar")
+        self._pending, self._since_s = None, 0.0  # the command that is not yet obeyed
 
-    def refresh(self, status: Mapping[str, Any]) -> None:
-        """Shows the status of a run."""
+    def refresh(self, status: Mapping[str, Any], refusal: str = "") -> None:
+        """Shows the status of a run, and why it has refused what was last asked of it."""
         name, branch, state = (html.escape(status[part]) for part in ("name", "branch", "state"))
-        pill = f'<span class="babysit-pill babysit-{slug(status["state"])}" role="status">{state}</span>'
+        pill = _pill(state, status["state"])
+        if doing := self._doing(status):
+            pill = _pill(doing, "waiting", f"is {state}; the last command is not obeyed yet")
+        elif refusal:
+            pill += " " + _pill("refused", "refused", refusal)
         if status.get("remote"):
             how, tooltip = ("watching", _WATCHING) if status["read_only"] else ("remote", _REMOTE)
             pill += f' <span class="babysit-pill" title="{tooltip}">{how}</span>'
@@ -34,25 +44,41 @@ class StatusBar:
         write(self._progress, value=_share(status))
         write(self._figures, value=_figures(status))
 
+    def _doing(self, status: Mapping[str, Any]) -> str:
+        """What the run is about to do, where that takes longer than a moment."""
+        pending = status.get("pending") if status["state"] != "interrupted" else None
+        if pending != self._pending:
+            self._pending, self._since_s = pending, time.monotonic()
+        late = pending and time.monotonic() - self._since_s > PENDING_S
+        return _DOING.get(pending["action"], "waiting") if pending and late else ""
+
 
 class StatusBars:
-    """A status bar for each of several runs, with a sign in the colour of its curves.
+    """A status bar for each of several runs, with a sign in the colour of its curves, and what it alone refused.
 
     Args:
-        runs: How many.
+        runs: The entries of each.
     """
 
-    def __init__(self, runs: int) -> None:
-        self._bars = [StatusBar() for _ in range(runs)]
-        for bar, colour in zip(self._bars, theme.RUNS * runs, strict=False):
+    def __init__(self, runs: Sequence[RunSeries]) -> None:
+        self._runs, self._bars = runs, [StatusBar() for _ in runs]
+        for bar, colour in zip(self._bars, theme.RUNS * len(runs), strict=False):
             sign = widgets.HTML(f'<span class="babysit-sign" style="color: {colour}">━━━</span>')
             bar.widget.children = [sign, *bar.widget.children]
         self.widget = classed(widgets.VBox([bar.widget for bar in self._bars]), "babysit-status-bars")
 
     def refresh(self, status: Mapping[str, Any]) -> None:
         """Shows the status of each run."""
-        for bar, one in zip(self._bars, status["runs"], strict=True):
-            bar.refresh(one)
+        for bar, one, run in zip(self._bars, status["runs"], self._runs, strict=True):
+            last = next(
+                (entry for entry in reversed(run.entries) if is_user(entry.author) or entry.action == "refuse"), None
+            )
+            bar.refresh(one, last.why if last and last.action == "refuse" else "")
+
+
+def _pill(words: str, kind: str, about: str = "") -> str:
+    title = f' title="{html.escape(about)}"' if about else ""
+    return f'<span class="babysit-pill babysit-{slug(kind)}" role="status"{title}>{words}</span>'
 
 
 def tab_title(status: Mapping[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 import ast
 import io
+import os
+import signal
 import subprocess
 import sys
 
@@ -23,6 +25,24 @@ CUT_OFF = """(dashboard) => {
         .filter((word) => hidden(word) || word.getBoundingClientRect().right > edge)
         .map((word) => word.innerText);
 }"""
+# Lines of controls that begin or end elsewhere than the others beside them.
+RAGGED = """(dashboard) => {
+    const ragged = (controls) => {
+        const lines = [];
+        for (const control of controls) {
+            const { left, right, top, bottom } = control.getBoundingClientRect();
+            const line = lines.find(({ middle }) => Math.abs(middle - (top + bottom) / 2) < 12);
+            if (line) Object.assign(line, { left: Math.min(line.left, left), right: Math.max(line.right, right) });
+            else lines.push({ middle: (top + bottom) / 2, left, right });
+        }
+        return lines.filter((line) => Math.abs(line.left - lines[0].left) + Math.abs(line.right - lines[0].right) > 8);
+    };
+    const toolbar = [...dashboard.querySelectorAll('.babysit-bar > :not(.babysit-exports)')];
+    return [...ragged(dashboard.querySelectorAll('.babysit-run-buttons > * > *')), ...ragged(toolbar)];
+}"""
+BROKEN_LINKS = """(dashboard) => [dashboard, ...dashboard.querySelectorAll('.jupyter-widgets-disconnected')]
+    .filter((widget) => getComputedStyle(widget, '::before').content.includes('\uf127')
+        && getComputedStyle(widget, '::before').display !== 'none').length"""
 UNNAMED = """(dashboard) => [...dashboard.querySelectorAll('button, input, select, [role=slider], [role=tab]')]
     .filter((control) => !(control.getAttribute('aria-label') || control.labels?.[0]?.innerText
         || control.textContent || control.title || '').trim() && !control.matches('select'))
@@ -193,8 +213,12 @@ def test_the_chart_is_read_zoomed_and_asked_by_mouse_and_by_keyboard(fresh):
     mouse.up()
     until(lambda: 0 < panda.ask(limits)[0] < panda.ask(limits)[1] < whole[1])
     panda.lab.screenshot("zoomed")
+    mouse.click(x, y)
+    box = panda.dashboard.locator(".babysit-box")
+    box.get_by_role("button", name="Rewind to step").wait_for()
     mouse.dblclick(x, y)
     until(lambda: panda.ask(limits) == whole)
+    assert not box.is_visible()
 
     mouse.move(place["x"] - 40, y)  # off the chart, and the crosshair is gone
     plot.focus()
@@ -212,6 +236,12 @@ def test_the_chart_is_read_zoomed_and_asked_by_mouse_and_by_keyboard(fresh):
     plot.press("Enter")
     panda.dashboard.get_by_role("button", name=f"Rewind to step {shown:,}").press("Enter")
     until(lambda: panda.ask("panda.step") == shown)
+    plot.press("ArrowUp")  # to the change before
+    plot.press("Enter")
+    box.get_by_role("button", name="Rewind to just before this").wait_for()
+    assert "from Python: a moderate rate" in box.inner_text()
+    plot.press("Escape")
+    assert not box.is_visible()
 
 
 def move(panda, name, key):
@@ -352,11 +382,12 @@ def test_hidden_and_reloaded_and_run_again_the_dashboard_is_alive(panda):
 
 def test_at_any_width_and_in_any_light_no_word_is_cut_off_and_nothing_jumps(panda):
     panda.wait_for_words("examples/s")
-    for width, theme in [(1000, "Light"), (1400, "Dark"), (2000, "Light")]:
+    for width, theme in [(900, "Light"), (1280, "Dark"), (1440, "Dark"), (1920, "Light")]:
         panda.lab.page.set_viewport_size({"width": width, "height": 1200})
         panda.use_theme(theme)
         panda.scroll_to()
         until(lambda: panda.cut_off() == [])
+        until(lambda: panda.dashboard.evaluate(RAGGED) == [])
         until(lambda: 420 <= panda.dashboard.locator(".babysit-plot img").bounding_box()["width"] <= 1240)
         until(lambda: panda.dashboard.locator(".babysit-plot img").evaluate(SHARP))
         panda.picture(f"wide-{width}-{theme.lower()}")
@@ -369,6 +400,8 @@ def test_at_any_width_and_in_any_light_no_word_is_cut_off_and_nothing_jumps(pand
     panda.lab.page.set_viewport_size({"width": 480, "height": 1800})  # a phone's, without the file browser
     panda.lab.page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
     assert panda.dashboard.locator(".babysit-progress").bounding_box()["height"] >= 6
+    sliders, chart = (panda.dashboard.locator(name).bounding_box() for name in (".babysit-controls", ".babysit-chart"))
+    assert sliders["y"] + sliders["height"] <= chart["y"]
     for tab in ("Timeline", "Diagnostics", "Logbook"):
         panda.tab(tab).click()
         if tab == "Diagnostics":
@@ -376,6 +409,7 @@ def test_at_any_width_and_in_any_light_no_word_is_cut_off_and_nothing_jumps(pand
             panda.wait_for_words("about 1e-3 is healthy")
             panda.wait_for_words("batch_normalization_1")
         until(lambda: panda.cut_off() == [])
+        until(lambda: panda.dashboard.evaluate(RAGGED) == [])
         panda.picture(f"narrow-{tab.lower().replace(' ', '-')}")
         if tab == "Timeline":
             assert panda.dashboard.locator(".babysit-tree select").bounding_box()["width"] > 250
@@ -533,3 +567,36 @@ def test_several_runs_have_signs_in_the_colours_of_their_curves_on_a_dark_page_a
     dashboard.get_by_label("learning rate, exactly").press("Enter")
     rates = "[panda.hyperparameters['learning_rate'].value for panda in both.pandas]"
     until(lambda: notebook.ask(rates) == [0.5] * 3)
+
+
+def test_a_kernel_that_no_longer_answers_or_was_restarted_is_reported_by_the_page_alone(fresh):
+    panda, page = fresh, fresh.lab.page
+    silence = panda.dashboard.locator(".babysit-silence")
+    kernel = panda.ask("__import__('os').getpid()")
+
+    def pass_time(seconds):
+        """Sets the page's clock forward."""
+        page.evaluate(
+            "(ms) => { const now = performance.now.bind(performance); performance.now = () => now() + ms; }",
+            seconds * 1000,
+        )
+
+    panda.scroll_to()
+    until(lambda: panda.ask("panda.step") > 100)
+    os.kill(kernel, signal.SIGSTOP)
+    try:
+        pass_time(25)
+        until(lambda: "No answer from the kernel for 20 s" in silence.inner_text())
+        panda.lab.screenshot("silent")
+    finally:
+        os.kill(kernel, signal.SIGCONT)
+    until(lambda: silence.inner_text() == "")
+    panda.click("Pause")
+    panda.button("Resume").wait_for()
+    pass_time(600)
+    page.wait_for_timeout(2500)  # in which the page looks twice
+    assert silence.inner_text() == ""
+    page.evaluate(f"{KERNEL}.restart()")
+    until(lambda: "The kernel was restarted" in silence.inner_text())
+    assert panda.dashboard.evaluate(BROKEN_LINKS) == 0
+    panda.lab.screenshot("restarted")

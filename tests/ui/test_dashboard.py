@@ -2,6 +2,7 @@
 
 import gc
 import html
+import re
 import threading
 import weakref
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ class FakeRun:
         self.state, self.step, self.values = "running", 100, {"learning_rate": 0.01, "batch_size": 32, "momentum": 0.9}
         self.since_step = dict.fromkeys(self.values, 0)
         self.couplings = {"scaling": "off"}
-        self.error = self.not_finite = None
+        self.error = self.not_finite = self.pending = None
         self.checkpoints, self.line = {}, "branch 1"
         self.diagnostics = {"on": False, "unable": "", "every_s": 3.0, "share": 0.03, "latest": None}
 
@@ -67,6 +68,7 @@ class FakeRun:
             "checkpoints": list(self.checkpoints.values()),
             "couplings": dict(self.couplings),
             "diagnostics": self.diagnostics,
+            "pending": self.pending,
         }
 
     @property
@@ -660,6 +662,29 @@ def test_the_tab_shows_the_state(run, dashboard):
         ("failed", False, "⚠ FAILED · <digits>"),
     ]:
         until(lambda title=title: dashboard._page._page.title == title)
+
+
+def test_a_command_that_takes_long_is_shown_in_place_of_the_state(run, dashboard):
+    shown = lambda: re.findall(r"babysit-pill babysit-(\S+)\" role=\"status\".*?>(.*?)<", words(dashboard.widget))  # noqa: E731
+    until(lambda: shown() == [("running", "running")])
+    run.pending = {"action": "rewind", "command": "dashboard 1"}
+    until(lambda: shown() == [("waiting", "rewinding")])
+    run.pending = {"action": "set", "command": "dashboard 2"}
+    until(lambda: shown() == [("waiting", "waiting")])
+    run.pending = None
+    until(lambda: shown() == [("running", "running")])
+
+
+def test_while_it_runs_and_only_then_the_page_hears_again_and_again_that_the_kernel_is_there(run, monkeypatch):
+    monkeypatch.setattr("babysit.ui.chart_view.BEAT_S", 0.05)
+    dashboard = Dashboard(run)
+    page, beats = dashboard._page._page, set()
+    page.observe(lambda change: beats.add((change["new"], threading.current_thread())), "beat")
+    until(lambda: len(beats) > 5)
+    assert {thread.name for _, thread in beats} == {"babysit-pump"} and all(beat for beat, _ in beats)
+    for run.state in ("paused", "finished"):
+        until(lambda: page.beat == 0)
+    dashboard.close()
 
 
 def test_whatever_a_file_calls_the_state_of_its_run_is_shown_as_text(run, dashboard):

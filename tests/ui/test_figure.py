@@ -313,6 +313,32 @@ def test_the_line_goes_over_branches_and_what_was_abandoned_stays_as_a_ghost():
     np.testing.assert_array_equal(ours[SMOOTHED], theirs[SMOOTHED])
 
 
+def test_names_of_branches_lie_on_no_curve_no_words_and_not_on_each_other():
+    chart, losses = Chart(), np.exp(-np.arange(400) / 150)
+    chart.train(losses[:250])
+    for step, end in [(100, 150), (110, 200), (120, 250), (200, 300), (205, 240)]:
+        chart.leave(step)
+        chart.change(learning_rate=(0.1, 0.05))
+        chart.train(losses[step:end] * np.linspace(1, 1.1, end - step))
+    chart.leave(230)
+    chart.shown()  # a change at the right edge
+    chart.train(losses[230:])
+    chart.epoch(1, 100, val_loss=0.6)
+    chart.epoch(2, 300, val_loss=0.3)
+    chart.shown()
+    axes, names = chart.figure.axes[0], [f"branch {number}" for number in range(1, 7)]
+    boxes = {text: text.get_window_extent() for text in axes.texts}
+    named = [text for text in boxes if text.get_text() in names]
+    assert len(named) >= 4
+    for text in named:
+        for other, box in boxes.items():
+            assert other is text or not boxes[text].overlaps(box), (text, other)
+        for line in axes.lines:
+            if line.get_linestyle() != "None":
+                shown = line.get_path().transformed(line.get_transform())
+                assert not shown.intersects_bbox(boxes[text], filled=False), text
+
+
 def test_a_value_that_follows_a_schedule_is_drawn_step_by_step():
     chart = Chart(learning_rate="schedule")
     chart.train([1, 1, 1], learning_rate=[0.4, 0.3, 0.2])
