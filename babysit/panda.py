@@ -264,7 +264,7 @@ class Panda(Run):
 
     # ----------------------------------------------------------------- foresight
 
-    def fan(self, steps: int = 200, **values: Sequence[Any]) -> "Fan":
+    def fan(self, steps: int = 200, by: str = "loss", **values: Sequence[Any]) -> "Fan":
         """Tries values of one hyperparameter from the present state, on the same examples: `fan(learning_rate=[…])`.
 
         Each is a branch of its own, one after the other, which the chart shows. One ends early where it is hopeless:
@@ -274,6 +274,7 @@ class Panda(Run):
 
         Args:
             steps: How long each is tried, from 1 on; less where the fit is over.
+            by: The column of the history that is compared, where it is not the loss.
             **values: One hyperparameter -> 2 to 8 values.
 
         Raises:
@@ -282,7 +283,7 @@ class Panda(Run):
         """
         from babysit.recipes.fan import fan
 
-        return fan(self, steps, **values)
+        return fan(self, steps, by, **values)
 
     def lr_range_test(
         self,
@@ -290,6 +291,7 @@ class Panda(Run):
         high: float | None = None,
         steps: int = 100,
         name: str = "learning_rate",
+        by: str = "loss",
     ) -> "RangeTest":
         """Lets the learning rate grow from `low` to `high` and returns to the very state: which rates are useful?
 
@@ -301,13 +303,14 @@ class Panda(Run):
             high: The last one; the upper bound, or 10, if not given.
             steps: In which to get there, from 20 on.
             name: The hyperparameter, where a model has several learning rates.
+            by: The column of the history that shows them, where it is not the loss.
 
         Raises:
             ValueError: If no fit is going on, or a rate is out of bounds. The run is in the state it was in.
         """
         from babysit.recipes.lr_range_test import lr_range_test
 
-        return lr_range_test(self, low, high, steps, name)
+        return lr_range_test(self, low, high, steps, name, by)
 
     # ------------------------------------------------------------------ reading
 

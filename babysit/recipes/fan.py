@@ -74,11 +74,11 @@ class Fan:
         return "\n".join(lines)
 
 
-def fan(run: Run, steps: int = 200, **values: Sequence[Any]) -> Fan:
+def fan(run: Run, steps: int = 200, by: str = "loss", **values: Sequence[Any]) -> Fan:
     """Tries several values of a hyperparameter from the present state; see `Panda.fan`."""
     steps = int(checked("steps", steps, any_whole()))
     name, tried = _checked(run, values)
-    start = Start(run)
+    start = Start(run, by)
     trials: list[Trial] = []
     try:
         for i, value in enumerate(tried, 1):

@@ -51,7 +51,12 @@ class RangeTest:
 
 
 def lr_range_test(
-    run: Run, low: float | None = None, high: float | None = None, steps: int = 100, name: str = "learning_rate"
+    run: Run,
+    low: float | None = None,
+    high: float | None = None,
+    steps: int = 100,
+    name: str = "learning_rate",
+    by: str = "loss",
 ) -> RangeTest:
     """Lets the learning rate grow over some steps and returns to the very state; see `Panda.lr_range_test`."""
     steps = int(checked("steps", steps, any_whole(20)))
@@ -61,7 +66,7 @@ def lr_range_test(
     low, high = low or max(bounds[name].low, 1e-7), high or min(bounds[name].high, 10.0)
     if not low < high:
         raise ValueError(f"`low` must be below `high`. Received: low={low!r}, high={high!r}.")
-    start = Start(run)
+    start = Start(run, by)
     losses = np.empty(0)
     try:
         start.again()

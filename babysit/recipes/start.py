@@ -15,6 +15,7 @@ class Start:
 
     Args:
         run: The run, which rests then.
+        by: The column of the history that is compared.
 
     Attributes:
         branch: The branch that it was on.
@@ -22,16 +23,20 @@ class Start:
         was_running: Whether it was running.
 
     Raises:
-        ValueError: If no fit is going on.
+        ValueError: If no fit is going on, or there is no such column.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, by: str = "loss") -> None:
         if run.state not in ("running", "paused"):
             raise ValueError(
                 f"Nothing can be tried while no fit is going on. Received: a run that is {run.state}. "
                 "Call `fit(..., paused=True)` first."
             )
-        self._run, self.was_running = run, run.state == "running"
+        if run.history.steps and by not in run.history.columns:
+            raise ValueError(
+                f"`by` must be a column of the history: {', '.join(run.history.columns)}. Received: {by!r}."
+            )
+        self._run, self._by, self.was_running = run, by, run.state == "running"
         run.pause()
         self.branch, self.step = run.history.branch, run.history.steps
 
@@ -51,7 +56,7 @@ class Start:
             more = steps * part // parts - taken
             if more:
                 finite = self._take(more)
-                losses = self._run.history["loss"][self.step :]
+                losses = self._run.history[self._by][self.step :]
                 taken = len(losses)
                 yield losses
                 if not finite or not math.isfinite(losses[-1]) or self._run.state != "paused":

@@ -76,6 +76,7 @@ def test_bad_values_leave_the_state_as_it_was(panda):
         (ValueError, {"learning_rate": [0.1, -1.0]}),
         (ValueError, {"colour": [1, 2]}),
         (ValueError, {"learning_rate": [0.1, 0.2], "steps": 0}),
+        (ValueError, {"learning_rate": [0.1, 0.2], "by": "nothing"}),
     ):
         with pytest.raises(error):
             panda.fan(**values)
