@@ -12,6 +12,7 @@ The folders, from the ground up; imports run downward only:
 - `store`: how a run lies on disk: one SQLite file and checkpoints.
 - `engine`: how a step is taken: the Keras model, its compiled blocks, its data.
 - `session`: how a run is driven: the loop, going back, the thread and its commands.
+- `recipes`: what a run's public methods suffice for: trying several values, finding a learning rate.
 - `export`: what leaves a run: a plain Keras program, schedules, the logbook.
 - `ui`: what a person sees: the dashboard.
 

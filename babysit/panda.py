@@ -8,10 +8,10 @@ import sys
 import warnings
 import weakref
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -34,6 +34,10 @@ from babysit.session.session import Session
 from babysit.session.worker import Worker
 from babysit.store.checkpoint_store import Checkpoint, CheckpointStore
 from babysit.store.database import Database
+
+if TYPE_CHECKING:
+    from babysit.recipes.fan import Fan
+    from babysit.recipes.lr_range_test import RangeTest
 
 CHECKPOINTS = "checkpoints"
 
@@ -257,6 +261,56 @@ class Panda(Run):
             TypeError: If `on` is neither True nor False.
         """
         self._worker.ask("diagnostics", on=on)
+
+    # ----------------------------------------------------------------- foresight
+
+    def fan(self, steps: int = 200, by: str = "loss", **values: Sequence[Any]) -> "Fan":
+        """Tries values of one hyperparameter from the present state, on the same examples: `fan(learning_rate=[…])`.
+
+        Each is a branch of its own, one after the other, which the chart shows. One ends early where it is hopeless:
+        where its loss is not finite, or four times the best one at that place. The run rests then, in the very
+        state it was in; `keep` of the fan goes on from the end of a trial, `none` as if nothing had been tried.
+        Validation and callbacks are part of the trials.
+
+        Args:
+            steps: How long each is tried, from 1 on; less where the fit is over.
+            by: The column of the history that is compared, where it is not the loss.
+            **values: One hyperparameter -> 2 to 8 values.
+
+        Raises:
+            TypeError: If it is not one hyperparameter.
+            ValueError: If no fit is going on, or a value is out of bounds. The run is in the state it was in.
+        """
+        from babysit.recipes.fan import fan
+
+        return fan(self, steps, by, **values)
+
+    def lr_range_test(
+        self,
+        low: float | None = None,
+        high: float | None = None,
+        steps: int = 100,
+        name: str = "learning_rate",
+        by: str = "loss",
+    ) -> "RangeTest":
+        """Lets the learning rate grow from `low` to `high` and returns to the very state: which rates are useful?
+
+        From Smith 2017 (Cyclical Learning Rates, section 3.3). It ends at four times the lowest loss. The loss at each
+        rate and four suggestions come back; `plot(axes)` draws them. A run that was running goes on.
+
+        Args:
+            low: The first rate; the lower bound, or 1e-7, if not given.
+            high: The last one; the upper bound, or 10, if not given.
+            steps: In which to get there, from 20 on.
+            name: The hyperparameter, where a model has several learning rates.
+            by: The column of the history that shows them, where it is not the loss.
+
+        Raises:
+            ValueError: If no fit is going on, or a rate is out of bounds. The run is in the state it was in.
+        """
+        from babysit.recipes.lr_range_test import lr_range_test
+
+        return lr_range_test(self, low, high, steps, name, by)
 
     # ------------------------------------------------------------------ reading
 

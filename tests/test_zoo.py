@@ -150,6 +150,21 @@ def test_a_step_a_block_or_many_and_a_return_to_a_checkpoint_give_the_same_bits(
     assert digests == digests[:1] * 3
 
 
+@changed_member
+def test_what_was_tried_leaves_the_state_as_it_was(trained):
+    name, value = dial(trained.name)
+    panda = trained.at_step(3)
+    digest, present = panda.digest(), panda.hyperparameters[name].value
+    by = "generator_loss" if "gan" in trained.name else "loss"
+    fan = panda.fan(steps=4, by=by, **{name: [present, value]})
+    assert panda.digest() == digest
+    assert [trial.steps for trial in fan.trials] == [4, 4]
+    panda.run(4)
+    np.testing.assert_array_equal(panda.history[by][-4:], fan.trials[0].losses)  # with the present value
+    fan.none()
+    assert panda.digest() == digest
+
+
 def test_a_train_step_without_logs_trains_though_fit_cannot(tmp_path):
     make, arguments = ZOO["train_step with a loss and no tracker"]()
     ours, theirs = make(), make()

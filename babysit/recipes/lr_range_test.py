@@ -1,0 +1,139 @@
+"""The learning-rate range test: the rate grows over some steps, and the loss shows which rates are useful."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from babysit.core.hyperparameter import any_whole, checked
+from babysit.core.words import label, number
+from babysit.recipes.start import HOPELESS, Start
+from babysit.session.run import Run
+
+_PARTS = 10  # after each of which the test may end
+_SMOOTHING = 0.9  # share of the mean before, in the exponential mean of the losses
+_REACH, _LEVEL = 15, 0.05  # of the slide: steps between the two slopes that it compares, and where they are alike
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """The loss at each learning rate, and the rates that it suggests.
+
+    Attributes:
+        name: The hyperparameter.
+        rates: The rate of each step.
+        losses: The loss of each step.
+        smoothed: Their exponential mean.
+        branch: The branch of the test, which stays.
+        suggestions: Rule -> rate: `steepest`, `valley`, `minimum ÷ 10` and `slide`.
+    """
+
+    name: str
+    rates: np.ndarray = field(repr=False)
+    losses: np.ndarray = field(repr=False)
+    smoothed: np.ndarray = field(repr=False)
+    branch: str
+    suggestions: dict[str, float]
+
+    def plot(self, axes: Any) -> None:
+        """Draws loss against rate, with the suggestions, on axes of matplotlib."""
+        axes.plot(self.rates, self.losses, color="0.75", linewidth=0.8)
+        axes.plot(self.rates, self.smoothed)
+        for name, rate in self.suggestions.items():
+            axes.plot(rate, np.interp(rate, self.rates, self.smoothed), "o", label=f"{name}: {number(rate)}")
+        axes.set(xscale="log", xlabel=label(self.name), ylabel="loss")
+        axes.legend(frameon=False)
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{name} {number(rate)}" for name, rate in self.suggestions.items())
+        return f"<RangeTest of {len(self.rates):,} rates up to {number(self.rates[-1])}: {found}>"
+
+
+def lr_range_test(
+    run: Run,
+    low: float | None = None,
+    high: float | None = None,
+    steps: int = 100,
+    name: str = "learning_rate",
+    by: str = "loss",
+) -> RangeTest:
+    """Lets the learning rate grow over some steps and returns to the very state; see `Panda.lr_range_test`."""
+    steps = int(checked("steps", steps, any_whole(20)))
+    bounds = run.hyperparameters
+    if name not in bounds:
+        raise ValueError(f"`name` must be a hyperparameter: {', '.join(bounds)}. Received: {name!r}.")
+    low, high = low or max(bounds[name].low, 1e-7), high or min(bounds[name].high, 10.0)
+    if not low < high:
+        raise ValueError(f"`low` must be below `high`. Received: low={low!r}, high={high!r}.")
+    start = Start(run, by)
+    losses = np.empty(0)
+    try:
+        start.again()
+        run.set(why="range test", **{name: low})
+        run.set(why="range test", over=steps, **{name: high})
+        branch = run.history.branch
+        for losses in start.losses(steps, _PARTS):
+            mean = smoothed(losses)
+            if mean[-1] > HOPELESS * mean.min():
+                break
+        rates = run.history[name][start.step :][: len(losses)]
+    finally:
+        start.again()
+    start.resume()
+    finite = np.isfinite(losses)
+    rates, losses = rates[finite], losses[finite]
+    mean = smoothed(losses)
+    suggestions = {rule: found(rates, mean) for rule, found in SUGGESTIONS.items()} if len(losses) > 2 else {}
+    return RangeTest(name, rates, losses, mean, branch, suggestions)
+
+
+def smoothed(losses: np.ndarray) -> np.ndarray:
+    """The exponential mean of losses, not drawn towards zero at the beginning (Kingma and Ba 2015, section 3)."""
+    mean, means = 0.0, []
+    for i, loss in enumerate(losses, 1):
+        mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
+        means.append(mean / (1 - _SMOOTHING**i))
+    return np.array(means)
+
+
+def steepest(rates: np.ndarray, losses: np.ndarray) -> float:
+    """The rate at which the loss falls most, over the logarithm of the rate."""
+    return float(rates[np.gradient(losses, np.log(rates)).argmin()])
+
+
+def minimum(rates: np.ndarray, losses: np.ndarray) -> float:
+    """A tenth of the rate with the lowest loss."""
+    return float(rates[losses.argmin()] / 10)
+
+
+def valley(rates: np.ndarray, losses: np.ndarray) -> float:
+    """The middle of the longest valley: of the longest sequence of steps in which each loss is below the one before."""
+    lengths, before = np.ones(len(losses), int), np.full(len(losses), -1)
+    for i in range(1, len(losses)):
+        higher = np.flatnonzero(losses[:i] > losses[i])
+        if len(higher):
+            before[i] = higher[::-1][lengths[higher][::-1].argmax()]  # of several the nearest
+            lengths[i] = lengths[before[i]] + 1
+    first = last = int(lengths.argmax())
+    while before[first] >= 0:
+        first = int(before[first])
+    return float(rates[(first + last) // 2])
+
+
+def slide(rates: np.ndarray, losses: np.ndarray) -> float:
+    """From the right, the first rate at which the slope is like that some steps on: where the loss begins to level."""
+    slopes = np.gradient(losses)
+    reach = min(_REACH, len(losses) - 1)
+    for right in range(len(losses) - 1, reach - 1, -1):
+        if abs(slopes[right] - slopes[right - reach]) <= _LEVEL:
+            return float(rates[right - reach])
+    return float(rates[0])
+
+
+SUGGESTIONS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "steepest": steepest,
+    "valley": valley,
+    "minimum ÷ 10": minimum,
+    "slide": slide,
+}

@@ -1,0 +1,87 @@
+"""Trying several values: each equals a run steered that way from the start, and nothing of it is left behind."""
+
+import numpy as np
+import pytest
+
+import babysit
+from babysit import demos
+
+(X, Y), _ = demos.digits()
+
+
+@pytest.fixture
+def panda(tmp_path):
+    panda = babysit.Panda(demos.dense_network(seed=1), tmp_path / "run", seed=3)
+    panda.fit(X[:256], Y[:256], batch_size=32, epochs=20, paused=True)
+    panda.run(5)
+    yield panda
+    panda.stop()
+
+
+def test_each_trial_is_the_run_with_that_value_and_afterwards_the_state_is_what_it_was(panda, tmp_path):
+    digest = panda.digest()
+    fan = panda.fan(learning_rate=[0.001, 0.05, 0.2], steps=20)
+    assert (panda.state, panda.step, panda.digest()) == ("paused", 5, digest)
+    assert panda.hyperparameters["learning_rate"].value == 0.01
+    alone = babysit.Panda(demos.dense_network(seed=1), tmp_path / "alone", seed=3)
+    alone.fit(X[:256], Y[:256], batch_size=32, epochs=20, paused=True)
+    for trial, rate in zip(fan.trials, [0.001, 0.05, 0.2], strict=True):
+        assert (trial.value, trial.steps, trial.ended) == (rate, 20, "")
+        alone.rewind(0)
+        alone.run(5)
+        alone.set(learning_rate=rate)
+        alone.run(20)
+        np.testing.assert_array_equal(trial.losses, alone.history["loss"][5:])
+        np.testing.assert_array_equal(panda.history.along(trial.branch)["loss"], alone.history["loss"])
+        assert trial.loss == alone.history["loss"][-2:].mean()
+    alone.stop()
+    assert fan.best.loss == min(trial.loss for trial in fan.trials)
+    assert "learning rate from step 5" in repr(fan) and repr(fan).count("the best") == 1
+
+    panda.run(3)
+    fan.none()
+    assert (panda.state, panda.digest()) == ("paused", digest)
+    fan.keep(fan.trials[1])
+    assert (panda.step, panda.hyperparameters["learning_rate"].value) == (25, 0.05)
+    np.testing.assert_array_equal(panda.history["loss"][5:], fan.trials[1].losses)
+
+
+def test_hopeless_trials_end_early_and_a_run_that_ran_goes_on(panda):
+    panda.resume()
+    fan = panda.fan(learning_rate=[0.05, 1.0, 0.01], steps=60)
+    calm, wild, _ = fan.trials
+    assert calm.ended == "" and wild.ended in ("hopeless", "not finite") and wild.steps < 60
+    assert wild.ended in repr(fan) and panda.state == "paused"
+    fan.keep(fan.best)
+    panda.pause()
+    assert panda.step >= fan._start.step + 60
+
+
+def test_other_hyperparameters_and_the_end_of_the_fit(panda):
+    fan = panda.fan(batch_size=[16, 128], steps=8)
+    assert [len(trial.losses) for trial in fan.trials] == [8, 8] and panda.step == 5
+    panda.run(20 * 8 - 5 - 4)
+    fan = panda.fan(momentum=[0.0, 0.9], steps=10)
+    assert [(trial.steps, trial.ended) for trial in fan.trials] == [(4, "the fit was over")] * 2
+    assert (panda.state, panda.step) == ("paused", 156)
+
+
+def test_bad_values_leave_the_state_as_it_was(panda):
+    digest = panda.digest()
+    for error, values in (
+        (TypeError, {}),
+        (TypeError, {"learning_rate": [0.1, 0.2], "momentum": [0.1, 0.2]}),
+        (ValueError, {"learning_rate": 0.1}),
+        (ValueError, {"learning_rate": [0.1] * 9}),
+        (ValueError, {"learning_rate": [0.1, -1.0]}),
+        (ValueError, {"colour": [1, 2]}),
+        (ValueError, {"learning_rate": [0.1, 0.2], "steps": 0}),
+        (ValueError, {"learning_rate": [0.1, 0.2], "by": "nothing"}),
+    ):
+        with pytest.raises(error):
+            panda.fan(**values)
+        assert (panda.state, panda.digest()) == ("paused", digest)
+    panda.stop()
+    panda.wait()
+    with pytest.raises(ValueError, match="a run that is stopped"):
+        panda.fan(learning_rate=[0.1, 0.2])
