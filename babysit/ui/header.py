@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from babysit.ui import theme
-from babysit.ui.widgets import classed, slug, write
+from babysit.ui.widgets import classed, slug, with_tooltip, write
 
 _SIGNS = {"running": "▶", "paused": "❚❚", "finished": "✓ FINISHED", "stopped": "■", "failed": "⚠ FAILED"}
 _SIGNS |= {"interrupted": "⚠ INTERRUPTED"}
@@ -20,7 +20,8 @@ class StatusBar:
 
     def __init__(self) -> None:
         self._title, self._figures = widgets.HTML(), widgets.HTML()
-        self._progress = classed(widgets.FloatProgress(min=0, max=1, tooltip="progress of the run"), "babysit-progress")
+        progress = with_tooltip(widgets.FloatProgress(min=0, max=1), "progress of the run")
+        self._progress = classed(progress, "babysit-progress")
         self.widget = classed(widgets.HBox([self._title, self._progress, self._figures]), "babysit-status-bar")
 
     def refresh(self, status: Mapping[str, Any]) -> None:
