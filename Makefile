@@ -113,14 +113,15 @@ $(READY): requirements.lock pyproject.toml
 		@jupyterlab/apputils-extension:announcements
 	@touch $@
 
-# With Python 3.11 or 3.12: TensorFlow 2.19 has no wheels for 3.13.
+# With Python 3.11 or 3.12, as TensorFlow 2.19 has no wheels for 3.13; pandas 3, which only tests need, has no NumPy 2.0.
 $(LOWEST)/.ready: $(READY)
 	@echo "Making $(LOWEST) with the lowest versions; the first time takes some minutes."
-	@$(call environment,$(LOWEST),$(shell sed -n '/^dependencies/,/^]/s/^ *"\(.*\)>=\(.*\)",/\1==\2/p' pyproject.toml))
+	@$(call environment,$(LOWEST),$(shell sed -n '/^dependencies/,/^]/s/^ *"\(.*\)>=\(.*\)",/\1==\2/p' pyproject.toml) \
+		"pandas<3")
 	@touch $@
 
 wheel: $(READY) ## build the wheel, for Colab or another environment
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	rm -rf build && $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 
 # The browser tests drive the system's Chromium; without one they are skipped, and fail in CI.
 chromium:
