@@ -8,10 +8,10 @@ import html
 import re
 import threading
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any, Protocol
 
 import anywidget
-import ipykernel
 import ipywidgets as widgets
 from IPython.core.getipython import get_ipython
 
@@ -179,8 +179,8 @@ def late_controls_warning() -> str:
     kernel = getattr(get_ipython(), "kernel", None)
     if kernel is None or getattr(kernel, "_supports_kernel_subshells", False):
         return ""
-    version = ipykernel.__version__
-    return f"With ipykernel {version}, sliders and buttons act when the running cell ends; from version 7 on, at once."
+    present = f"With ipykernel {version('ipykernel')}"
+    return f"{present}, sliders and buttons act when the running cell ends; from version 7 on, at once."
 
 
 def mimebundle(widget: Any, words: str) -> tuple[dict[str, Any], dict[str, Any]]:
