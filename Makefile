@@ -5,17 +5,17 @@ READY := .venv/.ready
 # The systems that pyproject.toml names under [tool.uv]; the lock need not say it in every line.
 EVERYWHERE := (sys_platform == 'darwin' or sys_platform == 'linux')
 
+UV := .matrix/uv/bin/uv
 LOWEST := .matrix/lowest
 MATRIX := tests/engine tests/ui tests/session tests/test_exactness.py tests/test_panda.py tests/test_timeline.py
 SAMPLE := tests/engine/test_internals.py tests/ui/test_dashboard.py tests/test_exactness.py
 
-# Makes an environment FOLDER that has the REQUIREMENTS, and all else from .venv.
-environment = $(BIN)/python -m venv --clear $(1) && \
+# Makes an environment FOLDER with the REQUIREMENTS; what they do not need, such as pytest, it has from .venv.
+environment = $(BIN)/python -m venv --clear --without-pip $(1) && \
 	$(BIN)/python -c "import sysconfig; path = sysconfig.get_path('purelib'); \
 		print(f'import site; site.addsitedir({path!r})')" \
 		> $$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/locked.pth && \
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2) 2>$(1)/pip.log || \
-	{ cat $(1)/pip.log >&2; false; }
+	$(UV) pip install --quiet --python $(1)/bin/python $(2)
 
 .DEFAULT_GOAL := help
 .PHONY: help lab app test test-lowest test-matrix faults bench check size lock wheel clean chromium
@@ -38,10 +38,10 @@ test: $(READY) chromium ## run the tests, those in the browser included
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 test-lowest: $(LOWEST)/.ready ## try a sample on the lowest versions that pyproject.toml allows
-	$(LOWEST)/bin/python -m pytest --quiet $(SAMPLE)
+	$(LOWEST)/bin/python -m pytest --quiet --numprocesses 2 $(SAMPLE)
 
 # Engine and widgets on the lowest versions and on those of the lock; then the sliders on older ipykernels.
-test-matrix: $(READY) $(LOWEST)/.ready chromium ## try the lowest versions, and older ipykernels
+test-matrix: $(READY) $(UV) $(LOWEST)/.ready chromium ## try the lowest versions, and older ipykernels
 	@status=0; for python in $(LOWEST)/bin/python $(BIN)/python; do \
 		$$python -m pytest --quiet --numprocesses 2 --dist loadscope $(MATRIX) || status=1; \
 	done; \
@@ -49,8 +49,8 @@ test-matrix: $(READY) $(LOWEST)/.ready chromium ## try the lowest versions, and 
 		export BABYSIT_KERNEL="$$PWD/$(BIN)/python"; \
 		if [ $$version != locked ]; then \
 			there=.matrix/ipykernel-$$version; export BABYSIT_KERNEL="$$PWD/$$there/bin/python"; \
-			mkdir -p .matrix && grep -v '^ipykernel==' requirements.lock > .matrix/constraints.txt && \
-			{ $(call environment,$$there,--constraint .matrix/constraints.txt "ipykernel==$$version.*"); } || \
+			grep -v '^ipykernel==' requirements.lock > .matrix/constraints.txt && \
+			$(call environment,$$there,--constraint .matrix/constraints.txt "ipykernel==$$version.*") || \
 				{ status=1; continue; }; \
 		fi; \
 		$$BABYSIT_KERNEL -c "import ipykernel; print('ipykernel', ipykernel.__version__)"; \
@@ -74,15 +74,13 @@ size: $(READY) ## count the lines of code, by folder
 	@$(BIN)/python tests/size.py
 
 # What the lock already pins stays where it may; `make lock RENEW=--upgrade` renews everything.
-lock: $(READY) ## pin what pyproject.toml asks for in requirements.lock
-	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
-	$(BIN)/python -m venv "$$tools" && "$$tools/bin/pip" install --quiet uv && \
-	"$$tools/bin/uv" pip compile pyproject.toml --quiet $(RENEW) --universal --python-version 3.11 \
+lock: $(UV) ## pin what pyproject.toml asks for in requirements.lock
+	@$(UV) pip compile pyproject.toml --quiet $(RENEW) --universal --python-version 3.11 \
 		--all-extras --fork-strategy fewest --no-annotate \
 		--custom-compile-command 'make lock' --output-file requirements.lock && \
 	sed -e "s/python_full_version < '3.14' and //" -e "s/ and $(EVERYWHERE)//" \
-		-e "s/ ; $(EVERYWHERE)//" requirements.lock > "$$tools/lock" && \
-	cp "$$tools/lock" requirements.lock
+		-e "s/ ; $(EVERYWHERE)//" requirements.lock > .matrix/lock && \
+	cp .matrix/lock requirements.lock
 
 clean: ## remove .venv and all that can be made again; runs stay
 	rm -rf .venv .matrix .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info \
@@ -113,8 +111,12 @@ $(READY): requirements.lock pyproject.toml
 		@jupyterlab/apputils-extension:announcements
 	@touch $@
 
+# Quicker than pip with what is large.
+$(UV): | $(READY)
+	@$(BIN)/python -m venv --clear .matrix/uv && .matrix/uv/bin/pip install --quiet --disable-pip-version-check uv
+
 # With Python 3.11 or 3.12, as TensorFlow 2.19 has no wheels for 3.13; pandas 3, which only tests need, has no NumPy 2.0.
-$(LOWEST)/.ready: $(READY)
+$(LOWEST)/.ready: $(READY) $(UV)
 	@echo "Making $(LOWEST) with the lowest versions; the first time takes some minutes."
 	@$(call environment,$(LOWEST),$(shell sed -n '/^dependencies/,/^]/s/^ *"\(.*\)>=\(.*\)",/\1==\2/p' pyproject.toml) \
 		"pandas<3")
