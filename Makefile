@@ -5,8 +5,20 @@ READY := .venv/.ready
 # The systems that pyproject.toml names under [tool.uv]; the lock need not say it in every line.
 EVERYWHERE := (sys_platform == 'darwin' or sys_platform == 'linux')
 
+UV := .matrix/uv/bin/uv
+LOWEST := .matrix/lowest
+MATRIX := tests/engine tests/ui tests/session tests/test_exactness.py tests/test_panda.py tests/test_timeline.py
+SAMPLE := tests/engine/test_internals.py tests/ui/test_dashboard.py tests/test_exactness.py
+
+# Makes an environment FOLDER with the REQUIREMENTS; what they do not need, such as pytest, it has from .venv.
+environment = $(BIN)/python -m venv --clear --without-pip $(1) && \
+	$(BIN)/python -c "import sysconfig; path = sysconfig.get_path('purelib'); \
+		print(f'import site; site.addsitedir({path!r})')" \
+		> $$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/locked.pth && \
+	$(UV) pip install --quiet --python $(1)/bin/python $(2)
+
 .DEFAULT_GOAL := help
-.PHONY: help lab app test test-matrix faults bench check size lock clean chromium
+.PHONY: help lab app test test-lowest test-matrix faults bench check size lock wheel clean chromium
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,20 +37,21 @@ app: $(READY) ## serve the first notebook as an app, its code hidden
 test: $(READY) chromium ## run the tests, those in the browser included
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
-# An environment each, which has all but ipykernel from .venv; only kernels run in it.
-test-matrix: $(READY) chromium ## try the sliders on older ipykernels too
-	@status=0; for version in 6 7.3 locked; do \
+test-lowest: $(LOWEST)/.ready ## try a sample on the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest --quiet --numprocesses 2 $(SAMPLE)
+
+# Engine and widgets on the lowest versions and on those of the lock; then the sliders on older ipykernels.
+test-matrix: $(READY) $(UV) $(LOWEST)/.ready chromium ## try the lowest versions, and older ipykernels
+	@status=0; for python in $(LOWEST)/bin/python $(BIN)/python; do \
+		$$python -m pytest --quiet --numprocesses 2 --dist loadscope $(MATRIX) || status=1; \
+	done; \
+	for version in 6 7.3 locked; do \
 		export BABYSIT_KERNEL="$$PWD/$(BIN)/python"; \
 		if [ $$version != locked ]; then \
 			there=.matrix/ipykernel-$$version; export BABYSIT_KERNEL="$$PWD/$$there/bin/python"; \
-			$(BIN)/python -m venv --clear $$there && \
-			$(BIN)/python -c "import sysconfig; path = sysconfig.get_path('purelib'); \
-				print(f'import site; site.addsitedir({path!r})')" \
-				> $$($$BABYSIT_KERNEL -c "import sysconfig; print(sysconfig.get_path('purelib'))")/locked.pth && \
-			grep -v '^ipykernel==' requirements.lock > $$there/constraints.txt && \
-			$$BABYSIT_KERNEL -m pip install --quiet --disable-pip-version-check \
-				--constraint $$there/constraints.txt "ipykernel==$$version.*" 2>$$there/pip.log || \
-			{ cat $$there/pip.log; status=1; continue; }; \
+			grep -v '^ipykernel==' requirements.lock > .matrix/constraints.txt && \
+			$(call environment,$$there,--constraint .matrix/constraints.txt "ipykernel==$$version.*") || \
+				{ status=1; continue; }; \
 		fi; \
 		$$BABYSIT_KERNEL -c "import ipykernel; print('ipykernel', ipykernel.__version__)"; \
 		$(BIN)/python -m pytest --quiet tests/browser \
@@ -61,15 +74,13 @@ size: $(READY) ## count the lines of code, by folder
 	@$(BIN)/python tests/size.py
 
 # What the lock already pins stays where it may; `make lock RENEW=--upgrade` renews everything.
-lock: $(READY) ## pin what pyproject.toml asks for in requirements.lock
-	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
-	$(BIN)/python -m venv "$$tools" && "$$tools/bin/pip" install --quiet uv && \
-	"$$tools/bin/uv" pip compile pyproject.toml --quiet $(RENEW) --universal --python-version 3.11 \
+lock: $(UV) ## pin what pyproject.toml asks for in requirements.lock
+	@$(UV) pip compile pyproject.toml --quiet $(RENEW) --universal --python-version 3.11 \
 		--all-extras --fork-strategy fewest --no-annotate \
 		--custom-compile-command 'make lock' --output-file requirements.lock && \
 	sed -e "s/python_full_version < '3.14' and //" -e "s/ and $(EVERYWHERE)//" \
-		-e "s/ ; $(EVERYWHERE)//" requirements.lock > "$$tools/lock" && \
-	cp "$$tools/lock" requirements.lock
+		-e "s/ ; $(EVERYWHERE)//" requirements.lock > .matrix/lock && \
+	cp .matrix/lock requirements.lock
 
 clean: ## remove .venv and all that can be made again; runs stay
 	rm -rf .venv .matrix .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info \
@@ -99,6 +110,20 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/jupyter labextension disable --level=sys_prefix --log-level=ERROR \
 		@jupyterlab/apputils-extension:announcements
 	@touch $@
+
+# Quicker than pip with what is large.
+$(UV): | $(READY)
+	@$(BIN)/python -m venv --clear .matrix/uv && .matrix/uv/bin/pip install --quiet --disable-pip-version-check uv
+
+# With Python 3.11 or 3.12, as TensorFlow 2.19 has no wheels for 3.13; pandas 3, which only tests need, has no NumPy 2.0.
+$(LOWEST)/.ready: $(READY) $(UV)
+	@echo "Making $(LOWEST) with the lowest versions; the first time takes some minutes."
+	@$(call environment,$(LOWEST),$(shell sed -n '/^dependencies/,/^]/s/^ *"\(.*\)>=\(.*\)",/\1==\2/p' pyproject.toml) \
+		"pandas<3")
+	@touch $@
+
+wheel: $(READY) ## build the wheel, for Colab or another environment
+	rm -rf build && $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 
 # The browser tests drive the system's Chromium; without one they are skipped, and fail in CI.
 chromium:

@@ -76,7 +76,9 @@ class Together:
         return f"<Together {', '.join(map(repr, self.pandas))}>"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        return self.dashboard()._repr_mimebundle_(**kwargs)
+        from babysit.ui.widgets import mimebundle
+
+        return mimebundle(self.dashboard(), repr(self))
 
     # ------------------------------------------- the seam between run and screen
 

@@ -85,7 +85,10 @@ def test_weights_averaged_at_the_end_are_model_fits_and_journaled(tmp_path):
 def test_the_loss_of_a_step_is_that_of_its_batch(tmp_path):
     model, twin = demos.dense_network(seed=3), demos.dense_network(seed=3)
     panda = panda_on(model, tmp_path).fit(X, Y, batch_size=100, shuffle=False).wait()
-    alone = [twin.train_on_batch(X[i : i + 100], Y[i : i + 100])[0] for i in range(0, 400, 100)]
+    alone = []
+    for i in range(0, 400, 100):
+        alone.append(twin.train_on_batch(X[i : i + 100], Y[i : i + 100])[0])
+        twin.reset_metrics()  # as Keras 3.12 leaves to the caller
     np.testing.assert_array_equal(panda.history["loss"], alone)
 
 

@@ -887,7 +887,8 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(resting, monkeypatch):
 def test_what_it_shows_of_itself_is_a_sentence_and_a_widget(resting):
     shown = f"<Panda digits-dense: paused, step 0, epoch 0, {resting.directory}>"
     assert repr(resting) == shown
-    assert "application/vnd.jupyter.widget-view+json" in resting._repr_mimebundle_()
+    data, _ = resting._repr_mimebundle_()
+    assert data["text/plain"] == shown and "application/vnd.jupyter.widget-view+json" in data
     assert resting.dashboard() is resting.dashboard()
 
 

@@ -16,6 +16,8 @@ LOCK = (ROOT / "requirements.lock").read_text()
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 PINS = [Requirement(line) for line in LOCK.splitlines() if not line.startswith("#")]
 ASKED = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+# What Colab ships, beside Python 3.12 and no JupyterLab.
+COLAB = {"tensorflow": "2.20.0", "keras": "3.13.2", "ipywidgets": "7.7.1", "ipykernel": "6.17.1", "numpy": "2.0.2"}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -29,6 +31,12 @@ def test_lock_holds_what_the_project_asks_for(asked):
 def test_project_gives_lower_bounds_alone():
     operators = {spec.operator for asked in ASKED for spec in Requirement(asked).specifier}
     assert operators == {">="}
+
+
+def test_it_installs_beside_what_colab_ships():
+    needed = {asked.name: asked.specifier for asked in map(Requirement, PROJECT["dependencies"])}
+    assert [name for name, version in COLAB.items() if not needed[name].contains(version)] == []
+    assert not {"jupyterlab", "voila"} & {*needed}
 
 
 def test_lock_pins_exactly():

@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from babysit.engine.data.window import batch_at, length_of, map_arrays
+from babysit.engine.internals import EagerTensor
 from babysit.engine.step_logs import LogLayout, StepLogs, StepResult
 
 # Steps of one call into an XLA program, whose arrays have a fixed length: more are run in several calls.
@@ -314,7 +315,7 @@ class _QuickFunction:
 
     def __call__(self, *arguments: Any) -> Any:
         parts = [part for part in keras.tree.flatten(arguments) if part is not None]
-        if not all(isinstance(part, tf.__internal__.EagerTensor | int) for part in parts):
+        if not all(isinstance(part, EagerTensor | int) for part in parts):
             return self._function(*arguments)
         tensors = [part for part in parts if not isinstance(part, int)]
         kind = tuple(part if isinstance(part, int) else (part.dtype, *part.shape) for part in parts)

@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import Any
 
 import keras
-from keras.src.utils.python_utils import pythonify_logs
+
+from babysit.engine.internals import pythonify_logs
 
 # Those of Keras's callbacks that may change weights after `on_train_begin`, as any of a user's own may.
 _EDITING = (keras.callbacks.EarlyStopping, keras.callbacks.SwapEMAWeights, keras.callbacks.LambdaCallback)

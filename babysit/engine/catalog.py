@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
-from keras.src.utils.naming import to_snake_case
 
 from babysit.core.scale import Scale
+from babysit.engine.internals import to_snake_case
 from babysit.engine.optimizers import inner
 
 # How a new value acts: through a variable of Keras's, through a live float, or by another trace of the step.
@@ -92,7 +92,7 @@ _LIVE = {
     "beta": Scale(1e-6, 10.0, "log", zero=True),
 }
 # Read as a divisor, or beside another constant, which TensorFlow combines and rounds differently.
-_COMBINED = {(keras.optimizers.RMSprop, "epsilon"), (keras.optimizers.ScheduleFreeAdamW, "beta_1")}
+_COMBINED = {("RMSprop", "epsilon"), ("ScheduleFreeAdamW", "beta_1")}
 _ELSEWHERE = {"learning_rate", "initial_accumulator_value"}  # bound by itself; read only when slots are made
 _CLIPPING = {"clipnorm", "clipvalue", "global_clipnorm"}
 # Optimizer -> the attribute with the velocities that momentum needs when it is not 0.
@@ -131,7 +131,7 @@ def _kind_of(optimizer: Any, name: str) -> Kind | None:
     stays_off = name in _CLIPPING or (name == "momentum" and not stock)  # at 0 a trace leaves it out for good
     if name in _ELSEWHERE or (value == 0 and stays_off) or (name == "ema_momentum" and not optimizer.use_ema):
         return None
-    if stock and name in _LIVE and (type(optimizer), name) not in _COMBINED:
+    if stock and name in _LIVE and (type(optimizer).__name__, name) not in _COMBINED:
         return "live"
     return "retrace" if isinstance(value, float) else None
 

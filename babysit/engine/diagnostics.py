@@ -11,11 +11,11 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow.python.framework.auto_control_deps_utils import get_read_only_resource_input_indices_graph
 
 from babysit.engine.block import operations
 from babysit.engine.catalog import named_layers
 from babysit.engine.data.window import batch_at
+from babysit.engine.internals import get_read_only_resource_input_indices_graph
 from babysit.engine.model import TrainableModel
 
 # Measured no more often than this, and so seldom that it costs this share of the time.

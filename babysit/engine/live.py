@@ -20,7 +20,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.ops.resource_variable_ops import ResourceVariable
+
+from babysit.engine.internals import ResourceVariable
 
 
 class LiveValues:

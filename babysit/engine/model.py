@@ -55,6 +55,7 @@ class TrainableModel:
         if self.compiled_anew:
             self.bindings.release()
             self._read_compilation()
+        static_size = static_size or self.own_batch_size
         if self._build_by_call(spec, static_size) and self._chosen:
             return self.bindings.read()
         applied = applied_in(self.optimizers, self._trace_step(signature_of(spec), static_size))
@@ -115,10 +116,11 @@ class TrainableModel:
         return type(self.model).train_step is not keras.Model.train_step
 
     @property
-    def has_static_batch_size(self) -> bool:
-        """Whether it was made for batches of one size, as a stateful recurrent one is."""
+    def own_batch_size(self) -> int | None:
+        """The batch size that it was made for, as a stateful recurrent one is; None for any."""
         inputs = keras.tree.flatten(getattr(self.model, "inputs", None) or ())
-        return any(tensor.shape[0] is not None for tensor in inputs)
+        size: int | None = next((tensor.shape[0] for tensor in inputs if tensor.shape[0] is not None), None)
+        return size
 
     @property
     def trainable(self) -> tuple[bool, ...]:

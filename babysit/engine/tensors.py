@@ -9,10 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
-from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
 
+from babysit.engine.internals import GLOBAL_SEED_GENERATOR, BaseResourceVariable, get_global_attribute
 from babysit.engine.optimizers import inner, rebuild
 
 Tensors = dict[str, list[np.ndarray]]
@@ -69,7 +67,7 @@ class TrainingTensors:
         """The states of the generators of random numbers; the one that all of Keras shares, if a step draws from it."""
         layers = self._model._flatten_layers()
         seeds = [generator.state for layer in layers for generator in getattr(layer, "_seed_generators", ())]
-        shared = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+        shared = get_global_attribute(GLOBAL_SEED_GENERATOR)
         handle = None if shared is None else shared.state.value.handle
         return seeds + [variable for variable in self._captured if variable.handle is handle]
 

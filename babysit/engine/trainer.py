@@ -188,7 +188,7 @@ class KerasTrainer(TrainableModel):
         first = {name: value for name, value in numbers.items() if name == "learning_rate"}
         numbers = {**first, "batch_size": batch_size, **numbers}
         scales = scales_for(numbers, self.bindings.scales, ranges, source.size)
-        if not source.steerable or self.has_static_batch_size:
+        if not source.steerable or self.own_batch_size is not None:
             scales.pop("batch_size", None)
         try:
             self.bind(source.signature, static_size)

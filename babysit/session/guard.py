@@ -7,7 +7,7 @@ runs a step on the same model.
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from keras.src.backend.common import global_state
+from babysit.engine.internals import GLOBAL_STATE_TRACKER
 
 if TYPE_CHECKING:
     from babysit.session.worker import Worker
@@ -54,10 +54,10 @@ class ModelGuard:
 
 def keras_settings() -> dict[str, Any]:
     """Keras's settings of the caller's thread, such as the dtype policy: the training thread takes them over."""
-    settings = vars(global_state.GLOBAL_STATE_TRACKER)
+    settings = vars(GLOBAL_STATE_TRACKER)
     return {name: value for name, value in settings.items() if name != "uninitialized_variables"}
 
 
 def use_keras_settings(settings: Mapping[str, Any]) -> None:
     """Makes them the settings of this thread."""
-    vars(global_state.GLOBAL_STATE_TRACKER).update(settings)
+    vars(GLOBAL_STATE_TRACKER).update(settings)

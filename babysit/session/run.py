@@ -201,4 +201,6 @@ class Run:
         return self._dashboard.widget
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        return self.dashboard()._repr_mimebundle_(**kwargs)
+        from babysit.ui.widgets import mimebundle
+
+        return mimebundle(self.dashboard(), repr(self))

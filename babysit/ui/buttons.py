@@ -8,7 +8,7 @@ import ipywidgets as widgets
 from babysit.core.journal import Entry
 from babysit.core.words import is_user, label
 from babysit.ui.timeline import checkpoint_words
-from babysit.ui.widgets import Send, button, classed, on_change, row, unlabelled, write
+from babysit.ui.widgets import Send, button, classed, on_change, row, unlabelled, with_tooltip, write
 
 _KEPT = 50
 
@@ -103,8 +103,8 @@ class RunButtons:
 
 
 def _count(value: int, description: str) -> Any:
-    made = widgets.BoundedIntText(value=value, min=1, max=10_000_000, description=description, tooltip=description)
-    return classed(unlabelled(made), "babysit-count")
+    made = widgets.BoundedIntText(value=value, min=1, max=10_000_000, description=description)
+    return classed(unlabelled(with_tooltip(made, description)), "babysit-count")
 
 
 def _pair(control: Any, argument: Any) -> Any:

@@ -38,6 +38,7 @@ from babysit.ui.widgets import (
     late_controls_warning,
     reset_subshell_routing,
     write,
+    write_titles,
 )
 
 INTERVAL_S = 0.25
@@ -129,7 +130,8 @@ class Dashboard:
             }
             self._parts += tabs.values()
             children = [tab.widget for tab in tabs.values()]
-            rows.append(classed(widgets.Tab(children, titles=[*tabs]), "babysit-below"))
+            rows.append(classed(widgets.Tab(children), "babysit-below"))
+            write_titles(rows[-1], *tabs)
         self.widget = classed(widgets.VBox(rows), "babysit")
 
     # ---------------------------------- called by the page, on any thread: only send

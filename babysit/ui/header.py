@@ -11,7 +11,7 @@ import ipywidgets as widgets
 from babysit.core.words import is_user
 from babysit.ui import theme
 from babysit.ui.run_series import RunSeries
-from babysit.ui.widgets import classed, slug, write
+from babysit.ui.widgets import classed, slug, with_tooltip, write
 
 _SIGNS = {"running": "▶", "paused": "❚❚", "finished": "✓ FINISHED", "stopped": "■", "failed": "⚠ FAILED"}
 _SIGNS |= {"interrupted": "⚠ INTERRUPTED"}
@@ -25,7 +25,8 @@ class StatusBar:
 
     def __init__(self) -> None:
         self._title, self._figures = widgets.HTML(), widgets.HTML()
-        self._progress = classed(widgets.FloatProgress(min=0, max=1, tooltip="progress of the run"), "babysit-progress")
+        progress = with_tooltip(widgets.FloatProgress(min=0, max=1), "progress of the run")
+        self._progress = classed(progress, "babysit-progress")
         self.widget = classed(widgets.HBox([self._title, self._progress, self._figures]), "babysit-status-bar")
         self._pending, self._since_s = None, 0.0  # the command that is not yet obeyed
 

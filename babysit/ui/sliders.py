@@ -21,6 +21,7 @@ from babysit.ui.widgets import (
     ungrouped,
     unlabelled,
     write,
+    write_titles,
 )
 
 FIRST = ("learning_rate", "batch_size", "momentum", "beta_1")  # shown above the drawer
@@ -134,7 +135,7 @@ class Sliders:
         self._first, self._others = (classed(widgets.VBox(), "babysit-sliders") for _ in range(2))
         self._derived = classed(widgets.HTML(), "babysit-derived")
         rest = widgets.VBox([self._others, self._scaling])
-        self._drawer = classed(widgets.Accordion([rest], titles=[""], selected_index=None), "babysit-drawer")
+        self._drawer = classed(widgets.Accordion([rest], selected_index=None), "babysit-drawer")
         self.widget = classed(widgets.VBox([self._first, self._derived, self._drawer]), "babysit-controls")
 
     def _set(self, name: str, value: Any) -> str:
@@ -172,7 +173,7 @@ class Sliders:
         others = len(self._others.children)
         more = f"{others} more hyperparameter{'s' if others > 1 else ''} · " if others else ""
         rule = "off" if scaling == "off" else f"learning rate follows batch size, {scaling}"
-        write(self._drawer, titles=(f"{more}coupling: {rule}",))
+        write_titles(self._drawer, f"{more}coupling: {rule}")
 
     def _rebuild(self, found: Mapping[str, Mapping[str, Any]]) -> None:
         replaced = self._sliders

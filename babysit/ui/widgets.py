@@ -8,8 +8,10 @@ import html
 import re
 import threading
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any, Protocol
 
+import anywidget
 import ipywidgets as widgets
 from IPython.core.getipython import get_ipython
 
@@ -58,7 +60,7 @@ class PendingCommand:
 # ------------------------------------------------------------------------- made
 
 
-def button(description: str, act: Callable[[], Any], style: str = "", tooltip: str | None = None) -> widgets.Button:
+def button(description: str, act: Callable[[], Any], style: str = "", tooltip: str = "") -> widgets.Button:
     """A button, disabled until the pump enables it."""
     made = widgets.Button(description=description, button_style=style, disabled=True, tooltip=tooltip)
     made.on_click(lambda _: act())
@@ -70,6 +72,13 @@ def export_button(description: str, act: Callable[[], Any], content: str) -> wid
     made = button(description, act, tooltip=f"write {content} into the run's folder")
     made.disabled = False
     return made
+
+
+def with_tooltip(widget: Any, words: str) -> Any:
+    """The widget, with words that the page shows where the pointer rests on it."""
+    name = "tooltip" if widget.has_trait("tooltip") else "description_tooltip"  # as in ipywidgets 7
+    setattr(widget, name, words)
+    return widget
 
 
 def caption(text: str = "") -> widgets.HTML:
@@ -146,13 +155,21 @@ def write(widget: widgets.Widget, **values: Any) -> None:
         reset_subshell_routing(widget)
 
 
+def write_titles(tabs: Any, *titles: str) -> None:
+    """Sets the titles of the children of a `Tab` or an `Accordion`; sends nothing if none differs."""
+    if [tabs.get_title(i) for i in range(len(titles))] != [*titles]:
+        for i, title in enumerate(titles):  # ipywidgets 7 has no trait for all of them
+            tabs.set_title(i, title)
+        reset_subshell_routing(tabs)
+
+
 def reset_subshell_routing(widget: widgets.Widget) -> None:
     """Lets the page choose the kernel thread that receives messages of a widget and of all below it.
 
     An ipykernel with subshells sends them to the thread that wrote to the widget last, which
     may be busy with a cell; if none has, to the one that the page names.
     """
-    vars(widget.comm).pop("_reply_subshell_id", None)
+    getattr(widget.comm, "__dict__", {}).pop("_reply_subshell_id", None)
     for child in getattr(widget, "children", ()):
         reset_subshell_routing(child)
 
@@ -162,8 +179,17 @@ def late_controls_warning() -> str:
     kernel = getattr(get_ipython(), "kernel", None)
     if kernel is None or getattr(kernel, "_supports_kernel_subshells", False):
         return ""
-    version = kernel.implementation_version
-    return f"With ipykernel {version}, sliders and buttons act when the running cell ends; from version 7 on, at once."
+    present = f"With ipykernel {version('ipykernel')}"
+    return f"{present}, sliders and buttons act when the running cell ends; from version 7 on, at once."
+
+
+def mimebundle(widget: Any, words: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a cell displays of a widget, with words in place of it where no widget can be shown.
+
+    As anywidget does it: ipywidgets 7 has no such method, and Colab must be told that there is an anywidget in it.
+    """
+    about: Any = anywidget.AnyWidget._repr_mimebundle_(widget)
+    return about[0] | {"text/plain": words}, about[1]
 
 
 def close(widget: Any) -> None:

@@ -127,6 +127,8 @@ def optimizer_of(name, **changes):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_float_of_an_optimizer_is_live(name):
+    if not hasattr(keras.optimizers, name) or (name == "Muon" and keras.__version__.startswith("3.12.")):
+        pytest.skip(f"Keras {keras.__version__} has no {name} that trains with TensorFlow")
     model = dense(optimizer_of(name))
     bindings = bound(model)
     ours, stock = Blocks(model, bindings), Blocks(dense(optimizer_of(name)))

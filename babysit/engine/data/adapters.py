@@ -13,13 +13,11 @@ from typing import Any, cast
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers import data_adapters
-from keras.src.trainers.data_adapters import array_slicing
-from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 
 from babysit.core.order import Shuffle, permutation
 from babysit.core.position import FitSpec
 from babysit.engine.data.window import arrays_in, map_arrays
+from babysit.engine.internals import ArrayDataAdapter, convert_to_sliceable, get_data_adapter
 
 UNKNOWN_LENGTH = (
     "`Model.fit` counts one iteration too many an epoch of a dataset of unknown length, so its `optimizer.iterations` "
@@ -92,7 +90,7 @@ class PyDatasetAdapter(BatchAdapter):
         self._dataset, self._seed, self._others = dataset, seed, others
         self.shuffle = bool(shuffle) and dataset.num_batches is not None
         first = _Ordered(dataset)
-        super().__init__(data_adapters.get_data_adapter(first, **others))
+        super().__init__(get_data_adapter(first, **others))
         self._adapter: Any = None
         self.hears, self.batch_size = dataset, first.batch_size
         dataset.on_epoch_end()  # `Model.fit` begins with it, so that a PyDataset counts on it
@@ -102,7 +100,7 @@ class PyDatasetAdapter(BatchAdapter):
         count, order = self._dataset.num_batches, None
         if count is not None:
             order = permutation(count, self._seed, data_pass, bool(fit.shuffle))
-        self._adapter = data_adapters.get_data_adapter(_Ordered(self._dataset, order), **self._others)
+        self._adapter = get_data_adapter(_Ordered(self._dataset, order), **self._others)
         self._adapter._output_signature = self.dataset.element_spec  # otherwise it looks at two batches again
         return iter(without_autotune(self._adapter.get_tf_dataset()))
 
@@ -138,7 +136,7 @@ class ArraysAdapter(BatchAdapter):
 
     def __init__(self, arrays: tuple[Any, ...], batch_size: int, shuffle: Shuffle, seed: int) -> None:
         super().__init__(ArrayDataAdapter(*arrays, batch_size=batch_size))
-        self._rows, self._seed, self.shuffle = array_slicing.convert_to_sliceable(arrays), seed, shuffle
+        self._rows, self._seed, self.shuffle = convert_to_sliceable(arrays), seed, shuffle
         self.examples = next(iter(self.dataset))
         self._size, self.batch_size = (int(arrays_in(one)[0].shape[0]) for one in (arrays, self.examples))
 
@@ -193,7 +191,7 @@ def batch_adapter(
     """
     if isinstance(x, keras.utils.PyDataset):
         return PyDatasetAdapter(x, shuffle, seed, **others)
-    adapter = data_adapters.get_data_adapter(x, **others)
+    adapter = get_data_adapter(x, **others)
     if isinstance(x, types.GeneratorType):
         limitation = "The run cannot be rewound, because a generator yields each batch only once."
         return BatchAdapter(adapter, limitation, repeatable=False)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers.data_adapters import array_slicing
 
 from babysit.core.order import Shuffle, permutation
 from babysit.core.position import FitSpec, Position
@@ -21,6 +20,7 @@ from babysit.engine.data.window import (
     map_arrays,
     signature_of,
 )
+from babysit.engine.internals import convert_to_sliceable
 
 
 class Arrays(Source):
@@ -87,4 +87,4 @@ class Arrays(Source):
 
 
 def _tensor(array: Any) -> Any:
-    return tf.convert_to_tensor(array_slicing.convert_to_sliceable(array, target_backend="tensorflow"))
+    return tf.convert_to_tensor(convert_to_sliceable(array, target_backend="tensorflow"))

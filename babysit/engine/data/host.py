@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers.data_adapters import array_slicing
 
 from babysit.engine.data.adapters import in_background
 from babysit.engine.data.arrays import Arrays
 from babysit.engine.data.window import arrays_in, map_arrays
+from babysit.engine.internals import convert_to_sliceable
 
 # What is gathered for the next steps takes about this much memory; twice, with what is gathered meanwhile.
 GATHER_BYTES = 64 * 2**20
@@ -80,7 +80,7 @@ class _Stretch(NamedTuple):
 def _in_numpy(array: Any) -> Any:
     if isinstance(array, np.memmap):
         return array
-    return np.asarray(array_slicing.convert_to_sliceable(array, target_backend="tensorflow"))
+    return np.asarray(convert_to_sliceable(array, target_backend="tensorflow"))
 
 
 def _read(array: Any, rows: np.ndarray) -> np.ndarray:

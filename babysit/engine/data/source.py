@@ -12,9 +12,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers.data_adapters import array_slicing
-from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
-from keras.src.trainers.data_adapters.data_adapter_utils import is_scipy_sparse
 
 from babysit.core.order import Shuffle
 from babysit.engine.data.adapters import ArraysAdapter, batch_adapter, is_stream
@@ -22,6 +19,7 @@ from babysit.engine.data.arrays import Arrays
 from babysit.engine.data.host import HostArrays
 from babysit.engine.data.stream import Stream
 from babysit.engine.data.window import Source, arrays_in
+from babysit.engine.internals import ArrayDataAdapter, can_slice_array, is_scipy_sparse, train_validation_split
 
 # Arrays of up to so many numbers together lie on the device: 1 GB of float32.
 ON_DEVICE = 2**28
@@ -86,7 +84,7 @@ def checked_shuffle(shuffle: Any) -> Shuffle:
 def _check_arrays(**parts: Any) -> None:
     for name, part in parts.items():
         for array in arrays_in(part):
-            if not (array_slicing.can_slice_array(array) and len(getattr(array, "shape", ()))):
+            if not (can_slice_array(array) and len(getattr(array, "shape", ()))):
                 raise TypeError(
                     f"`{name}` must be a NumPy array or a tensor, with one row per example, or a list or dict of them. "
                     f"Received: {type(array).__name__}. Convert it with `np.asarray` first."
@@ -114,5 +112,5 @@ def split(arrays: tuple[Any, ...], fraction: float) -> tuple[tuple[Any, ...], tu
         raise ValueError(
             "`validation_split` would read a memory-mapped array as a whole. Give `validation_data` instead: a slice."
         )
-    parts: tuple[Any, Any] = array_slicing.train_validation_split(arrays, fraction)
+    parts: tuple[Any, Any] = train_validation_split(arrays, fraction)
     return parts

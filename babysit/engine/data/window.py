@@ -6,10 +6,12 @@ from typing import Any, NamedTuple, Protocol
 
 import keras
 import tensorflow as tf
-from keras.src.trainers.data_adapters.data_adapter_utils import convert_to_tf_tensor_spec
 
 from babysit.core.order import Shuffle
 from babysit.core.position import FitSpec, Position
+from babysit.engine.internals import convert_to_tf_tensor_spec
+
+_NONE_SPEC = type(tf.type_spec_from_value(None))  # `tf.NoneTensorSpec` from TensorFlow 2.21 on
 
 
 class Window(NamedTuple):
@@ -129,7 +131,7 @@ def signature_of(spec: Any) -> Any:
 
 def is_nothing(spec: Any) -> bool:
     """Whether a spec is that of None in a batch, which Keras's adapters may wrap as an empty optional."""
-    return spec is None or isinstance(spec, (tf.NoneTensorSpec, tf.OptionalSpec))
+    return spec is None or isinstance(spec, (_NONE_SPEC, tf.OptionalSpec))
 
 
 def fingerprint_of(spec: Any, size: int | None, examples: Any = None) -> str:
