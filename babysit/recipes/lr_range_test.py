@@ -70,8 +70,9 @@ def lr_range_test(
     losses = np.empty(0)
     try:
         start.again()
-        run.set(why="range test", **{name: low})
-        run.set(why="range test", over=steps, **{name: high})
+        for rate, over in (low, 1), (high, steps):
+            change: dict[str, Any] = {name: rate}
+            run.set(why="range test", over=over, **change)
         branch = run.history.branch
         for losses in start.losses(steps, _PARTS):
             mean = smoothed(losses)

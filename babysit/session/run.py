@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from babysit.core.history import History
+from babysit.core.hyperparameter import Hyperparameter
 from babysit.core.journal import Entry, Journal, entry_of
 from babysit.core.runlog import RunLog
+from babysit.core.scale import Scale
 from babysit.store.checkpoint_store import Checkpoint
 
 
@@ -152,6 +154,30 @@ class Run:
         )
 
     # ----------------------------------------------------------------- reading
+
+    @property
+    def state(self) -> str:
+        """`idle`, `running`, `paused`, `finished`, `stopped` or `failed`; `interrupted` where its process is gone."""
+        return str(self.status()["state"])
+
+    @property
+    def step(self) -> int:
+        """Steps done on the present branch."""
+        return int(self.status()["step"])
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done on the present branch."""
+        return int(self.status()["epoch"])
+
+    @property
+    def hyperparameters(self) -> dict[str, Hyperparameter]:
+        """Name -> value and bounds, in a stable order."""
+        fields = Scale.__dataclass_fields__
+        return {
+            name: Hyperparameter(about["value"], Scale(**{field: about[field] for field in fields}))
+            for name, about in self.status()["hyperparameters"].items()
+        }
 
     @property
     def checkpoints(self) -> list[Checkpoint]:

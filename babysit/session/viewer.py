@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from babysit.core.hyperparameter import Hyperparameter
 from babysit.core.runlog import RunLog
-from babysit.core.scale import Scale
 from babysit.session import inbox
 from babysit.session.run import Run
 from babysit.store.checkpoint_store import Checkpoint, checkpoints_in
@@ -53,30 +51,6 @@ class Viewer(Run):
             raise ValueError(f"The run at {self.directory} has not begun, or was ended before it began.")
 
     # ------------------------------------------------------------------ reading
-
-    @property
-    def state(self) -> str:
-        """As a panda's; `interrupted` where the process that trained it is gone."""
-        return str(self.status()["state"])
-
-    @property
-    def step(self) -> int:
-        """Steps done on the present branch."""
-        return int(self.status()["step"])
-
-    @property
-    def epoch(self) -> int:
-        """Epochs done on the present branch."""
-        return int(self.status()["epoch"])
-
-    @property
-    def hyperparameters(self) -> dict[str, Hyperparameter]:
-        """Name -> value and bounds, in a stable order."""
-        fields = Scale.__dataclass_fields__
-        return {
-            name: Hyperparameter(about["value"], Scale(**{field: about[field] for field in fields}))
-            for name, about in self.status()["hyperparameters"].items()
-        }
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
