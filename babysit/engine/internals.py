@@ -19,22 +19,3 @@ from tensorflow.python.framework.ops import EagerTensor
 from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable, ResourceVariable
 
 GLOBAL_SEED_GENERATOR = "global_seed_generator"  # the attribute with Keras's own generator
-
-__all__ = [
-    "GLOBAL_SEED_GENERATOR",
-    "GLOBAL_STATE_TRACKER",
-    "ArrayDataAdapter",
-    "BaseResourceVariable",
-    "EagerTensor",
-    "ResourceVariable",
-    "can_slice_array",
-    "convert_to_sliceable",
-    "convert_to_tf_tensor_spec",
-    "get_data_adapter",
-    "get_global_attribute",
-    "get_read_only_resource_input_indices_graph",
-    "is_scipy_sparse",
-    "pythonify_logs",
-    "to_snake_case",
-    "train_validation_split",
-]
