@@ -117,6 +117,8 @@ $(UV): | $(READY)
 
 # With Python 3.11 or 3.12, as TensorFlow 2.19 has no wheels for 3.13; pandas 3, which only tests need, has no NumPy 2.0.
 $(LOWEST)/.ready: $(READY) $(UV)
+	@$(BIN)/python -c "import sys; sys.exit(sys.version_info >= (3, 13))" || { \
+		echo "TensorFlow 2.19 has no wheels for Python 3.13: make .venv with 3.11 or 3.12 for this." >&2; exit 1; }
 	@echo "Making $(LOWEST) with the lowest versions; the first time takes some minutes."
 	@$(call environment,$(LOWEST),$(shell sed -n '/^dependencies/,/^]/s/^ *"\(.*\)>=\(.*\)",/\1==\2/p' pyproject.toml) \
 		"pandas<3")
