@@ -30,7 +30,8 @@ class FakeWorker:
 
 
 @pytest.fixture
-def worker():
+def worker(monkeypatch):
+    monkeypatch.setattr(inbox, "EVERY_S", 0.01)
     return FakeWorker()
 
 
