@@ -150,7 +150,7 @@ def test_a_step_a_block_or_many_and_a_return_to_a_checkpoint_give_the_same_bits(
     assert digests == digests[:1] * 3
 
 
-@changed_member
+@cut_member
 def test_what_was_tried_leaves_the_state_as_it_was(trained):
     name, value = dial(trained.name)
     panda = trained.at_step(3)
@@ -210,12 +210,14 @@ LEFT_AND_RIGHT = [X[:, :4], X[:, 4:]]
 
 # What `fit` is given, made anew for each of the two who are to be given it.
 GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
-    "arrays shared out among so many steps": lambda: {
+    # Validated once: `Model.fit` draws ahead of a generator, so what a second validation gets is left to chance.
+    "arrays shared out among so many steps, and a validation on a generator": lambda: {
         "x": X,
         "y": Y,
         "steps_per_epoch": 3,
-        "validation_data": VALIDATION,
+        "validation_data": endless(*VALIDATION),
         "validation_steps": 3,
+        "validation_freq": 2,
     },
     "a validation on arrays with weights after some epochs": lambda: {
         "x": X,
@@ -224,14 +226,10 @@ GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
         "validation_data": (*VALIDATION, WEIGHT[:40]),
         "validation_freq": [1, 3],
     },
-    "a validation on a PyDataset": lambda: {"x": X, "y": Y, "validation_data": Batches(*VALIDATION, size=12)},
-    # Validated once: `Model.fit` draws ahead of a generator, so what a second validation gets is left to chance.
-    "generators with weights": lambda: {
+    "a generator with weights, and a validation on a PyDataset": lambda: {
         "x": endless(X, Y, WEIGHT),
         "steps_per_epoch": 5,
-        "validation_data": endless(*VALIDATION),
-        "validation_steps": 3,
-        "validation_freq": 2,
+        "validation_data": Batches(*VALIDATION, size=12),
     },
     "endless tf.data, for which sizes of batches count for nothing": lambda: {
         "x": dataset(X, Y).repeat().batch(16),

@@ -248,7 +248,7 @@ function render({ model, el }) {
     if (now !== reported) model.send(JSON.parse(now));
     reported = now;
   };
-  let heard = 0; // when something came from the kernel, or nothing had to
+  let heard = performance.now(); // when something came from the kernel, or nothing had to
   const hear = () => { heard = performance.now(); };
   const warn = () => { // of a restarted kernel JupyterLab knows at once
     if (!visible || !model.get('beat')) hear();
