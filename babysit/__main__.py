@@ -26,6 +26,7 @@ from babysit.store.checkpoint_file import numbered, read
 from babysit.store.database import RECORD, DatabaseReader
 
 _UNREADABLE = (sqlite3.Error, OSError, ValueError, LookupError, TypeError, ImportError, AttributeError)
+_RAISED = (*_UNREADABLE, FloatingPointError, RuntimeError)  # the latter by a training
 _WATCHED_EVERY_S = 0.5
 
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     act, name, directory = given.pop("act"), given.pop("command"), given.pop("directory")
     try:
         return int(act(checked_run(directory), **given))
-    except _UNREADABLE as error:
+    except _RAISED as error:
         print(f"{directory}: `{name}` cannot be done: {error}", file=sys.stderr)
         return 2
 
@@ -131,8 +132,8 @@ def watch(directory: Path) -> int:
         for event in run.logs[directory.absolute().name].events_after(seen):
             seen, payload = event.seq, event.payload
             if isinstance(payload, EpochEnd):
-                logs = " · ".join(f"{name} {value:.4g}" for name, value in payload.logs.items())
-                print(f"{event.step:>8,}  epoch {payload.epoch:,}: {logs}", flush=True)
+                logs = [f"{name} {value:.4g}" for name, value in payload.logs.items() if isinstance(value, int | float)]
+                print(f"{event.step:>8,}  epoch {payload.epoch:,}: {' · '.join(logs)}", flush=True)
             else:
                 print(_printable(line_of(entry_of(event))), flush=True)
         if status["state"] not in ("running", "paused"):

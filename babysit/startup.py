@@ -19,7 +19,10 @@ _NOISE = re.compile(
 
 def import_tensorflow() -> None:
     """Imports TensorFlow; what is written to stderr meanwhile comes after it, without what is known to mean nothing."""
-    stderr = os.dup(2)
+    try:
+        stderr = os.dup(2)
+    except OSError:  # a process without stderr shows nothing anyway
+        return
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:

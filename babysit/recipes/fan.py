@@ -61,8 +61,7 @@ class Fan:
 
     def none(self) -> None:
         """Goes on from the state before the trials, as if nothing had been tried."""
-        if self._run.history.steps != self._start.step:
-            self._start.again()
+        self._start.again()
         self._start.resume()
 
     def __repr__(self) -> str:
@@ -85,8 +84,11 @@ def fan(run: Run, steps: int = 200, by: str = "loss", **values: Sequence[Any]) -
             start.again()
             run.set(why=f"trial {i} of {len(tried)}", **{name: value})
             trials.append(_try(run, start, value, steps, trials))
-    finally:
+    except BaseException:
         start.again()
+        start.resume()
+        raise
+    start.again()
     return Fan(run, start, name, trials)
 
 
@@ -97,7 +99,9 @@ def _checked(run: Run, values: dict[str, Sequence[Any]]) -> tuple[str, list[Any]
     tried = list(given) if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) else []
     if not 2 <= len(tried) <= MOST:
         raise ValueError(f"`{name}` must be a list of 2 to {MOST} values. Received: {name}={given!r}.")
-    return name, tried
+    if name not in run.hyperparameters:
+        raise ValueError(f"`fan` tries a hyperparameter: {', '.join(run.hyperparameters)}. Received: {name!r}.")
+    return name, [checked(name, value, run.hyperparameters[name].scale) for value in tried]
 
 
 def _try(run: Run, start: Start, value: Any, steps: int, before: Sequence[Trial]) -> Trial:

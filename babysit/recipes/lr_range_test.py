@@ -63,7 +63,9 @@ def lr_range_test(
     bounds = run.hyperparameters
     if name not in bounds:
         raise ValueError(f"`name` must be a hyperparameter: {', '.join(bounds)}. Received: {name!r}.")
-    low, high = low or max(bounds[name].low, 1e-7), high or min(bounds[name].high, 10.0)
+    scale = bounds[name].scale
+    low = checked("low", max(scale.low, 1e-7) if low is None else low, scale)
+    high = checked("high", min(scale.high, 10.0) if high is None else high, scale)
     if not low < high:
         raise ValueError(f"`low` must be below `high`. Received: low={low!r}, high={high!r}.")
     start = Start(run, by)
@@ -81,11 +83,15 @@ def lr_range_test(
         rates = run.history[name][start.step :][: len(losses)]
     finally:
         start.again()
-    start.resume()
+        start.resume()
     finite = np.isfinite(losses)
     rates, losses = rates[finite], losses[finite]
+    if len(losses) < 3:
+        raise ValueError(
+            f"The loss is not finite from the first steps on. Begin at a smaller `low`. Received: {low!r}."
+        )
     mean = smoothed(losses)
-    suggestions = {rule: found(rates, mean) for rule, found in SUGGESTIONS.items()} if len(losses) > 2 else {}
+    suggestions = {rule: found(rates, mean) for rule, found in SUGGESTIONS.items()}
     return RangeTest(name, rates, losses, mean, branch, suggestions)
 
 

@@ -42,6 +42,7 @@ class Start:
 
     def again(self, branch: str | None = None) -> None:
         """Returns to the state of the start, or goes on from the tip of another branch, at rest."""
+        self._run.pause()  # it may still take steps, where somebody has interrupted the caller
         self._run.rewind(branch or self.branch)
 
     def resume(self) -> None:

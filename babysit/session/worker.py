@@ -220,11 +220,13 @@ class Worker:
             if self._at_rest:
                 self.session.watch()
         except BaseException as error:  # a callback may call `sys.exit`: those who wait must get an answer
-            if outcome is not None:
-                outcome.set_exception(error)
-            if outcome is None or command.get("author") != "script":  # which gets the error itself
-                with contextlib.suppress(ValueError):  # the log is closed, as the run goes on in another panda
-                    self.session.emit(Refused(str(error)), **_texts(command) | {"why": ""})
+            try:
+                if outcome is None or command.get("author") != "script":  # which gets the error itself
+                    with contextlib.suppress(ValueError):  # the log is closed, as the run goes on in another panda
+                        self.session.emit(Refused(str(error)), **_texts(command) | {"why": ""})
+            finally:
+                if outcome is not None:  # last, so that whoever waits finds the refusal in the log
+                    outcome.set_exception(error)
         else:
             if outcome is not None:
                 outcome.set_result(result)

@@ -38,7 +38,7 @@ def test_each_trial_is_the_run_with_that_value_and_afterwards_the_state_is_what_
     assert fan.best.loss == min(trial.loss for trial in fan.trials)
     assert "learning rate from step 5" in repr(fan) and repr(fan).count("the best") == 1
 
-    panda.run(3)
+    panda.set(momentum=0.5)
     fan.none()
     assert (panda.state, panda.digest()) == ("paused", digest)
     fan.keep(fan.trials[1])
@@ -67,7 +67,7 @@ def test_other_hyperparameters_and_the_end_of_the_fit(panda):
 
 
 def test_bad_values_leave_the_state_as_it_was(panda):
-    digest = panda.digest()
+    digest, branches = panda.digest(), panda.branches
     for error, values in (
         (TypeError, {}),
         (TypeError, {"learning_rate": [0.1, 0.2], "momentum": [0.1, 0.2]}),
@@ -80,7 +80,7 @@ def test_bad_values_leave_the_state_as_it_was(panda):
     ):
         with pytest.raises(error):
             panda.fan(**values)
-        assert (panda.state, panda.digest()) == ("paused", digest)
+        assert (panda.state, panda.digest(), panda.branches) == ("paused", digest, branches)
     panda.stop()
     panda.wait()
     with pytest.raises(ValueError, match="a run that is stopped"):
