@@ -125,6 +125,7 @@ class Together:
             "warning": next((one["warning"] for one in found if one["warning"]), None),
             "remarks": [*self._differences(common, found), *(remark for one in found for remark in one["remarks"])],
             "runs": found,
+            "foresight": None,
         }
 
     @property

@@ -9,14 +9,17 @@ import warnings
 import weakref
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from babysit import runs
 from babysit.core.events import Fit
+from babysit.core.history import History
 from babysit.core.hyperparameter import Hyperparameter, any_whole, checked
 from babysit.core.position import FitSpec
 from babysit.core.runlog import RunLog
@@ -24,12 +27,14 @@ from babysit.engine import architecture
 from babysit.engine.environment import describe
 from babysit.engine.trainer import KerasTrainer
 from babysit.progress import Progress
+from babysit.recipes.examples import examples
+from babysit.recipes.foresight import Foresight
 from babysit.session import inbox
 from babysit.session.fit import plan_of
 from babysit.session.guard import keras_settings
 from babysit.session.inbox import Inbox
 from babysit.session.rewind import load
-from babysit.session.run import Run
+from babysit.session.run import Run, Watcher
 from babysit.session.session import Session
 from babysit.session.worker import Worker
 from babysit.store.checkpoint_store import Checkpoint, CheckpointStore
@@ -38,6 +43,7 @@ from babysit.store.database import Database
 if TYPE_CHECKING:
     from babysit.recipes.fan import Fan
     from babysit.recipes.lr_range_test import RangeTest
+    from babysit.recipes.watch import Alert, Watch
 
 CHECKPOINTS = "checkpoints"
 
@@ -126,9 +132,10 @@ class Panda(Run):
         self._loaded: FitSpec | None = None
         self._progress = Progress(self.history)
         self._picture: Any = None
-        database.status_provider = weakref.WeakMethod(self._worker.status)
+        self._foresight = Foresight(self, self._worker.send)
+        database.status_provider = weakref.WeakMethod(self.status)
         if remote:
-            opened.callback(Inbox(directory, weakref.WeakMethod(self._worker.submit), database.flush).close)
+            opened.callback(Inbox(directory, weakref.WeakMethod(self._submit), database.flush).close)
         else:
             inbox.shut(directory)
         runs.pandas.add(self)
@@ -281,9 +288,7 @@ class Panda(Run):
             TypeError: If it is not one hyperparameter.
             ValueError: If no fit is going on, or a value is out of bounds. The run is in the state it was in.
         """
-        from babysit.recipes.fan import fan
-
-        return fan(self, steps, by, **values)
+        return self._foresight.attempt("fan", steps, by, values)  # type: ignore[no-any-return]
 
     def lr_range_test(
         self,
@@ -308,9 +313,73 @@ class Panda(Run):
         Raises:
             ValueError: If no fit is going on, or a rate is out of bounds. The run is in the state it was in.
         """
-        from babysit.recipes.lr_range_test import lr_range_test
+        return self._foresight.attempt("range test", low, high, steps, name, by)  # type: ignore[no-any-return]
 
-        return lr_range_test(self, low, high, steps, name, by)
+    def cause(self, step: int, steps: int = 20) -> "Fan":
+        """Takes the steps of a loss spike again in three ways, and returns to the very state: what caused it?
+
+        As they were; without the batches of the step and of the one before it, whose update may have thrown the
+        weights away; and at half the learning rate. `verdict` of what comes back says in which of them there is no
+        spike: the highest loss is less than half as far above the median before it (after Chowdhery et al. 2022,
+        section 5.1, who found that it takes a batch and a state together). `keep` and `none` are those of a fan.
+
+        Args:
+            step: The step of the spike, on the present branch, from 2 on.
+            steps: How many are taken each time, from 2 on; fewer where the fit is over.
+
+        Raises:
+            ValueError: If no fit is going on, there is no such step, or it is near an epoch's end, so that its
+                batches cannot be left out. The run is in the state it was in.
+        """
+        return self._foresight.attempt("cause", step, steps)  # type: ignore[no-any-return]
+
+    def examples(self, step: int) -> np.ndarray:
+        """The rows of the data that a step of the present branch saw, in their order: int32 or int64, shape (batch,).
+
+        `x[panda.examples(step)]` is its batch.
+
+        Raises:
+            ValueError: If it was not taken, or the data are no arrays, or others than those of that step.
+        """
+        return examples(self._log, self.history.branch, step, self._trainer)
+
+    def watch(
+        self,
+        rule: str | Callable[[History], Any],
+        then: str = "tell",
+        *,
+        most: int = 3,
+        notify: "Callable[[Alert], Any] | None" = None,
+    ) -> "Watch":
+        """Watches the training by a rule, from now on, after each block of steps; what is found is in the journal.
+
+        | rule | what is found |
+        |---|---|
+        | `"spike"` | a loss more than 6 standard deviations above the mean of the last 128 steps (as OLMo-core does) |
+        | `"plateau"` | 10 epochs without a lower `val_loss` (or `loss`), by 1e-4, as in Keras's `ReduceLROnPlateau` |
+        | `"overfitting"` | `val_loss` 5 % above its lowest, `loss` below what it was then (Prechelt 1998, section 2) |
+        | `"not finite"` | a loss that is NaN or infinite |
+        | `"stalled"` | 2,000 steps through whose losses no falling line goes, with probability 0.51 (King 2018, dlib) |
+        | a function | `function(panda.history)` has become true; a text that it returns is the reason |
+
+        What is done is an entry by the rule's name. As a callback, a rule is not kept on disk.
+
+        Args:
+            rule: One of these. A function takes 5 % of the time at most; what it raises ends it, not the training.
+            then: `"tell"`: a note, and a question on the dashboard; `"pause"`; `"halve the learning rate"`, every one
+                that there is; or `"rewind and skip"`: back 100 steps, with 200 batches left out, or as many as the
+                epoch has (Chowdhery et al. 2022, section 5.1).
+            most: How often it may halve or rewind, from 0 on; after that it pauses.
+            notify: Called with each alert (`rule`, `step`, `words`, `then`), on a thread of its own.
+
+        Returns:
+            The watch: its `alerts`, and `end()`. One of the same name ends the one before.
+
+        Raises:
+            TypeError: If `notify` is no function.
+            ValueError: If `rule` or `then` is none of these.
+        """
+        return self._foresight.watch(rule, then, most, notify)
 
     # ------------------------------------------------------------------ reading
 
@@ -345,6 +414,11 @@ class Panda(Run):
     def checkpoints(self) -> list[Checkpoint]:
         """The complete checkpoints, oldest first."""
         return self._store.all
+
+    @property
+    def watchers(self) -> list[Watcher]:
+        """Called after each block of steps, on the training thread; each gives commands, which are obeyed at once."""
+        return self._worker.watchers
 
     def digest(self) -> str:
         """sha256 of the training state, hexadecimal, taken at the next boundary."""
@@ -450,14 +524,24 @@ class Panda(Run):
                 `more_epochs` (`epochs`), `save` (`name` or None), `rename` (`folder`, `name`),
                 `delete` (`folder`), `rewind` (`folder`, or `step` and `branch`; `hyperparameters`,
                 `skip`), `export` (`kind`: `logbook`, `history`, `script`, `model`, or `chart.png`
-                or `chart.svg` with its `content`), `diagnostics` (`on`), `pause`, `resume`, `stop`; for
-                each also `author`, `command` (an id of your own) and, but for those that say it themselves, `why`.
+                or `chart.svg` with its `content`), `diagnostics` (`on`), `pause`, `resume`, `stop`;
+                `fan` (`name`, `values`, `steps`), `lr_range_test` (`name`), `cause` (`step`), `keep` (`branch` of a
+                trial, or None), `cancel`, `watch` (`rule`, `then`, or None), `answer` (`number`, `then`); for each
+                also `author`, `command` (an id of your own) and, but for those that say it themselves, `why`.
         """
-        return self._worker.send(command)
+        return self._foresight.send(command) or self._worker.send(command)
+
+    def _submit(self, command: dict[str, Any]) -> "Future[Any]":
+        """Hands over a command of another process; its future result."""
+        if (number := self._foresight.send(command)) is None:
+            return self._worker.submit(command)
+        done: Future[Any] = Future()
+        done.set_result(number)
+        return done
 
     def status(self) -> dict[str, Any]:
         """The present state of the run, in plain data, from any thread, at no cost to the training."""
-        return self._worker.status()
+        return self._worker.status() | {"foresight": self._foresight.status()}
 
     def _leave(self) -> None:
         """Rests and saves because the interpreter exits, and says how to go on."""

@@ -11,7 +11,6 @@ from babysit.core.words import label, number
 from babysit.recipes.start import HOPELESS, Start
 from babysit.session.run import Run
 
-_PARTS = 10  # after each of which the test may end
 _SMOOTHING = 0.9  # share of the mean before, in the exponential mean of the losses
 _REACH, _LEVEL = 15, 0.05  # of the slide: steps between the two slopes that it compares, and where they are alike
 
@@ -26,6 +25,8 @@ class RangeTest:
         losses: The loss of each step.
         smoothed: Their exponential mean.
         branch: The branch of the test, which stays.
+        step: Steps done before it.
+        by: The column of the history.
         suggestions: Rule -> rate: `steepest`, `valley`, `minimum ÷ 10` and `slide`.
     """
 
@@ -34,6 +35,8 @@ class RangeTest:
     losses: np.ndarray = field(repr=False)
     smoothed: np.ndarray = field(repr=False)
     branch: str
+    step: int
+    by: str
     suggestions: dict[str, float]
 
     def plot(self, axes: Any) -> None:
@@ -42,7 +45,7 @@ class RangeTest:
         axes.plot(self.rates, self.smoothed)
         for name, rate in self.suggestions.items():
             axes.plot(rate, np.interp(rate, self.rates, self.smoothed), "o", label=f"{name}: {number(rate)}")
-        axes.set(xscale="log", xlabel=label(self.name), ylabel="loss")
+        axes.set(xscale="log", xlabel=label(self.name), ylabel=label(self.by))
         axes.legend(frameon=False)
 
     def __repr__(self) -> str:
@@ -52,11 +55,12 @@ class RangeTest:
 
 def lr_range_test(
     run: Run,
-    low: float | None = None,
-    high: float | None = None,
-    steps: int = 100,
-    name: str = "learning_rate",
-    by: str = "loss",
+    told: Callable[[str, float], None],
+    low: float | None,
+    high: float | None,
+    steps: int,
+    name: str,
+    by: str,
 ) -> RangeTest:
     """Lets the learning rate grow over some steps and returns to the very state; see `Panda.lr_range_test`."""
     steps = int(checked("steps", steps, any_whole(20)))
@@ -68,22 +72,18 @@ def lr_range_test(
     high = checked("high", min(scale.high, 10.0) if high is None else high, scale)
     if not low < high:
         raise ValueError(f"`low` must be below `high`. Received: low={low!r}, high={high!r}.")
-    start = Start(run, by)
-    losses = np.empty(0)
-    try:
+    start = Start(run, by, told)
+    told(f"range test of {label(name)}", 0.0)
+    with start.returning():
         start.again()
         for rate, over in (low, 1), (high, steps):
             change: dict[str, Any] = {name: rate}
             run.set(why="range test", over=over, **change)
         branch = run.history.branch
-        for losses in start.losses(steps, _PARTS):
-            mean = smoothed(losses)
-            if mean[-1] > HOPELESS * mean.min():
-                break
+        losses = start.losses(steps, lambda losses: len(_hopeless(losses)) > 0)
+        losses = losses[: 1 + next(iter(_hopeless(losses)), steps)]
         rates = run.history[name][start.step :][: len(losses)]
-    finally:
-        start.again()
-        start.resume()
+    start.resume()
     finite = np.isfinite(losses)
     rates, losses = rates[finite], losses[finite]
     if len(losses) < 3:
@@ -92,7 +92,13 @@ def lr_range_test(
         )
     mean = smoothed(losses)
     suggestions = {rule: found(rates, mean) for rule, found in SUGGESTIONS.items()}
-    return RangeTest(name, rates, losses, mean, branch, suggestions)
+    return RangeTest(name, rates, losses, mean, branch, start.step, by, suggestions)
+
+
+def _hopeless(losses: np.ndarray) -> list[int]:
+    """The places at which the smoothed losses are above four times the lowest before."""
+    mean = smoothed(losses)
+    return np.flatnonzero(mean > HOPELESS * np.minimum.accumulate(mean)).tolist() if len(mean) else []
 
 
 def smoothed(losses: np.ndarray) -> np.ndarray:

@@ -1,7 +1,9 @@
-"""Where a run is before something is tried, and the way back to there."""
+"""Where a run is before something is tried, the steps of a trial, and the way back."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -10,12 +12,38 @@ from babysit.session.run import Run
 HOPELESS = 4.0  # times the best loss: a trial above it ends early
 
 
+class Cancelled(RuntimeError):
+    """What was tried was cancelled; the run is where it was."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of a value, or of another way to go on, on a branch of its own.
+
+    Attributes:
+        value: The value, or the way in words.
+        branch: The branch, which stays.
+        steps: How many steps were taken.
+        loss: The mean loss of their last tenth; infinite where it is not finite.
+        ended: Why it ended early, in a word; empty if it did not.
+        losses: The loss of each step.
+    """
+
+    value: Any
+    branch: str
+    steps: int
+    loss: float
+    ended: str
+    losses: np.ndarray = field(repr=False)
+
+
 class Start:
     """The state of a run before something is tried: the tip of its branch, which `again` returns to exactly.
 
     Args:
         run: The run, which rests then.
         by: The column of the history that is compared.
+        told: Called with what is being tried, in words, and the share that is done; may raise `Cancelled`.
 
     Attributes:
         branch: The branch that it was on.
@@ -26,7 +54,9 @@ class Start:
         ValueError: If no fit is going on, or there is no such column.
     """
 
-    def __init__(self, run: Run, by: str = "loss") -> None:
+    def __init__(
+        self, run: Run, by: str = "loss", told: Callable[[str, float], None] = lambda words, done: None
+    ) -> None:
         if run.state not in ("running", "paused"):
             raise ValueError(
                 f"Nothing can be tried while no fit is going on. Received: a run that is {run.state}. "
@@ -36,7 +66,7 @@ class Start:
             raise ValueError(
                 f"`by` must be a column of the history: {', '.join(run.history.columns)}. Received: {by!r}."
             )
-        self._run, self._by, self.was_running = run, by, run.state == "running"
+        self._run, self._by, self.told, self.was_running = run, by, told, run.state == "running"
         run.pause()
         self.branch, self.step = run.history.branch, run.history.steps
 
@@ -50,23 +80,62 @@ class Start:
         if self.was_running:
             self._run.resume()
 
-    def losses(self, steps: int, parts: int) -> Iterator[np.ndarray]:
-        """The losses from the start on, after each part of so many steps; ends where one is not finite."""
-        taken = 0
-        for part in range(1, parts + 1):
-            more = steps * part // parts - taken
-            if more:
-                finite = self._take(more)
-                losses = self._run.history[self._by][self.step :]
-                taken = len(losses)
-                yield losses
-                if not finite or not math.isfinite(losses[-1]) or self._run.state != "paused":
-                    return
-
-    def _take(self, steps: int) -> bool:
-        """Takes steps; returns whether their losses were finite."""
+    @contextmanager
+    def returning(self) -> Iterator[None]:
+        """Returns to the start in the end; after an error the run goes on if it was running."""
         try:
-            self._run.run(steps)
+            yield
+        except BaseException:
+            self.again()
+            self.resume()
+            raise
+        self.again()
+
+    def losses(self, steps: int, ends: Callable[[np.ndarray], bool] | None = None) -> np.ndarray:
+        """Takes steps from where the run rests, fewer where it ends or a loss is not finite; returns their losses.
+
+        Args:
+            steps: How many.
+            ends: Asked after each block, with the losses up to there, whether this is to end.
+        """
+        run, after = self._run, self._run.history.steps
+
+        def watch() -> Sequence[dict[str, Any]]:
+            return [{"action": "pause", "author": "babysit"}] if ends and ends(run.history[self._by][after:]) else ()
+
+        run.watchers.append(watch)
+        try:
+            run.run(steps)
         except FloatingPointError:
-            return False
-        return True
+            pass
+        finally:
+            run.watchers.remove(watch)
+        self.told("", 0.0)  # where it was cancelled, this ends it
+        return run.history[self._by][after : after + steps]
+
+    def trial(self, value: Any, steps: int, before: Sequence[Trial] = ()) -> Trial:
+        """Takes the steps of a trial, fewer where it is hopeless beside an earlier one.
+
+        Args:
+            value: What is tried; the run rests where the trial begins, and has it.
+            steps: How many.
+            before: The trials before, from the same place.
+        """
+        ended, branch, part = "", self._run.history.branch, max(steps // 5, 1)
+
+        def hopeless(losses: np.ndarray) -> bool:
+            nonlocal ended
+            taken = len(losses)
+            rivals = [one.losses[taken - part : taken].mean() for one in before if part <= taken <= one.steps]
+            if rivals and losses[-part:].mean() > HOPELESS * min(rivals):
+                ended = "hopeless"
+            return bool(ended)
+
+        losses = self.losses(steps, hopeless)
+        if not np.isfinite(losses).all():
+            ended = "not finite"
+        elif not ended and len(losses) < steps:
+            ended = "the fit was over"
+        last = losses[-max(steps // 10, 1) :]
+        loss = float(last.mean()) if np.isfinite(last).all() and len(last) else float("inf")
+        return Trial(value, branch, len(losses), loss, ended, losses)

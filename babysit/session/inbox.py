@@ -40,7 +40,13 @@ _BRINGS: dict[str, dict[str, Any]] = {
     "more_epochs": {"epochs": int},
     "export": {"kind": str, "content": str},  # bytes, in base 64
     "diagnostics": {"on": bool},
-    **dict.fromkeys(("pause", "resume", "stop", "finish_epoch"), {}),
+    "fan": {"name": str, "values": list, "steps": int},
+    "lr_range_test": {"name": str},
+    "cause": {"step": int},
+    "keep": {"branch": str | None},
+    "watch": {"rule": str, "then": str | None},
+    "answer": {"number": int, "then": str},
+    **dict.fromkeys(("pause", "resume", "stop", "finish_epoch", "cancel"), {}),
 }
 _ALL_BRING = {"action": str, "author": str, "why": str, "command": str, "waits": bool}
 _ERRORS = {error.__name__: error for error in (ValueError, TypeError, OSError)}

@@ -2,7 +2,7 @@
 
 import numbers
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from babysit.core.journal import Entry, Journal, entry_of
 from babysit.core.runlog import RunLog
 from babysit.core.scale import Scale
 from babysit.store.checkpoint_store import Checkpoint
+
+Watcher = Callable[[], Sequence[Mapping[str, Any]]]
 
 
 class Run:
@@ -193,10 +195,20 @@ class Run:
         raise NotImplementedError
 
     @property
+    def log(self) -> RunLog:
+        """All events and steps, on all branches."""
+        self._look()
+        return self._log
+
+    @property
     def logs(self) -> dict[str, RunLog]:
         """Name -> log, for a screen; `babysit.Together` has several."""
-        self._look()
-        return {self.directory.name: self._log}
+        return {self.directory.name: self.log}
+
+    @property
+    def watchers(self) -> list[Watcher]:
+        """Called after each block of steps, on the training thread; each gives commands, which are obeyed at once."""
+        raise ValueError("A run is watched where it is trained.")
 
     @property
     def history(self) -> History:

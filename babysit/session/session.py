@@ -102,14 +102,16 @@ class Session:
 
     # ------------------------------------------------------------------------- the one way in
 
-    def emit(self, payload: Payload, **about: Any) -> Event:
+    def emit(self, payload: Payload, branch: str | None = None, **about: Any) -> Event:
         """Appends an event to the log, at the present step, and applies it; a checkpoint follows one that is opaque.
 
         Args:
             payload: What was done.
+            branch: A new branch that begins with it.
             **about: `author`, `why` and `command`.
         """
-        event = self.log.add(self.branch, self.position.step, payload, **about)
+        event = self.log.add(branch or self.branch, self.position.step, payload, **about)
+        self.branch = event.branch  # only now that the log has it, as other threads read both
         self.trainer.apply(event)
         if payload.opaque:
             self.keep("edit")
@@ -296,9 +298,8 @@ class Session:
 
     def leave(self, payload: Branch, **about: Any) -> Event:
         """Begins a new branch at the present step."""
-        self.branch, self.early, self.finite = f"branch {len(self.log.branches) + 1}", False, True
-        self._observed = None
-        return self.emit(payload, **about)
+        self.early, self.finite, self._observed = False, True, None
+        return self.emit(payload, f"branch {len(self.log.branches) + 1}", **about)
 
     def remind_callbacks(self) -> None:
         """Has the callbacks remember what they did after the last epoch of this fit that had ended here."""

@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -49,12 +49,14 @@ class Worker:
         state: `idle`, `running`, `paused`, `finished`, `stopped` or `failed`.
         error: What the training raised, if it failed.
         not_finite: Whether it rests because the loss turned NaN or infinite.
+        watchers: Called after each block; each gives commands, which are obeyed at once.
     """
 
     def __init__(self, session: Session, model: Any, database: Database, export: Callable[[str, bytes], Path]) -> None:
         self.session, self.state = session, "idle"
         self.error: BaseException | None = None
         self.not_finite = False
+        self.watchers: list[Callable[[], Sequence[Mapping[str, Any]]]] = []
         self._model, self._database, self._guard = model, database, ModelGuard(model, self)
         self._until: float = 0  # the step at which it rests
         self._last_epoch: float = math.inf  # the epoch after which it rests
@@ -255,14 +257,19 @@ class Worker:
         except BaseException as error:
             self._fail(error)
             return
-        if not session.early and any(isinstance(one.payload, NotFinite) for one in session.log.events_after(newest)):
+        taken = session.position.step - before
+        turned = any(isinstance(one.payload, NotFinite) for one in session.log.events_after(newest))
+        for watch in list(self.watchers):
+            for command in watch():
+                self._answer(dict(command), None)
+        if turned and not session.early and not session.finite:  # none of them has gone back
             self.not_finite = True
             self._move_to("paused")
         elif session.finished:
             self._end("finished")
         elif session.position.step >= self._until or session.position.epoch >= self._last_epoch:
             self._move_to("paused")
-        self._taken += session.position.step - before  # last, as a caller of `run` then finds it at rest
+        self._taken += taken  # last, as a caller of `run` then finds it at rest
 
     # ------------------------------------------------------------------------- the commands
 
@@ -323,7 +330,9 @@ class Worker:
             self._end("stopped", **about)
 
     def _rewind(self, about: Mapping[str, str], **place: Any) -> Event:
+        before = self.session.position.step
         event = rewind(self.session, about, **place)
+        self._until += self.session.position.step - before  # a `run` takes as many steps all the same
         self.error, self.not_finite = None, False
         if self.state != "running" and self.session.plan is not None:
             self._move_to("paused")
