@@ -271,7 +271,7 @@ class Panda(Run):
 
     # ----------------------------------------------------------------- foresight
 
-    def fan(self, steps: int = 200, by: str = "loss", **values: Sequence[Any]) -> "Fan":
+    def fan(self, steps: int = 200, by: str | None = None, **values: Sequence[Any]) -> "Fan":
         """Tries values of one hyperparameter from the present state, on the same examples: `fan(learning_rate=[…])`.
 
         Each is a branch of its own, one after the other, which the chart shows. One ends early where it is hopeless:
@@ -281,7 +281,7 @@ class Panda(Run):
 
         Args:
             steps: How long each is tried, from 1 on; less where the fit is over.
-            by: The column of the history that is compared, where it is not the loss.
+            by: The column of the history that is compared; the loss if not given, or what is measured first.
             **values: One hyperparameter -> 2 to 8 values.
 
         Raises:
@@ -296,7 +296,7 @@ class Panda(Run):
         high: float | None = None,
         steps: int = 100,
         name: str = "learning_rate",
-        by: str = "loss",
+        by: str | None = None,
     ) -> "RangeTest":
         """Lets the learning rate grow from `low` to `high` and returns to the very state: which rates are useful?
 
@@ -308,7 +308,7 @@ class Panda(Run):
             high: The last one; the upper bound, or 10, if not given.
             steps: In which to get there, from 20 on.
             name: The hyperparameter, where a model has several learning rates.
-            by: The column of the history that shows them, where it is not the loss.
+            by: The column of the history that shows them, likewise.
 
         Raises:
             ValueError: If no fit is going on, or a rate is out of bounds. The run is in the state it was in.

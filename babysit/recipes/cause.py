@@ -22,7 +22,7 @@ def cause(run: Run, told: Callable[[str, float], None], step: int, steps: int) -
     if not BEFORE < step <= taken:
         raise ValueError(f"`step` must be one that was taken, from {BEFORE + 1} to {taken:,}. Received: step={step}.")
     start, first = Start(run, told=told), step - 1 - BEFORE
-    level = float(np.nanmedian(run.history["loss"][max(0, first - 32) : first + 1]))
+    level = float(np.nanmedian(run.history[start.by][max(0, first - 32) : first + 1]))
     rates: dict[str, Any] = {name: one.value / 2 for name, one in run.hyperparameters.items() if is_learning_rate(name)}
     ways = {AS_IT_WAS: 0, WITHOUT: BEFORE + 1, HALF: 0}
     trials: list[Trial] = []
@@ -35,7 +35,7 @@ def cause(run: Run, told: Callable[[str, float], None], step: int, steps: int) -
                 run.set(why=f"the cause of step {step:,}", **rates)
             trials.append(start.trial(way, steps))
     title = f"Step {step:,} in three ways, from step {first:,}"
-    return Fan(run, start, title, trials, first, "loss", _verdict(step, level, trials))
+    return Fan(run, start, title, trials, first, start.by, _verdict(step, level, trials))
 
 
 def is_learning_rate(name: str) -> bool:

@@ -60,14 +60,15 @@ class Fan:
 
     def __repr__(self) -> str:
         lines = [f"{self.title}, mean {label(self.by)} of the last tenth:"]
+        wide = max(10, *(len(number(trial.value)) for trial in self.trials))
         for trial in self.trials:
             remark = f" · {trial.ended} after {trial.steps:,} steps" if trial.ended else ""
             best = " · the best" if trial is self.best else ""
-            lines.append(f"{number(trial.value):>10}  {trial.loss:<8.4g} {trial.branch}{best}{remark}")
+            lines.append(f"{number(trial.value):>{wide}}  {trial.loss:<8.4g} {trial.branch}{best}{remark}")
         return "\n".join([*lines, self.verdict] if self.verdict else lines)
 
 
-def fan(run: Run, told: Callable[[str, float], None], steps: int, by: str, values: dict[str, Any]) -> Fan:
+def fan(run: Run, told: Callable[[str, float], None], steps: int, by: str | None, values: dict[str, Any]) -> Fan:
     """Tries several values of a hyperparameter from the present state; see `Panda.fan`."""
     steps = int(checked("steps", steps, any_whole()))
     name, tried = _checked(run, values)
@@ -79,7 +80,7 @@ def fan(run: Run, told: Callable[[str, float], None], steps: int, by: str, value
             start.again()
             run.set(why=f"trial {i + 1} of {len(tried)}", **{name: value})
             trials.append(start.trial(value, steps, trials))
-    return Fan(run, start, f"{label(name)} from step {start.step:,}", trials, start.step, by)
+    return Fan(run, start, f"{label(name)} from step {start.step:,}", trials, start.step, start.by)
 
 
 def _checked(run: Run, values: dict[str, Any]) -> tuple[str, list[Any]]:

@@ -100,7 +100,11 @@ class Foresight:
         if notify is not None and not callable(notify):
             raise TypeError(f"`notify` must be a function of an alert. Received: notify={notify!r}.")
         most = int(checked("most", most, any_whole(0)))
-        made = Watch(self._run, rule, then, most, self._numbers, lambda alert: self._found(alert, notify))
+
+        def found(alert: Alert) -> None:
+            self._found(alert, notify)
+
+        made = Watch(self._run, rule, then, most, self._numbers, found, lambda: self._doing is not None)
         if (before := self._watches.get(made.rule)) is not None:
             before.end()
         self._watches[made.rule] = made
@@ -155,10 +159,10 @@ class Foresight:
         self._send({"action": "refuse", "reason": reason, **about})
 
     def _fan(self, about: Mapping[str, Any], name: str, values: Any = None, steps: int = 200) -> None:
-        self._begin(about, lambda: self._attempt("fan", (steps, "loss", {name: values})))
+        self._begin(about, lambda: self._attempt("fan", (steps, None, {name: values})))
 
     def _lr_range_test(self, about: Mapping[str, Any], name: str = "learning_rate") -> None:
-        self._begin(about, lambda: self._attempt("range test", (None, None, 100, name, "loss")))
+        self._begin(about, lambda: self._attempt("range test", (None, None, 100, name, None)))
 
     def _cause(self, about: Mapping[str, Any], step: int) -> None:
         self._begin(about, lambda: self._attempt("cause", (step, 20)))

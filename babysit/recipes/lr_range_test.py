@@ -60,7 +60,7 @@ def lr_range_test(
     high: float | None,
     steps: int,
     name: str,
-    by: str,
+    by: str | None,
 ) -> RangeTest:
     """Lets the learning rate grow over some steps and returns to the very state; see `Panda.lr_range_test`."""
     steps = int(checked("steps", steps, any_whole(20)))
@@ -90,9 +90,9 @@ def lr_range_test(
         raise ValueError(
             f"The loss is not finite from the first steps on. Begin at a smaller `low`. Received: {low!r}."
         )
-    mean = smoothed(losses)
-    suggestions = {rule: found(rates, mean) for rule, found in SUGGESTIONS.items()}
-    return RangeTest(name, rates, losses, mean, branch, start.step, by, suggestions)
+    mean, few = smoothed(losses), len(losses) // 10  # the mean of few losses says little
+    suggestions = {rule: found(rates[few:], mean[few:]) for rule, found in SUGGESTIONS.items()}
+    return RangeTest(name, rates, losses, mean, branch, start.step, start.by, suggestions)
 
 
 def _hopeless(losses: np.ndarray) -> list[int]:
@@ -111,8 +111,9 @@ def smoothed(losses: np.ndarray) -> np.ndarray:
 
 
 def steepest(rates: np.ndarray, losses: np.ndarray) -> float:
-    """The rate at which the loss falls most, over the logarithm of the rate."""
-    return float(rates[np.gradient(losses, np.log(rates)).argmin()])
+    """The rate at which the loss falls most, over the logarithm of the rate, on the way to its lowest."""
+    down = max(int(losses.argmin()), 1) + 1
+    return float(rates[np.gradient(losses[:down], np.log(rates[:down])).argmin()])
 
 
 def minimum(rates: np.ndarray, losses: np.ndarray) -> float:

@@ -42,10 +42,11 @@ class Start:
 
     Args:
         run: The run, which rests then.
-        by: The column of the history that is compared.
+        by: The column of the history that is compared; the loss if not given, or what is measured first.
         told: Called with what is being tried, in words, and the share that is done; may raise `Cancelled`.
 
     Attributes:
+        by: The column.
         branch: The branch that it was on.
         step: Steps done on it.
         was_running: Whether it was running.
@@ -55,18 +56,18 @@ class Start:
     """
 
     def __init__(
-        self, run: Run, by: str = "loss", told: Callable[[str, float], None] = lambda words, done: None
+        self, run: Run, by: str | None = None, told: Callable[[str, float], None] = lambda words, done: None
     ) -> None:
         if run.state not in ("running", "paused"):
             raise ValueError(
                 f"Nothing can be tried while no fit is going on. Received: a run that is {run.state}. "
                 "Call `fit(..., paused=True)` first."
             )
-        if run.history.steps and by not in run.history.columns:
-            raise ValueError(
-                f"`by` must be a column of the history: {', '.join(run.history.columns)}. Received: {by!r}."
-            )
-        self._run, self._by, self.told, self.was_running = run, by, told, run.state == "running"
+        columns = run.history.columns
+        by = ("loss" if "loss" in columns else columns[2]) if by is None else by  # after `step` and `epoch`
+        if run.history.steps and by not in columns:
+            raise ValueError(f"`by` must be a column of the history: {', '.join(columns)}. Received: {by!r}.")
+        self._run, self.by, self.told, self.was_running = run, by, told, run.state == "running"
         run.pause()
         self.branch, self.step = run.history.branch, run.history.steps
 
@@ -101,7 +102,7 @@ class Start:
         run, after = self._run, self._run.history.steps
 
         def watch() -> Sequence[dict[str, Any]]:
-            return [{"action": "pause", "author": "babysit"}] if ends and ends(run.history[self._by][after:]) else ()
+            return [{"action": "pause", "author": "babysit"}] if ends and ends(run.history[self.by][after:]) else ()
 
         run.watchers.append(watch)
         try:
@@ -111,7 +112,7 @@ class Start:
         finally:
             run.watchers.remove(watch)
         self.told("", 0.0)  # where it was cancelled, this ends it
-        return run.history[self._by][after : after + steps]
+        return run.history[self.by][after : after + steps]
 
     def trial(self, value: Any, steps: int, before: Sequence[Trial] = ()) -> Trial:
         """Takes the steps of a trial, fewer where it is hopeless beside an earlier one.

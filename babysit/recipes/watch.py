@@ -160,7 +160,7 @@ _QUIET = {"spike": _WINDOW, "stalled": _STALLED_STEPS}  # steps for which a rule
 
 
 class Watch:
-    """A rule that a run is watched by; `end` ends it.
+    """A rule that a run is watched by; `end` ends it. It rests while something is tried.
 
     Attributes:
         rule: Its name.
@@ -176,10 +176,11 @@ class Watch:
         most: int,
         numbers: Iterator[int],
         tell: Callable[[Alert], None],
+        rests: Callable[[], bool],
     ) -> None:
         self.rule = rule if isinstance(rule, str) else getattr(rule, "__name__", "rule")
         self.then, self.alerts = then, list[Alert]()
-        self._run, self._most, self._numbers, self._tell = run, most, numbers, tell
+        self._run, self._most, self._numbers, self._tell, self._rests = run, most, numbers, tell, rests
         self._find = RULES[rule] if isinstance(rule, str) else _Own(rule, run.history)
         self._branch, self._after, self._seq = run.history.branch, run.history.steps, run.log.seq
         self._ends = run.history.epoch_end_events()
@@ -198,6 +199,8 @@ class Watch:
 
     def __call__(self) -> list[dict[str, Any]]:
         """Looks at the steps since the last call, on the training thread; returns commands of what is to be done."""
+        if self._rests():
+            return []
         try:
             found = self._find(self._new())
         except Exception as error:

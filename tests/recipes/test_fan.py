@@ -1,10 +1,17 @@
 """Trying several values: each equals a run steered that way from the start, and nothing of it is left behind."""
 
+import sqlite3
+import subprocess
+import sys
+
+import keras
 import numpy as np
 import pytest
 
 import babysit
 from babysit import demos
+from tests.patience import until
+from tests.recipes import spiky
 
 (X, Y), _ = demos.digits()
 
@@ -85,3 +92,60 @@ def test_bad_values_leave_the_state_as_it_was(panda):
     panda.wait()
     with pytest.raises(ValueError, match="a run that is stopped"):
         panda.fan(learning_rate=[0.1, 0.2])
+
+
+KILLED = """
+import sys
+from tests.recipes import spiky
+panda = spiky.panda(sys.argv[1], epochs=10**6)
+panda.run(20)
+panda.fan(learning_rate=[0.001, 0.002], steps=10**7)
+"""
+
+
+def test_killed_in_the_middle_of_a_fan_it_goes_on_and_what_was_before_is_there(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "run")])
+    try:
+        until(lambda: (tmp_path / "run" / "run.sqlite").exists(), 120)
+        until(lambda: trial_begun(tmp_path / "run"), 120)
+    finally:
+        process.kill()
+        process.wait()
+    panda = babysit.Panda.load(tmp_path / "run")
+    panda.fit(*spiky.data(), batch_size=spiky.BATCH, epochs=10**6, shuffle=False, paused=True)
+    steps = panda.step
+    assert steps > 50 and panda.hyperparameters["learning_rate"].value == 0.001
+    alone = spiky.panda(tmp_path / "alone", epochs=10**6)
+    alone.run(20)
+    before = alone.digest()
+    alone.set(learning_rate=0.001)
+    alone.run(steps - 20)
+    assert panda.digest() == alone.digest()
+    panda.rewind("branch 1")
+    assert panda.digest() == before
+    for one in (panda, alone):
+        one.stop()
+
+
+def trial_begun(folder):
+    """Whether some steps of the first trial are on disk."""
+    try:
+        run = babysit.attach(folder)
+    except (ValueError, sqlite3.Error):  # it has not begun
+        return False
+    return len(run.branches) == 2 and run.history.steps > 50
+
+
+def test_a_run_in_which_things_were_tried_replays(tmp_path):
+    panda = spiky.panda(tmp_path / "run")
+    panda.watch("spike", then="rewind and skip")
+    panda.run(20)
+    panda.fan(learning_rate=[0.001, 0.02], steps=30).none()
+    panda.lr_range_test(steps=20)
+    panda.run(200)
+    panda.stop()
+    panda.wait()
+    twin = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    twin.compile(keras.optimizers.SGD(0.01), "mse")
+    replay = babysit.replay(panda.directory, twin, *spiky.data(), batch_size=spiky.BATCH, shuffle=False)
+    assert replay.identical and replay.steps >= 300, str(replay)

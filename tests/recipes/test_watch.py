@@ -169,6 +169,15 @@ def test_a_function_is_a_rule_told_where_it_becomes_true(panda):
     assert panda.status()["foresight"]["rules"] == {}
 
 
+def test_rules_rest_while_something_is_tried(panda):
+    rule = panda.watch("spike", then="pause")
+    panda.run(140)
+    panda.fan(learning_rate=[0.01, 0.02], steps=20)
+    assert not rule.alerts
+    panda.run(60)
+    assert [alert.step for alert in rule.alerts] == [SPIKE]
+
+
 def test_what_a_rule_or_its_notify_raises_does_not_end_the_training(panda):
     def bad(history):
         raise KeyError("accuracy")
