@@ -19,8 +19,8 @@ class Entry:
     Attributes:
         step: Steps done on the branch when it was applied: it acts from the next one on.
         time: Seconds since 1970-01-01 UTC.
-        author: `dashboard`, `script`, `schedule`, `babysit`, a callback's class name, or `user@host` where another
-            process asked for it.
+        author: `dashboard`, `script`, `schedule`, `babysit`, a callback's class name, a rule's name (see
+            `Panda.watch`), or `user@host` where another process asked for it.
         action: `fit`, `set`, `pause`, `resume`, `save`, `rewind`, `edit`, `note`,
             `refuse`, `nan`, `finish`, `stop` or `fail`.
         changes: Hyperparameter -> (old value, new value); for one that follows a learning-rate
