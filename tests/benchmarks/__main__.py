@@ -1,6 +1,6 @@
 """What a panda costs, measured side by side with `Model.fit` in one run: `make bench`.
 
-`python -m tests.benchmarks` measures everything; `speed`, `startup`, `past`, `frame`, `memory`,
+`python -m tests.benchmarks` measures everything; `speed`, `startup`, `past`, `fan`, `frame`, `memory`,
 `flat` and `latency` one part each; `flat --minutes 10` trains for so long; `soak`, which takes some
 minutes and is not among them all, is an hour of hands at speed. Ratios hold on a machine that does
 nothing else: the ways take turns, and of each two the median of the rounds' ratios counts.
@@ -12,9 +12,9 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-from tests.benchmarks import frame, latency, memory, past, soak, speed, startup
+from tests.benchmarks import fan, frame, latency, memory, past, soak, speed, startup
 
-PARTS = ["speed", "startup", "past", "frame", "memory", "flat", "latency"]
+PARTS = ["speed", "startup", "past", "fan", "frame", "memory", "flat", "latency"]
 
 
 def main():
@@ -30,6 +30,7 @@ def main():
         "speed": speed.main,
         "startup": startup.main,
         "past": past.main,
+        "fan": fan.main,
         "frame": frame.main,
         "memory": memory.main,
         "flat": lambda: memory.flat(chosen.minutes),

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import babysit
 from babysit.core.events import ROOT, EpochEnd
 from babysit.core.runlog import RunLog, Steps
 from babysit.recipes import watch
@@ -167,6 +168,25 @@ def test_a_function_is_a_rule_told_where_it_becomes_true(panda):
     assert len(rule.alerts) == 1 and rule.alerts[0].words.startswith("loss ")
     rule.end()
     assert panda.status()["foresight"]["rules"] == {}
+
+
+def test_runs_that_stand_still_and_that_learn_by_heart_are_told_of_in_their_epoch(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(32, 8)), rng.normal(size=32)  # nothing to be learnt but the noise
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(64, activation="relu"), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    panda = babysit.Panda(model, tmp_path / "run")
+    by_heart, still = panda.watch("overfitting"), panda.watch("plateau", then="pause")
+    panda.fit(x, y, validation_split=0.5, batch_size=4, epochs=200, paused=True)
+    panda.resume()
+    until(lambda: panda.state == "paused")
+    held_out, loss = panda.history.epochs["val_loss"], panda.history.epochs["loss"]
+    best = [int(held_out[:count].argmin()) for count in range(1, len(held_out) + 1)]
+    first = next(i for i, at in enumerate(best) if held_out[i] > 1.05 * held_out[at] and loss[i] < loss[at])
+    assert by_heart.alerts[0].step == 4 * (first + 1)
+    assert [alert.step for alert in still.alerts] == [4 * (best[-1] + 1 + 10)]  # ten epochs after the best
+    panda.stop()
 
 
 def test_rules_rest_while_something_is_tried(panda):
