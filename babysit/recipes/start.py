@@ -73,7 +73,8 @@ class Start:
 
     def again(self, branch: str | None = None) -> None:
         """Returns to the state of the start, or goes on from the tip of another branch, at rest."""
-        self._run.pause()  # it may still take steps, where somebody has interrupted the caller
+        if self._run.state == "running":  # as where somebody has interrupted the caller
+            self._run.pause()
         self._run.rewind(branch or self.branch)
 
     def resume(self) -> None:
