@@ -74,7 +74,7 @@ class Foresight:
         with self._lock:
             if self._doing is not None:
                 raise ValueError(f"Something is being tried already: {self._doing['words']}. Wait, or cancel it.")
-            self._doing, self._cancelled = {"words": "to begin with", "done": 0.0}, False
+            self._doing, self._cancelled = {"words": "getting ready", "done": 0.0}, False
 
     def _attempt(self, kind: str, arguments: tuple[Any, ...]) -> Any:
         result = _RECIPES[kind](self._run, self._told, *arguments)

@@ -11,6 +11,7 @@ from babysit.ui.timeline import checkpoint_words
 from babysit.ui.widgets import Send, button, classed, on_change, row, unlabelled, with_tooltip, write
 
 _KEPT = 50
+_NONE = ("no checkpoint yet", "")  # an option whose value is None may be shown as no option at all
 
 
 class RunButtons:
@@ -31,9 +32,7 @@ class RunButtons:
         steps, epochs = _count(100, "how many steps"), _count(10, "how many more epochs")
         self._toggle = button("Pause", self._on_toggle, "primary")
         self._undo = button("Undo last change", self._on_undo)
-        self._menu = unlabelled(
-            widgets.Dropdown(options=[("no checkpoint yet", None)], description="checkpoint to rewind to")
-        )
+        self._menu = unlabelled(widgets.Dropdown(options=[_NONE], description="checkpoint to rewind to"))
         on_change(self._menu, self._on_choice)
 
         def made(description: str, action: str, **about: Any) -> widgets.Button:
@@ -49,7 +48,7 @@ class RunButtons:
         epoch, stop = made("Finish epoch", "finish_epoch"), made("Stop", "stop")
         more = made("More epochs", "more_epochs", epochs=lambda: epochs.value)
         save, over = made("Save checkpoint", "save", name=None), made("Start over", "rewind", step=0)
-        back = made("Rewind", "rewind", folder=lambda: self._menu.value)
+        back = made("Rewind", "rewind", folder=lambda: self._menu.value or None)
         self._of_living, self._of_begun = [self._toggle, step, several, epoch, stop], [more, save, over, back]
         first = row(self._toggle, step, _pair(several, steps), epoch, stop, _pair(more, epochs))
         self.widget = row(first, row(save, self._undo, over, _pair(back, self._menu)), name="babysit-run-buttons")
@@ -96,7 +95,7 @@ class RunButtons:
     def _refresh_menu(self, checkpoints: Sequence[Mapping[str, Any]]) -> None:
         """Lists the newest checkpoints; the user's choice stays, else the newest that has a name is selected."""
         newest = sorted(checkpoints, key=lambda row: int(row["folder"]), reverse=True)[:_KEPT]
-        options = tuple((checkpoint_words(row), row["folder"]) for row in newest) or (("no checkpoint yet", None),)
+        options = tuple((checkpoint_words(row), row["folder"]) for row in newest) or (_NONE,)
         named = [row["folder"] for row in newest if row["kept"] == "named"]
         keeps = self._chosen in [folder for _, folder in options]
         write(self._menu, options=options, value=self._chosen if keeps else [*named, options[0][1]][0])

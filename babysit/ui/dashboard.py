@@ -27,6 +27,7 @@ from babysit.ui.buttons import RunButtons
 from babysit.ui.chart import Chart
 from babysit.ui.chart_view import ChartView
 from babysit.ui.diagnostics import DiagnosticsPanel
+from babysit.ui.foresight import Alerts, Foresight, Rules, asking
 from babysit.ui.header import StatusBar, StatusBars, tab_title
 from babysit.ui.logbook import Logbook
 from babysit.ui.sliders import Sliders
@@ -89,7 +90,7 @@ class Dashboard:
         self._next_refresh = 0.0
         self._wake, self._closing = threading.Event(), threading.Event()
         self._page = ChartView(self._send, self._wake.set)
-        self._build(run.logs)
+        self._build(run)
         reset_subshell_routing(self.widget)
         self._refresh(run)
         self._pump = threading.Thread(target=self._refresh_often, name="babysit-pump", daemon=True)
@@ -107,31 +108,36 @@ class Dashboard:
         self._wake.set()
         self._pump.join()
 
-    def _build(self, logs: Mapping[str, RunLog]) -> None:
-        send, wake = self._send, self._wake.set
+    def _build(self, run: Run) -> None:
+        send, wake, logs = self._send, self._wake.set, run.logs
+        foresees = bool((self._attempt(run.status) or {}).get("foresight"))
         self._chart = Chart(logs, send, wake, self._page)
         sliders, buttons, series = Sliders(send), RunButtons(send), self._chart.series
         self._readers: list[Any] = [sliders, buttons]  # their `add` reads each entry of the log
         status_bar = StatusBar() if len(logs) == 1 else StatusBars([run.series for run in self._chart.runs])
         self._parts: list[Any] = [sliders, buttons, status_bar]  # their `refresh` shows the status
-        self._message = widgets.HTML()
+        self._message, above = widgets.HTML(), []
+        if foresees:
+            self._parts.append(alerts := Alerts(send))
+            above = [alerts.widget]
         rows = [
             widgets.HTML(f"<style>{STYLE}</style>", layout={"display": "none"}),
             status_bar.widget,
             buttons.widget,
-            classed(widgets.Box([self._message]), "babysit-message"),
+            classed(widgets.Box([self._message, *above]), "babysit-message"),
             classed(widgets.HBox([sliders.widget, self._chart.widget]), "babysit-body"),
         ]
         if len(logs) == 1:
-            tabs: dict[str, Any] = {
-                "Logbook": Logbook(send, series),
-                "Timeline": TimelinePanel(send, wake, series),
-                "Diagnostics": DiagnosticsPanel(send),
-            }
+            tabs: dict[str, Any] = {"Logbook": Logbook(send, series), "Timeline": TimelinePanel(send, wake, series)}
+            if foresees:
+                rules = Rules(send)
+                tabs |= {"Foresight": Foresight(send, wake, series, self._page, self._show_foresight), "Rules": rules}
+                self._readers.append(rules)
+            tabs["Diagnostics"] = DiagnosticsPanel(send)
             self._parts += tabs.values()
-            children = [tab.widget for tab in tabs.values()]
-            rows.append(classed(widgets.Tab(children), "babysit-below"))
-            write_titles(rows[-1], *tabs)
+            self._tabs = classed(widgets.Tab([tab.widget for tab in tabs.values()]), "babysit-below")
+            write_titles(self._tabs, *tabs)
+            rows.append(self._tabs)
         self.widget = classed(widgets.VBox(rows), "babysit")
 
     # ---------------------------------- called by the page, on any thread: only send
@@ -192,13 +198,19 @@ class Dashboard:
                     self._attempt(part.add, self._last)
 
     def _show(self, status: Mapping[str, Any], at_once: bool = False) -> None:
+        foresight = status.get("foresight") or {}
+        watchful = bool(foresight and (foresight["rules"] or foresight["alerts"]))
+        classes = {"watching": status.get("read_only"), "trying": asking(status)[0] == "doing", "watchful": watchful}
+        for name, on in classes.items():
+            (self.widget.add_class if on else self.widget.remove_class)(f"babysit-{name}")
         for part in self._parts:
             self._attempt(part.refresh, status)
         self._attempt(self._chart.refresh, at_once)
         self._attempt(lambda: self._page.show_state(tab_title(status), status["state"] == "running"))
-        dim = self.widget.add_class if status.get("read_only") else self.widget.remove_class
-        dim("babysit-watching")
         self._attempt(lambda: write(self._message, value=self._message_words(status)))
+
+    def _show_foresight(self) -> None:
+        write(self._tabs, selected_index=2)
 
     def _attempt(self, act: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         """Calls a function; an error is shown, and does not keep the rest of the dashboard from being refreshed."""
@@ -210,7 +222,8 @@ class Dashboard:
     def _message_words(self, status: Mapping[str, Any]) -> str:
         if status["error"]:
             return folded(status["error"].strip().splitlines()[-1], status["error"])
-        if status["not_finite"]:
+        asked, _ = asking(status)
+        if status["not_finite"] and asked not in ("doing", "not finite"):
             return (
                 f"The loss at step {status['step']:,} is not a finite number, so the run is paused. "
                 "Rewind to a checkpoint, or in the timeline to any step before it, and lower the learning rate."
@@ -221,6 +234,8 @@ class Dashboard:
         refusal = last.why if last and last.action == "refuse" else ""
         if alarm := status["warning"] or refusal:
             return html.escape(str(alarm))
+        if asked:
+            return ""
         remarks = " ".join(filter(None, [*status["remarks"], self._late]))
         if last and last.file:
             remarks = f"written to {last.file}"

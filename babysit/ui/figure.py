@@ -145,24 +145,12 @@ class ChartFigure:
                 high = max(room, 40) * _SHARES[kind] / sum(_SHARES[kind] for _, kind in panels)
                 bottom -= _TITLE + high
                 box = _LEFT / width, bottom / height, self._pixels / width, high / height
-                self._style(self.figure.add_axes(box, facecolor="none"), label(name), high)
+                style_axes(self.figure.add_axes(box, facecolor="none"), label(name))
             self.figure.axes[-1].tick_params(labelbottom=True)
             self.figure.axes[-1].set_xlabel("step", color=theme.FAINT, fontsize=9)
         for axes in self.figure.axes:
             for artist in (*axes.lines, *axes.collections, *axes.texts):
                 artist.remove()
-
-    def _style(self, axes: Any, title: str, height: float) -> None:
-        axes.set_title(title, loc="left", y=1, fontsize=9, color=theme.INK, pad=5, parse_math=False)
-        for axis in (axes.xaxis, axes.yaxis):  # titles and labels with a place of their own halve the time of a frame
-            axis.set_label_coords(0.5, -23 / height)
-        axes.grid(color=theme.GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(theme.AXIS)
-        axes.tick_params(labelcolor=theme.FAINT, color=theme.AXIS, length=3, labelsize=9, labelbottom=False)
-        axes.xaxis.set_major_locator(MaxNLocator(max(self._pixels // 80, 2), integer=True))
-        axes.xaxis.set_major_formatter("{x:,.0f}")
 
     def _draw_panel(self, axes: Any, name: str, kind: str) -> None:
         curves = [curve for curve in self._curves_of(name, kind) if curve.columns.shape[1]]
@@ -170,8 +158,8 @@ class ChartFigure:
         axes.autoscale(True)
         axes.set_xlim(*self.limits)
         for curve in curves:
-            _draw(axes, curve)
-        _scale(axes, curves, self._view.log if kind == "loss" else kind == "hyperparameter")
+            draw_curve(axes, curve)
+        scale_y(axes, curves, self._view.log if kind == "loss" else kind == "hyperparameter")
         axes.autoscale_view(scalex=False)
         self._write_last_values(axes, curves)
         self.curves += curves
@@ -210,20 +198,15 @@ class ChartFigure:
         return Curve(word, columns, MEAN, {"color": colour, "linewidth": 1.5, "drawstyle": "steps-post"}, word="")
 
     def _write_last_values(self, axes: Any, curves: Sequence[Curve]) -> None:
-        """Writes the last value of each curve right of the axes, at its height, without overlaps."""
+        """Writes the last value of each curve right of the axes."""
         found = []
         for curve in (curve for curve in curves if curve.word is not None):
             if len(known := np.flatnonzero(np.isfinite(curve.columns[curve.row]))):
                 last = curve.columns[curve.row, known[-1]]
                 word = curve.word if len(self.runs) == 1 else ""
                 text = number(last) if "drawstyle" in curve.style else f"{last:.3g}"
-                place = axes.transAxes.inverted().transform(axes.transData.transform((0, last)))[1]
-                found.append((float(np.clip(place, 0, 1)), f"{word} {text}".strip(), curve.style["color"]))
-        gap, above = 15 / (axes.get_position().height * self._height), np.inf
-        for i, (place, text, colour) in enumerate(sorted(found, reverse=True)):
-            above = max(min(place, above - gap), (len(found) - i - 1) * gap)
-            style = {"transform": axes.transAxes, "va": "center", "fontsize": 9, "color": colour}
-            axes.text(1 + 6 / self._pixels, above, text, weight="bold" if " " in text else "normal", **style)
+                found.append((last, f"{word} {text}".strip(), curve.style["color"]))
+        write_at_right(axes, found)
 
     # ------------------------------------------------------------------------- what was done
 
@@ -360,7 +343,41 @@ def _limits(view: View, end: int) -> tuple[float, float]:
     return (end - view.last if view.last is not None and view.last < end else 0), max(end, 10)
 
 
-def _draw(axes: Any, curve: Curve) -> None:
+def size_of(axes: Any) -> tuple[float, float]:
+    """Width and height of axes, in pixels of the page."""
+    width, height = axes.bbox.size / axes.figure.dpi * 100
+    return float(width), float(height)
+
+
+def style_axes(axes: Any, title: str) -> None:
+    """Gives axes their title, grid and ticks; those of x are steps, without labels."""
+    width, height = size_of(axes)
+    axes.set_title(title, loc="left", y=1, fontsize=9, color=theme.INK, pad=5, parse_math=False)
+    for axis in (axes.xaxis, axes.yaxis):  # titles and labels with a place of their own halve the time of a frame
+        axis.set_label_coords(0.5, -23 / height)
+    axes.grid(color=theme.GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(theme.AXIS)
+    axes.tick_params(labelcolor=theme.FAINT, color=theme.AXIS, length=3, labelsize=9, labelbottom=False)
+    axes.xaxis.set_major_locator(MaxNLocator(max(round(width) // 80, 2), integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def write_at_right(axes: Any, words: Sequence[tuple[float, str, str]]) -> None:
+    """Writes words right of the axes, each at the height of a value and in a colour, without overlaps."""
+    if not words:
+        return
+    (width, height), above = size_of(axes), np.inf
+    places = axes.transAxes.inverted().transform(axes.transData.transform([(0, value) for value, _, _ in words]))[:, 1]
+    found = zip(places.clip(0, 1).tolist(), words, strict=True)
+    for i, (place, (_, text, colour)) in enumerate(sorted(found, reverse=True)):
+        above = max(min(place, above - 15 / height), (len(words) - i - 1) * 15 / height)
+        style = {"transform": axes.transAxes, "va": "center", "fontsize": 9, "color": colour, "parse_math": False}
+        axes.text(1 + 6 / width, above, text, weight="bold" if " " in text else "normal", **style)
+
+
+def draw_curve(axes: Any, curve: Curve) -> None:
     """Draws a curve over a band from the lowest to the highest of each column, without the rarest spikes."""
     columns = curve.columns
     if curve.band and np.isfinite(columns[LOW]).any():
@@ -373,11 +390,11 @@ def _draw(axes: Any, curve: Curve) -> None:
     axes.plot(columns[STEP], columns[curve.row], **curve.style)
 
 
-def _scale(axes: Any, curves: Sequence[Curve], log: bool) -> None:
+def scale_y(axes: Any, curves: Sequence[Curve], log: bool) -> None:
     """Chooses the scale of y, a logarithmic one only for what spans much, and its ticks."""
     values = np.concatenate([np.empty(0), *(curve.columns[curve.row] for curve in curves)])
     values = values[np.isfinite(values)]
-    ticks = max(int(axes.bbox.height / axes.figure.dpi * 100 / 34), 3)
+    ticks = max(int(size_of(axes)[1] / 34), 3)
     if log and values.size and values.min() > 0 and values.max() > 4 * values.min():
         axes.set_yscale("log", nonpositive="mask")
         narrow = values.max() < 10 ** (ticks / 3) * values.min()

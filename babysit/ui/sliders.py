@@ -1,6 +1,6 @@
 """The sliders: one for each hyperparameter, honest about what is asked for and what is in effect."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ipywidgets as widgets
@@ -18,7 +18,7 @@ from babysit.ui.widgets import (
     refusal_html,
     reset_subshell_routing,
     slug,
-    ungrouped,
+    typed_number,
     unlabelled,
     write,
     write_titles,
@@ -26,6 +26,7 @@ from babysit.ui.widgets import (
 
 FIRST = ("learning_rate", "batch_size", "momentum", "beta_1")  # shown above the drawer
 _SCALING = (("stays", "off"), ("changes in proportion", "linear"), ("changes with its square root", "square root"))
+TRIAL_STEPS = 200  # of each value that is tried, unless the user says otherwise
 # Twenty stops a decade, nearly evenly spaced, each a number that a person would write.
 _FINE = (1, 1.1, 1.25, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3, 3.5, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9)
 
@@ -36,10 +37,10 @@ class HyperparameterSlider:
     Args:
         name: The name of the hyperparameter.
         status: Its value and bounds, as in `Run.status`.
-        send: Called with the name and a new value; returns the command's id.
+        send: Sends a command.
     """
 
-    def __init__(self, name: str, status: Mapping[str, Any], send: Callable[[str, Any], str]) -> None:
+    def __init__(self, name: str, status: Mapping[str, Any], send: Send) -> None:
         self._name, self._send = name, send
         self._scale = Scale(status["low"], status["high"], status["kind"], status["whole"], status.get("zero", False))
         self._stops = _stops(self._scale)
@@ -52,8 +53,11 @@ class HyperparameterSlider:
         on_change(self._slider, self._ask_for)
         on_change(self._exact, self._on_text)
         self._note = classed(widgets.HTML(), "babysit-note")
+        self._try = classed(
+            button("try", lambda: send("fan", name=name), tooltip=_trial(name, self._scale)), "babysit-try"
+        )
         self._reset = classed(button("reset", lambda: self._ask_for(self._start)), "babysit-reset")
-        foot = classed(widgets.HBox([self._note, self._reset]), "babysit-foot")
+        foot = classed(widgets.HBox([self._note, self._reset, self._try]), "babysit-foot")
         exact = classed(unlabelled(self._exact), "babysit-exact")
         slider = classed(self._slider, f"babysit-{slug(name)}")
         self.widget = classed(widgets.Box([slider, exact, foot]), "babysit-hyperparameter")
@@ -61,14 +65,13 @@ class HyperparameterSlider:
     # ---------------------------------- called by the page, on any thread: only send
 
     def _on_text(self, text: str) -> None:
-        """Asks for a number as typed: a comma may separate thousands of a whole number, else it is a decimal comma."""
         try:
-            self._ask_for(float((ungrouped(text) if self._scale.whole else text).replace(",", ".")))
+            self._ask_for(typed_number(text, self._scale.whole))
         except ValueError:
             self._pending.refusal = f"“{text}” is not a number"
 
     def _ask_for(self, value: Any) -> None:
-        self._pending.send(lambda: self._send(self._name, value), value)
+        self._pending.send(lambda: self._send("set", changes={self._name: value}, why=""), value)
 
     # ------------------------------------------------------- called by the pump alone
 
@@ -79,8 +82,14 @@ class HyperparameterSlider:
             if entry.action != "refuse" and self._name in entry.changes:
                 self._pending.refusal = ""
 
-    def refresh(self, status: Mapping[str, Any], start: Any = None) -> None:
-        """Shows the value in effect, unless another one is pending; `start` is the value to reset to."""
+    def refresh(self, status: Mapping[str, Any], start: Any = None, can_try: bool | None = None) -> None:
+        """Shows the value in effect, unless another one is pending.
+
+        Args:
+            status: The value and its bounds.
+            start: The value to reset to.
+            can_try: Whether values can be tried now; None where they never can.
+        """
         value, now = status["value"], "schedule" if status["follows_schedule"] else status["value"]
         with self._pending.lock:
             asked, self._start = self._pending.value, start
@@ -90,6 +99,8 @@ class HyperparameterSlider:
         write(self._note, value=refusal_html(self._pending.refusal) or _note(status, asked))
         tooltip = f"sets {label(self._name)} back to {number(start)}, its value at the start"
         write(self._reset, disabled=start is None or now == start, tooltip=tooltip)
+        write(self._try, disabled=not can_try)
+        write(self._try.layout, display="none" if can_try is None else None)
 
     def _nearest(self, value: float) -> float:
         """The stop nearest to a value, wherever that lies."""
@@ -105,6 +116,12 @@ def _stops(scale: Scale) -> list[float]:
     if scale.kind == "linear":
         return [float(f"{stop:.4g}") for stop in scale.grid(51).tolist()]
     return scale.round_values(*([_FINE] if scale.kind == "log" else []))
+
+
+def _trial(name: str, scale: Scale) -> str:
+    of = f"1 − {label(name)}" if scale.kind == "log of 1−β" else label(name)
+    values = f"a third of {of}, the same and three times as much"
+    return f"tries {values} from here, {TRIAL_STEPS} steps each; then asks which to keep"
 
 
 def _note(status: Mapping[str, Any], asked: Any) -> str:
@@ -138,11 +155,8 @@ class Sliders:
         self._drawer = classed(widgets.Accordion([rest], selected_index=None), "babysit-drawer")
         self.widget = classed(widgets.VBox([self._first, self._derived, self._drawer]), "babysit-controls")
 
-    def _set(self, name: str, value: Any) -> str:
-        return self._send("set", changes={name: value}, why="")
-
     def _on_scaling(self, rule: str) -> None:
-        self._pending.send(lambda: self._set("scaling", rule), rule)
+        self._pending.send(lambda: self._send("set", changes={"scaling": rule}, why=""), rule)
 
     # ------------------------------------------------------- called by the pump alone
 
@@ -164,8 +178,9 @@ class Sliders:
         if bounds != self._bounds:
             self._bounds = bounds
             self._rebuild(found)
+        can_try = status["state"] in ("running", "paused") if status.get("foresight") else None
         for name, value in found.items():
-            self._sliders[name].refresh(value, self._starts.get(name))
+            self._sliders[name].refresh(value, self._starts.get(name), can_try)
         write(self._derived, value=_derived({name: value["value"] for name, value in found.items()}))
         with self._pending.lock:
             if self._pending.value is None:
@@ -177,7 +192,7 @@ class Sliders:
 
     def _rebuild(self, found: Mapping[str, Mapping[str, Any]]) -> None:
         replaced = self._sliders
-        self._sliders = {name: HyperparameterSlider(name, about, self._set) for name, about in found.items()}
+        self._sliders = {name: HyperparameterSlider(name, about, self._send) for name, about in found.items()}
         shown = {name: slider.widget for name, slider in self._sliders.items()}
         first = [name for name in shown if name.rpartition(".")[2] in FIRST]
         self._first.children = [shown[name] for name in first]

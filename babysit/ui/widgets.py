@@ -124,6 +124,15 @@ def ungrouped(words: str) -> str:
     return words.replace(",", "") if re.fullmatch(r"\d{1,3}(,\d{3})+", words) else words
 
 
+def typed_number(words: str, whole: bool) -> float:
+    """A number as typed: a comma may separate thousands of a whole number, else it is a decimal comma.
+
+    Raises:
+        ValueError: If it is no number.
+    """
+    return float((ungrouped(words) if whole else words).replace(",", "."))
+
+
 # ------------------------------------------------------------------------- observed and written
 
 _thread = threading.local()

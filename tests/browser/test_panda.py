@@ -402,10 +402,10 @@ def test_at_any_width_and_in_any_light_no_word_is_cut_off_and_nothing_jumps(pand
     assert panda.dashboard.evaluate(HEIGHTS) == pytest.approx(heights, abs=2)
     panda.lab.page.set_viewport_size({"width": 480, "height": 1800})  # a phone's, without the file browser
     panda.lab.page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
-    assert panda.dashboard.locator(".babysit-progress").bounding_box()["height"] >= 6
+    assert panda.dashboard.locator(".babysit-status-bar .babysit-progress").bounding_box()["height"] >= 6
     sliders, chart = (panda.dashboard.locator(name).bounding_box() for name in (".babysit-controls", ".babysit-chart"))
     assert sliders["y"] + sliders["height"] <= chart["y"]
-    for tab in ("Timeline", "Diagnostics", "Logbook"):
+    for tab in ("Timeline", "Foresight", "Rules", "Diagnostics", "Logbook"):
         panda.tab(tab).click()
         if tab == "Diagnostics":
             panda.click("Measure")
@@ -474,6 +474,39 @@ def test_everything_is_reached_and_worked_by_keyboard_and_has_a_name(fresh):
     panda.dashboard.get_by_role("button", name="Rewind there").press("Enter")
     panda.wait_for_words("left branch 1 at step 5")
     assert panda.ask("(panda.step, panda.state, panda.history.branch)") == (5, "paused", "branch 2")
+
+
+def test_what_is_tried_beside_a_slider_is_kept_and_a_suggested_rate_is_set(fresh):
+    panda = fresh
+    panda.lab.page.set_viewport_size({"width": 1400, "height": 1000})
+    until(lambda: panda.ask("panda.step") > 100)
+    until(lambda: panda.dashboard.locator(".babysit-plot img").evaluate(SHARP))  # the page has told its width
+    value, height = panda.value("learning_rate"), panda.dashboard.bounding_box()["height"]
+    row = panda.dashboard.locator(".babysit-hyperparameter").filter(
+        has=panda.lab.page.locator(".babysit-learning-rate")
+    )
+    row.get_by_role("button", name="try").press("Enter")
+    panda.button("Cancel").wait_for()
+    assert panda.dashboard.locator(".babysit-controls").evaluate("(part) => getComputedStyle(part).opacity") == "0.5"
+    keep = panda.dashboard.get_by_role("button", name="Keep", exact=True)
+    keep.last.wait_for()  # in the tab that has come to the front
+    until(lambda: panda.cut_off() == [])
+    assert panda.dashboard.bounding_box()["height"] == pytest.approx(height, abs=2)
+    panda.picture("foresight")
+    keep.last.click()
+    until(lambda: panda.box("learning rate").input_value() == f"{3 * value:.15g}")
+    until(lambda: panda.ask("panda.state") == "running")
+    kept = panda.ask("[panda.branches[panda.branches[panda.history.branch][0]][0], panda.history.branch]")
+    assert kept == ["branch 1", panda.ask("panda.journal[-1].branch")]
+    until(lambda: keep.count() == 0)
+    panda.click("Range test")
+    suggested = panda.dashboard.get_by_role("button", name="valley")
+    suggested.click()
+    rate = float(suggested.inner_text().removeprefix("valley "))
+    until(lambda: panda.value("learning_rate") == rate)
+    assert "range test: valley" in panda.ask("[entry.why for entry in panda.journal]")
+    until(lambda: float(panda.box("learning rate").input_value()) == rate)
+    panda.picture("range-test")
 
 
 def test_the_buttons_lead_to_the_end_of_an_epoch_and_to_the_start_and_undo_a_change(panda):

@@ -33,6 +33,7 @@ class FakeRun:
         self.couplings = {"scaling": "off"}
         self.error = self.not_finite = self.pending = None
         self.checkpoints, self.line = {}, "branch 1"
+        self.foresight = None  # as a run that knows nothing of it
         self.diagnostics = {"on": False, "unable": "", "every_s": 3.0, "share": 0.03, "latest": None}
 
     def send(self, command):
@@ -70,6 +71,7 @@ class FakeRun:
             "couplings": dict(self.couplings),
             "diagnostics": self.diagnostics,
             "pending": self.pending,
+            **({"foresight": self.foresight} if self.foresight else {}),
         }
 
     @property
@@ -249,7 +251,8 @@ def test_a_slider_moved_back_before_the_first_move_is_shown_sends_both():
     sent = []
     status = {"value": 0.9, "low": 0.0, "high": 0.9999, "kind": "log of 1−β", "whole": False}
     status |= {"since": 0, "follows_schedule": False}
-    slider = HyperparameterSlider("momentum", status, lambda name, value: sent.append(value) or str(len(sent)))
+    send = lambda action, changes, why: sent.append(changes["momentum"]) or str(len(sent))  # noqa: E731
+    slider = HyperparameterSlider("momentum", status, send)
     control = find(slider.widget, description="momentum")
     control.value = 0.5
     slider.add(Entry(0, 0.0, "dashboard", "set", {"momentum": (0.9, 0.5)}, command="1"))  # obeyed, and not yet shown
@@ -261,7 +264,8 @@ def test_a_slider_keeps_its_stops_and_shows_the_one_nearest_to_the_value_in_effe
     sent = []
     status = {"value": 0.01, "low": 1e-6, "high": 1.0, "kind": "log", "whole": False}
     status |= {"since": 0, "follows_schedule": False}
-    part = HyperparameterSlider("learning_rate", status, lambda name, value: sent.append(value) or "1")
+    send = lambda action, changes, why: sent.append(changes["learning_rate"]) or "1"  # noqa: E731
+    part = HyperparameterSlider("learning_rate", status, send)
     slider, exact = (find(part.widget, description=f"learning rate{words}") for words in ("", ", exactly"))
     stops = slider.options
     for value, nearest in [(0.0077, 0.008), (0.0000123, 0.0000125), (3e-9, 1e-6), (0.0, 1e-6), (7.0, 1.0)]:
