@@ -101,9 +101,11 @@ class Start:
             ends: Asked after each block, with the losses up to there, whether this is to end.
         """
         run, after = self._run, self._run.history.steps
+        lineage = run.log.lineage(run.history.branch)
 
         def watch() -> Sequence[dict[str, Any]]:
-            return [{"action": "pause", "author": "babysit"}] if ends and ends(run.history[self.by][after:]) else ()
+            over = ends is not None and ends(run.log.column(self.by, lineage, after))
+            return [{"action": "pause", "author": "babysit"}] if over else ()
 
         run.watchers.append(watch)
         try:
@@ -133,7 +135,7 @@ class Start:
                 ended = "hopeless"
             return bool(ended)
 
-        losses = self.losses(steps, hopeless)
+        losses = self.losses(steps, hopeless if before else None)
         if not np.isfinite(losses).all():
             ended = "not finite"
         elif not ended and len(losses) < steps:

@@ -50,6 +50,7 @@ def rewind(
             trainer.restore(checkpoint.load())
             name, parent = checkpoint.name or "", checkpoint.branch
         else:
+            session.store.remember(before, left)  # it may be where this leads
             lineage = session.log.lineage(*place)
             differs = reach(trainer, session.log, session.store.candidates(), lineage, place[1])
             name, parent = "", lineage[-1].branch

@@ -143,6 +143,8 @@ class Run:
         """A place to rewind to, as a command names it."""
         if isinstance(to, numbers.Integral) and not isinstance(to, bool):
             return {"step": int(to)}
+        if to in self.branches and all(row["name"] != to for row in self.status()["checkpoints"]):
+            return {"branch": to}  # without waiting for checkpoints that are being written
         wanted = to.path if isinstance(to, Checkpoint) else to  # its name may have changed, or gone to another one
         for checkpoint in reversed(self.checkpoints):
             if wanted is not None and wanted in (checkpoint.path, checkpoint.name):
