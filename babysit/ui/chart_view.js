@@ -4,6 +4,7 @@
 // no longer answers.
 const REACH = 6; // at this distance in pixels a click still hits a change
 const SILENCE_S = 20; // a kernel that trains sends something every few seconds
+const STALLED_MS = 10_000; // a timer of a second that comes so late was kept back by the browser
 const HELP = 'What is shown is old, and the controls do nothing. Run the cell again, or babysit.attach(…) to see the run, '
   + 'or babysit.Panda.load(…) to go on with it.';
 const DOUBLE_MS = 250; // two clicks within this time are a double click
@@ -249,9 +250,12 @@ function render({ model, el }) {
     reported = now;
   };
   let heard = performance.now(); // when something came from the kernel, or nothing had to
+  let looked = heard;
   const hear = () => { heard = performance.now(); };
   const warn = () => { // of a restarted kernel JupyterLab knows at once
-    if (!visible || !model.get('beat')) hear();
+    const stalled = performance.now() - looked > STALLED_MS; // asleep, frozen or too busy to hear anything
+    looked = performance.now();
+    if (!visible || !model.get('beat') || stalled) hear();
     const silence_s = Math.floor((performance.now() - heard) / 10_000) * 10;
     const restarted = dashboard().matches('.jupyter-widgets-disconnected');
     const words = restarted ? 'The kernel was restarted.' : silence_s >= SILENCE_S && `No answer from the kernel for ${silence_s} s.`;
