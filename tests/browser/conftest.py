@@ -1,44 +1,45 @@
-"""A JupyterLab for the session and a page of it for each module."""
+"""A browser and a JupyterLab for this folder, and a page of it for each module."""
 
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from tests.browser.lab import Lab
 from tests.browser.server import ARGUMENTS, chromium, jupyterlab
 
 HERE = Path(__file__).parent
 NOTEBOOKS = HERE.parents[1] / "notebooks"
+VIEWPORT = {"width": 1400, "height": 1000}
 EPOCHS = "epochs=800"  # of the first notebook, which has to train for as long as the tests take
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark this folder's tests, and run them last: Playwright leaves its event loop running."""
+    """Mark this folder's tests; begin with them and with the zoo, so that what is short fills up the end."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker("browser")
-    items.sort(key=lambda item: HERE in item.path.parents)
+    items.sort(key=lambda item: (HERE not in item.path.parents, item.path.stem != "test_zoo"))
 
 
-@pytest.fixture(scope="session")
-def browser_type_launch_args(browser_type_launch_args):
+@pytest.fixture(scope="package")
+def browser():
+    """The system's Chromium, for this folder alone: Playwright's event loop would be in the way of other tests."""
     if (found := chromium()) is None:
         missing = pytest.fail if os.environ.get("CI") else pytest.skip
         missing("No Chromium on this machine: `make test` installs one where it may.")
-    return {**browser_type_launch_args, "executable_path": found, "args": ARGUMENTS}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield browser
+        browser.close()
 
 
-@pytest.fixture(scope="session")
-def browser_context_args(browser_context_args):
-    return {**browser_context_args, "viewport": {"width": 1400, "height": 1000}}
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab_server(browser, tmp_path_factory):
-    """A JupyterLab for the session: its `url`, and its `root` with a copy of our notebooks."""
+    """A JupyterLab for the folder: its `url`, and its `root` with a copy of our notebooks."""
     with jupyterlab(tmp_path_factory.mktemp("jupyter")) as server:
         if NOTEBOOKS.is_dir():
             shutil.copytree(NOTEBOOKS, server.root / "notebooks", ignore=shutil.ignore_patterns("runs", ".*"))
@@ -49,10 +50,10 @@ def lab_server(browser, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def lab(lab_server, browser, browser_context_args):
+def lab(lab_server, browser):
     """A page of that JupyterLab, for the tests of a module one after another; its kernels end with them."""
-    context = browser.new_context(**browser_context_args)
-    lab = Lab(context.new_page(), lab_server.url, lab_server.root)
+    page = browser.new_page(viewport=VIEWPORT)
+    lab = Lab(page, lab_server.url, lab_server.root)
     yield lab
     lab.close()
-    context.close()
+    page.close()

@@ -11,6 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 import babysit
+from tests.browser.conftest import VIEWPORT
 from tests.browser.lab import SCREENSHOTS, Lab
 from tests.browser.server import serving
 from tests.patience import until
@@ -41,8 +42,9 @@ def app(tmp_path_factory):
         yield f"{url}/", home / "notebooks"
 
 
-def test_it_shows_the_dashboard_without_code_steers_and_rests_when_its_page_is_closed(app, page):
+def test_it_shows_the_dashboard_without_code_steers_and_rests_when_its_page_is_closed(app, browser):
     url, folder = app
+    page = browser.new_context(viewport=VIEWPORT).new_page()  # one that closes alone
     assert page.goto(url).status != 200 or "babysit" not in page.content()  # without the token
     page.goto(f"{url}?token=of-the-test", wait_until="commit")
     dashboard = page.locator(".babysit").first
