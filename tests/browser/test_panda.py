@@ -309,7 +309,7 @@ def test_the_learning_rate_is_the_one_compiled_until_an_exact_value_is_typed_and
 
 
 def test_a_value_that_a_ramp_moves_is_typed_over_and_dragged_away(panda):
-    ramp = "panda.set(learning_rate=1e-6, over=200_000)"
+    ramp = "panda.set(learning_rate=1e-6, over=20_000)"
     box = panda.box("learning rate")
 
     def type_over(words):
