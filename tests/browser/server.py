@@ -74,7 +74,10 @@ def serving(command, home, folder, port_option):
         yield url
     finally:
         server.terminate()
-        server.wait(timeout=30)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # Jupyter's threads sometimes wait for one another
+            server.wait(timeout=30)
+        server.kill()
+        server.wait()
 
 
 def own_folders(home):
