@@ -190,6 +190,8 @@ class Inbox:
                 for file in sorted(self._folder.glob("*.json")):
                     self._take(file)
                 self._answer()
+        with contextlib.suppress(OSError):
+            self._answer()  # as where the last command ended the run
 
     def _take(self, file: Path) -> None:
         """Takes a command, which is gone then whatever comes of it, and hands it over."""

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from concurrent.futures import Future
 
 import numpy as np
@@ -55,6 +56,19 @@ def test_commands_are_taken_once_and_in_order(tmp_path, worker, opened):
     assert all("@" in command["author"] for command in worker.commands)
     until(lambda: not list((tmp_path / "inbox").iterdir()))  # those who do not wait leave no answer
     assert len(worker.commands) == 20
+
+
+def test_what_has_been_obeyed_is_answered_when_the_run_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(inbox, "EVERY_S", 0.01)
+    outcome = Future()
+    opened = inbox.Inbox(tmp_path, lambda: lambda command: outcome, lambda: None)
+    file = inbox.send(tmp_path, {"action": "stop"}, waits=True)
+    until(file.with_suffix(".taken").exists)
+    monkeypatch.setattr(inbox, "EVERY_S", 1000)
+    time.sleep(0.05)  # it looks no more
+    outcome.set_result(None)
+    opened.close()
+    assert file.with_suffix(".answer").exists()
 
 
 @pytest.mark.parametrize(
