@@ -101,7 +101,8 @@ def trained(request, tmp_path_factory):
     theirs = state(reference)
     panda = babysit.Panda(make(), tmp_path_factory.mktemp("zoo") / "run", seed=7)
     panda.fit(**arguments, shuffle=False).wait(120)
-    return Trained(request.param, make, arguments, panda, reference, state(panda.model), theirs, history)
+    yield Trained(request.param, make, arguments, panda, reference, state(panda.model), theirs, history)
+    panda.stop()
 
 
 @every_member

@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from tests.patience import until
 from tests.recipes import spiky
 
 (X, Y), _ = demos.digits()
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ panda.fan(learning_rate=[0.001, 0.002], steps=10**7)
 
 
 def test_killed_in_the_middle_of_a_fan_it_goes_on_and_what_was_before_is_there(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "run")])
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "run")], cwd=ROOT)
     try:
         until(lambda: (tmp_path / "run" / "run.sqlite").exists(), 120)
         until(lambda: trial_begun(tmp_path / "run"), 120)
