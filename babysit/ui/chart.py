@@ -17,7 +17,7 @@ from babysit.ui.run_series import RunSeries
 from babysit.ui.summary import summary
 from babysit.ui.widgets import Send, classed, write
 
-FRAME_SHARE = 0.03  # frames may cost this share of one core; dearer ones come less often
+FRAME_SHARE = 0.02  # frames may cost this share of one core; dearer ones come less often
 SUMMARY_INTERVAL_S = 5.0
 FILE_SIZE = 900, 540, 2.0
 
