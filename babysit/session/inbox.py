@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +190,9 @@ class Inbox:
                 for file in sorted(self._folder.glob("*.json")):
                     self._take(file)
                 self._answer()
+        wait([outcome for _, outcome in self._unanswered], timeout=1)  # the command that ended the run is obeyed soon
         with contextlib.suppress(OSError):
-            self._answer()  # as where the last command ended the run
+            self._answer()
 
     def _take(self, file: Path) -> None:
         """Takes a command, which is gone then whatever comes of it, and hands it over."""
