@@ -23,6 +23,7 @@ warnings and errors are shown. Where `TF_CPP_MIN_LOG_LEVEL` is set, that decides
 """
 
 import babysit.startup  # noqa: F401 (imported for what it does, before all that imports TensorFlow)
+from babysit.caviar import Caviar
 from babysit.core.history import History
 from babysit.core.hyperparameter import Hyperparameter
 from babysit.core.journal import Entry, Journal
@@ -35,6 +36,7 @@ from babysit.session.replay import Replay
 from babysit.store.checkpoint_store import Checkpoint
 
 __all__ = [
+    "Caviar",
     "Checkpoint",
     "Entry",
     "History",

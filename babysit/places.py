@@ -1,0 +1,203 @@
+"""Where the runs of a search train: in this kernel, one after the other, or in processes that Ray starts.
+
+A place begins jobs and says what became of them. Nothing else of a run goes through it: what is read and steered is in
+the run's folder.
+"""
+
+import contextlib
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from babysit.panda import Panda
+from babysit.store.database import RECORD
+
+# Of a model and of what its `fit` is given, by the hyperparameters of a run.
+Build = Callable[[dict[str, Any]], tuple[keras.Model, dict[str, Any]]]
+LOST = "its process was lost"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be trained: begun, taken up where it was, or gone on with as a clone.
+
+    Attributes:
+        folder: The run's.
+        hyperparameters: What `build` is given.
+        epochs: Epochs in all.
+        seed: Of everything random.
+        at: For a clone, the step from which it is another run; None for the one where it is.
+        changes: For a clone, what is set there.
+        branches: For a clone, how many branches the run had that it was copied from; 0 for any other.
+    """
+
+    folder: str
+    hyperparameters: Mapping[str, Any]
+    epochs: int
+    seed: int
+    at: int | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    branches: int = 0
+
+
+def begun(build: Build, job: Job) -> Panda:
+    """The panda of a job, which trains.
+
+    Raises:
+        Exception: What `build` or `fit` raises.
+    """
+    keras.utils.set_random_seed(job.seed)
+    made = build(dict(job.hyperparameters))
+    if not isinstance(made, tuple) or len(made) != 2:
+        raise TypeError(f"`build` must return (model, arguments of fit). Received: {type(made).__name__}.")
+    model, arguments = made
+    panda = _loaded(job.folder, model) or Panda(model, job.folder, job.seed)
+    turn = job.branches > 0 and len(panda.branches) == job.branches  # a clone that does not go its own way yet
+    panda.fit(**{"verbose": 0, **arguments, "epochs": job.epochs}, paused=turn)
+    if turn:
+        panda.rewind(panda.step if job.at is None else job.at)
+        if job.changes:
+            panda.set(why="a clone", **job.changes)
+        panda.resume()
+    return panda
+
+
+def _loaded(folder: str, model: keras.Model) -> Panda | None:
+    """The run in a folder; None, and the folder is empty, where none had begun."""
+    if not (Path(folder) / RECORD).exists():
+        return None
+    panda = Panda.load(folder, model)
+    if panda.branches:
+        return panda
+    panda._close()
+    shutil.rmtree(folder)
+    return None
+
+
+class Here:
+    """This kernel, in which one run trains at a time."""
+
+    remark = (
+        "Ray is not installed, so the runs train one after the other in this kernel: `pip install 'babysit[caviar]'`."
+    )
+
+    def __init__(self, build: Build, at_once: int | None) -> None:
+        self._build, self.at_once = build, at_once or 1
+
+    def begin(self, job: Job) -> Any:
+        """Begins to train; returns what `outcome` takes."""
+        try:
+            return begun(self._build, job)
+        except Exception as error:
+            return error
+
+    def outcome(self, begun: Any) -> str | None:
+        """What became of a job: None while it trains, then an error in words, empty where there was none."""
+        if isinstance(begun, Exception):
+            return _words(begun)
+        if begun.state in ("running", "paused", "idle"):
+            return None
+        begun._close()
+        return "" if begun._worker.error is None else _words(begun._worker.error)
+
+    def close(self) -> None:
+        """Begins no more."""
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+class Cluster:
+    """Processes that Ray starts, on this machine or on a cluster: an actor for each run that trains at a time.
+
+    Args:
+        build: Makes model and data.
+        at_once: Runs at a time; as many as the resources bear, if it is None.
+        address: Of a cluster, such as `"auto"`; None for this machine.
+        resources: What a run takes, such as `{"CPU": 1, "GPU": 0.25}`.
+    """
+
+    remark = ""
+
+    def __init__(self, build: Build, at_once: int | None, address: str | None, resources: Mapping[str, float]) -> None:
+        import ray
+
+        self._ray = ray
+        if not ray.is_initialized():
+            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+            ray.init(
+                address=address, ignore_reinit_error=True, include_dashboard=False if address is None else None, **quiet
+            )
+        there = ray.cluster_resources()
+        bears = min(math.floor(there.get(name, 0) / each + 1e-9) for name, each in resources.items() if each)
+        if bears < 1:
+            self._refuse(resources, there)
+        self.at_once = min(at_once or bears, bears)
+        others = {name: each for name, each in resources.items() if name not in ("CPU", "GPU")}
+        how = {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0), "resources": others}
+        self._actor = ray.remote(**how, max_restarts=0)(_Trains)
+        self._build, self._idle = ray.put(build), list[Any]()
+        self._cores = max(1, int(resources.get("CPU", 1)))
+
+    def _refuse(self, resources: Mapping[str, float], there: Mapping[str, float]) -> None:
+        has = ", ".join(f"{name} {each:g}" for name, each in there.items() if name in ("CPU", "GPU"))
+        raise ValueError(
+            f"`resources` must be there for one run at least. Received: {dict(resources)}; there is {has}."
+        )
+
+    def begin(self, job: Job) -> Any:
+        """Begins to train; returns what `outcome` takes."""
+        actor = self._idle.pop() if self._idle else self._actor.remote(self._cores)
+        return actor, actor.train.remote(self._build, job)
+
+    def outcome(self, begun: Any) -> str | None:
+        """What became of a job: None while it trains, then an error in words, empty where there was none."""
+        actor, result = begun
+        if not self._ray.wait([result], timeout=0)[0]:
+            return None
+        try:
+            error: str = self._ray.get(result)
+        except self._ray.exceptions.RayError as lost:
+            return LOST if isinstance(lost, self._ray.exceptions.ActorDiedError) else _words(lost)
+        self._idle.append(actor)
+        return error
+
+    def close(self) -> None:
+        """Begins no more, and ends the processes that train nothing."""
+        for actor in self._idle:
+            self._ray.kill(actor)
+        self._idle.clear()
+
+
+class _Trains:
+    """An actor: a process that trains one run after the other."""
+
+    def __init__(self, cores: int) -> None:
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(cores)
+        for device in tf.config.list_physical_devices("GPU"):  # which several runs may share
+            tf.config.experimental.set_memory_growth(device, True)
+
+    def train(self, build: Build, job: Job) -> str:
+        """Trains a run to its end; returns what it raised, in words."""
+        panda = None
+        try:
+            panda = begun(build, job)
+            panda._worker.wait(None)
+            return "" if panda._worker.error is None else _words(panda._worker.error)
+        except Exception as error:
+            return _words(error)
+        finally:
+            if panda is not None:
+                with contextlib.suppress(Exception):
+                    panda._close()
