@@ -22,6 +22,7 @@ from babysit.core.scale import Scale
 from babysit.places import LOST, Build, Cluster, Here, Job
 from babysit.runs import attach
 from babysit.session.run import Run
+from babysit.session.viewer import Viewer
 from babysit.store.database import RECORD
 from babysit.store.lock import Lock
 
@@ -181,7 +182,7 @@ class Caviar:
 
     def _open(self, path: Path, facts: dict[str, Any], entries: list[_Entry], held: bool = True) -> None:
         self.directory, self._facts = path, facts
-        self._lock_on_disk = Lock(path) if held else None
+        self._held = Lock(path) if held else None
         self._entries = {entry.name: entry for entry in entries}
         self._seen = {entry.name: _Seen() for entry in entries}
         self._runs: dict[str, Run] = {}
@@ -229,7 +230,11 @@ class Caviar:
     @property
     def runs(self) -> dict[str, Run]:
         """Name -> run, of those that have begun: a `Panda` where it trains in this kernel, else a viewer of it."""
-        return {name: self[name] for name in list(self._entries) if self._folder(name).joinpath(RECORD).exists()}
+        found = {}
+        for name in list(self._entries):
+            with contextlib.suppress(KeyError):
+                found[name] = self[name]
+        return found
 
     def __getitem__(self, name: str) -> Run:
         """A run, by its name.
@@ -240,7 +245,7 @@ class Caviar:
         if name not in self._entries:
             raise KeyError(f"`{name}` is no run. The runs are {', '.join(self._entries) or 'none yet'}.")
         run = self._runs.get(name)
-        if run is None or not hasattr(run, "_reader"):  # a panda may be gone
+        if not isinstance(run, Viewer):  # a panda may be gone by now
             try:
                 run = self._runs[name] = attach(self._folder(name))
             except (ValueError, sqlite3.Error):
@@ -280,7 +285,7 @@ class Caviar:
             TimeoutError: If it took longer than `timeout` seconds.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._state != "running", timeout):
+            if not self._changed.wait_for(lambda: self._state in ("finished", "stopped"), timeout):
                 raise TimeoutError(f"After {timeout} s {len(self._training)} runs still train.")
         return self
 
@@ -462,6 +467,7 @@ class Caviar:
         """Begins the thread anew where it has ended."""
         with self._lock:
             if self._thread is not None and not self._thread.is_alive():
+                self._held = Lock(self.directory)
                 self._thread = threading.Thread(target=self._work, name="babysit-caviar", daemon=True)
                 self._thread.start()
 
@@ -477,6 +483,8 @@ class Caviar:
                 self._state = "stopped"
             time.sleep(_EVERY_S)
         self._place.close()
+        assert self._held is not None
+        self._held.release()
         with self._changed:
             self._changed.notify_all()
 
