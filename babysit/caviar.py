@@ -189,7 +189,6 @@ class Caviar:
         self._training: dict[str, Any] = {}  # name -> what its place calls it
         self._trials: dict[str, Any] = {}
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
         self._remarks: list[str] = []
         self._state = "stopped"
         self._dashboard: Any = None
@@ -284,8 +283,9 @@ class Caviar:
         Raises:
             TimeoutError: If it took longer than `timeout` seconds.
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._state in ("finished", "stopped"), timeout):
+        if self._thread is not None:
+            self._thread.join(timeout)
+            if self._thread.is_alive():
                 raise TimeoutError(f"After {timeout} s {len(self._training)} runs still train.")
         return self
 
@@ -322,8 +322,8 @@ class Caviar:
             )
             entry.branches = _copied(self._folder(name), self._folder(entry.name))
             self._enter(entry)
-            self._state = "running" if self._thread is not None else self._state
-        self._go_on()
+            self._state = "running" if self._held is not None else self._state
+            self._go_on()
         return entry.name
 
     def dashboard(self) -> Any:
@@ -456,7 +456,6 @@ class Caviar:
     def _stop_all(self) -> None:
         with self._lock:
             self._state = "stopping" if self._training else "stopped"
-            self._changed.notify_all()
         for name in list(self._training):
             with contextlib.suppress(ValueError):
                 self._begun(name).send({"action": "stop", "author": "dashboard"})
@@ -464,29 +463,31 @@ class Caviar:
     # ------------------------------------------------------------------ on the thread of the search
 
     def _go_on(self) -> None:
-        """Begins the thread anew where it has ended."""
+        """Begins the thread, or lets it go on, unless this only looks at the search."""
         with self._lock:
-            if self._thread is not None and not self._thread.is_alive():
-                self._held = Lock(self.directory)
-                self._thread = threading.Thread(target=self._work, name="babysit-caviar", daemon=True)
-                self._thread.start()
+            if self._thread is None or self._held is not None:
+                return
+            self._held, self._state = Lock(self.directory), "running"
+            self._thread = threading.Thread(target=self._work, name="babysit-caviar", daemon=True)
+            self._thread.start()
 
     def _work(self) -> None:
-        while self._state in ("running", "stopping"):
+        while True:
             try:
                 self._turn()
             except OSError as error:  # a full disk's, which may have room again
                 self._remarks.append(f"The search waits: {error}")
-                time.sleep(5 * _EVERY_S)
             except Exception as error:
                 self._remarks.append(f"The search has stopped: {type(error).__name__}: {error}")
                 self._state = "stopped"
+            with self._lock:
+                if self._state in ("finished", "stopped"):
+                    self._place.close()
+                    if self._held is not None:
+                        self._held.release()
+                    self._held = None
+                    return
             time.sleep(_EVERY_S)
-        self._place.close()
-        assert self._held is not None
-        self._held.release()
-        with self._changed:
-            self._changed.notify_all()
 
     def _turn(self) -> None:
         """Looks at the runs that train, ends those that are over, and begins others."""
@@ -503,12 +504,11 @@ class Caviar:
             self._start(entry)
         if not self._training:
             waits = any(entry.state == "waiting" for entry in self._entries.values())
-            with self._changed:
+            with self._lock:
                 if self._state == "stopping":
                     self._state = "stopped"
                 elif self._state == "running" and not waits:
                     self._state = "finished"
-                self._changed.notify_all()
 
     def _next(self) -> _Entry | None:
         """The next run to be trained: one that waits, or a new one."""
