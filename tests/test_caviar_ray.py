@@ -1,0 +1,73 @@
+"""The caviar in processes of Ray's: each run is the panda trained alone, and survives the loss of its process."""
+
+import os
+import re
+import signal
+
+import keras
+import pytest
+
+import babysit
+from babysit.store.lock import holder
+from tests.patience import until
+from tests.searched import SPACE, build
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """Of two nodes, with one processor each, on this machine."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def alone(row, folder, epochs):
+    keras.utils.set_random_seed(0)
+    model, arguments = build(row["hyperparameters"])
+    return babysit.Panda(model, folder, seed=0).fit(**arguments, epochs=epochs)
+
+
+def test_runs_of_a_cluster_are_pandas_trained_alone_steered_cloned_and_taken_up_when_their_process_is_killed(tmp_path):
+    epochs = 4000
+    search = babysit.Caviar(build, SPACE, trials=3, epochs=epochs, directory=tmp_path / "search")
+    assert search.status()["remarks"] == [] and search._place.at_once == 2
+    until(lambda: sum(row["epoch"] > 5 for row in search.rows()) == 2, 120)
+    pids = {name: int(re.search(r"process (\d+)", holder(search[name].directory))[1]) for name in ("run 1", "run 2")}
+    assert len(set(pids.values())) == 2 and os.getpid() not in pids.values()
+    entry = search["run 2"].set(learning_rate=0.01, why="from here")
+    assert entry.changes["learning_rate"][1] == 0.01 and "@" in entry.author
+    os.kill(pids["run 1"], signal.SIGKILL)
+    search["run 2"].stop()
+    until(lambda: search._entries["run 1"].lost == 1, 60)
+    search.wait(200)
+    assert [row["state"] for row in search.rows()] == ["finished", "stopped", "finished"]
+    panda = alone(search.rows()[0], tmp_path / "alone", epochs).wait(120)
+    assert panda.digest() == search["run 1"].checkpoints[-1].digest
+    name = search.clone("run 1", at=20, learning_rate=0.05)
+    search.wait(100)
+    assert search.rows()[-1]["state"] == "finished" and search[name].branches["branch 2"] == ("branch 1", 20)
+
+
+def test_a_run_whose_process_is_lost_again_and_again_fails_and_so_does_what_raises(tmp_path):
+    def deadly(hyperparameters):
+        if hyperparameters["units"] == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError("no such layer")
+
+    search = babysit.Caviar(deadly, SPACE, trials=3, epochs=2, directory=tmp_path / "search").wait(120)
+    errors = {row["hyperparameters"]["units"]: row["error"] for row in search.rows()}
+    assert {row["state"] for row in search.rows()} == {"failed"}
+    assert errors == {4: "its process was lost 3 times", 1: "ValueError: no such layer"}
+
+
+def test_resources_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="for one run at least"):
+        babysit.Caviar(build, SPACE, directory=tmp_path / "search", resources={"CPU": 1, "GPU": 1})
+    assert not (tmp_path / "search" / "search.json").exists()
