@@ -30,6 +30,7 @@ from babysit.core.journal import Entry, Journal
 from babysit.core.scale import Scale
 from babysit.group import Together
 from babysit.panda import Panda
+from babysit.places import remote
 from babysit.replay import replay
 from babysit.runs import attach
 from babysit.session.replay import Replay
@@ -47,6 +48,7 @@ __all__ = [
     "Scale",
     "Together",
     "attach",
+    "remote",
     "replay",
 ]
 __version__ = "0.1.0"

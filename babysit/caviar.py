@@ -30,31 +30,39 @@ RUNS, STUDY = "search.json", "study.log"
 _EVERY_S = 0.2  # the runs are looked at
 _TRIES = 3  # for a run whose process is lost
 _OVER = ("finished", "stopped", "pruned", "failed")
+_HOW = ("sampler", "pruner", "at_once", "address", "resources")
 Space = Mapping[str, Scale | Sequence[Any]]
 
 
 @dataclass
-class _Entry:
-    """A run of a search, as it is kept on disk.
+class _Run:
+    """A run of a search.
 
     Attributes:
         name: Its name; its folder's too, with a hyphen.
         hyperparameters: What `build` is given.
         state: `waiting`, `running`, `paused`, `finished`, `stopped`, `pruned` or `failed`.
-        trial: Number in Optuna's study; None for a clone.
+        number: In Optuna's study; None for a clone.
         of: For a clone, the run and the step that it comes from, in words.
-        at: For a clone, that step, or None.
+        at: For a clone, that step, or None for where the run was.
         changes: For a clone, what is set there.
-        branches: For a clone, the branches that the run had when it was copied.
+        branches: For a clone, how many branches the run had when it was copied.
         lost: How often its process was lost.
         error: What it raised.
-        seconds: How long it trained, as far as is known.
+        seconds: How long it trained, in all.
+        step: Steps done, as far as was seen.
+        values: What is compared, after each epoch.
+        examples_a_second: Its speed.
+        trial: Optuna's, while it trains.
+        place: What the place where it trains calls it; None where it does not.
+        began: When it began to train, in seconds.
+        told: Epochs that the study knows.
     """
 
     name: str
     hyperparameters: dict[str, Any]
     state: str = "waiting"
-    trial: int | None = None
+    number: int | None = None
     of: str = ""
     at: int | None = None
     changes: dict[str, Any] = field(default_factory=dict)
@@ -62,17 +70,24 @@ class _Entry:
     lost: int = 0
     error: str = ""
     seconds: float = 0.0
-
-
-@dataclass
-class _Seen:
-    """What was seen of a run last."""
-
     step: int = 0
-    epoch: int = 0
-    values: list[float] = field(default_factory=list)  # of each epoch
+    values: list[float] = field(default_factory=list)
     examples_a_second: float | None = None
-    reported: int = 0  # epochs that the study knows
+    trial: Any = None
+    place: Any = None
+    began: float = 0.0
+    told: int = 0
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What is kept on disk of it; the rest is in its folder."""
+        names = list(_Run.__dataclass_fields__)
+        return {name: getattr(self, name) for name in names[: names.index("step")]}
+
+    @property
+    def finite(self) -> list[float]:
+        """The values that are numbers."""
+        return [value for value in self.values if math.isfinite(value)]
 
 
 class Caviar:
@@ -147,7 +162,7 @@ class Caviar:
         }
         path.mkdir(parents=True, exist_ok=True)
         self._open(path, facts, [])
-        self._begin(build, space, sampler, pruner, at_once, address, resources)
+        self._begin(build, sampler, pruner, at_once, address, resources)
 
     @classmethod
     def load(cls, directory: str | Path, build: Build | None = None, **how: Any) -> "Caviar":
@@ -164,62 +179,59 @@ class Caviar:
         path = Path(directory).absolute()
         if not (path / RUNS).exists():
             raise ValueError(f"`directory` must hold a search. Received: {directory}.")
+        if unknown := set(how) - set(_HOW):
+            raise TypeError(f"`load` takes {', '.join(_HOW)}. Received: {', '.join(unknown)}.")
         kept = json.loads((path / RUNS).read_text(encoding="utf-8"))
         self = cls.__new__(cls)
-        self._open(path, kept["facts"], [_Entry(**entry) for entry in kept["runs"]], held=build is not None)
+        self._open(path, kept["facts"], [_Run(**run) for run in kept["runs"]])
+        for run in self._all.values():
+            self._look(run)
         if build is None:
             self._remarks.append(f"To go on: `babysit.Caviar.load({str(directory)!r}, build)`.")
-            for name in self._entries:
-                self._look(name)
         else:
-            for entry in self._entries.values():
-                entry.state = entry.state if entry.state in _OVER else "waiting"
-            given = {name: how.pop(name, None) for name in ("sampler", "pruner", "at_once", "address", "resources")}
-            if how:
-                raise TypeError(f"`load` takes {', '.join(given)}. Received: {', '.join(how)}.")
-            self._begin(build, _space(kept["facts"]["space"]), **given)
+            for run in self._all.values():
+                run.state = run.state if run.state in _OVER else "waiting"
+            self._begin(build, *(how.get(name) for name in _HOW))
         return self
 
-    def _open(self, path: Path, facts: dict[str, Any], entries: list[_Entry], held: bool = True) -> None:
+    def _open(self, path: Path, facts: dict[str, Any], runs: list[_Run]) -> None:
         self.directory, self._facts = path, facts
-        self._held = Lock(path) if held else None
-        self._entries = {entry.name: entry for entry in entries}
-        self._seen = {entry.name: _Seen() for entry in entries}
-        self._runs: dict[str, Run] = {}
-        self._training: dict[str, Any] = {}  # name -> what its place calls it
-        self._trials: dict[str, Any] = {}
-        self._lock = threading.RLock()
+        self._all = {run.name: run for run in runs}
+        self._seen: dict[str, Run] = {}  # as they were attached to
+        self._lock = threading.RLock()  # for `_all`, `_state` and the thread
         self._remarks: list[str] = []
         self._state = "stopped"
-        self._dashboard: Any = None
+        self._held: Lock | None = None  # the folder, while the thread goes on
         self._thread: threading.Thread | None = None
+        self._board: Any = None
 
-    def _begin(
-        self, build: Build, space: Space, sampler: Any, pruner: Any, at_once: Any, address: Any, resources: Any
-    ) -> None:
-        optuna = _optuna()
+    def _begin(self, build: Build, sampler: Any, pruner: Any, at_once: Any, address: Any, resources: Any) -> None:
+        optuna, facts = _optuna(), self._facts
         at_once = None if at_once is None else int(checked("at_once", at_once, any_whole()))
         self._place: Any
         if find_spec("ray") is None:
-            self._place = Here(build, 1)
+            self._place = Here(build)
             self._remarks.append(self._place.remark)
             warnings.warn(self._place.remark, stacklevel=3)
         else:
             self._place = Cluster(build, at_once, address, resources or {"CPU": 1})
-        self._build, self._space = build, space
+        self._held = Lock(self.directory)
         backend = optuna.storages.journal.JournalFileBackend(str(self.directory / STUDY))
         self._study = optuna.create_study(
             storage=optuna.storages.JournalStorage(backend),
             study_name="search",
-            direction="maximize" if self._facts["highest"] else "minimize",
-            sampler=sampler or optuna.samplers.RandomSampler(seed=self._facts["seed"] + len(self._entries)),
+            direction="maximize" if facts["highest"] else "minimize",
+            sampler=sampler or optuna.samplers.RandomSampler(seed=facts["seed"] + len(self._all)),
             pruner=pruner or optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
-        for entry in self._entries.values():
-            if entry.trial is not None and entry.state not in _OVER:
-                self._trials[entry.name] = optuna.trial.Trial(self._study, self._study.trials[entry.trial]._trial_id)
+        for run in self._all.values():
+            if run.number is not None and run.state not in _OVER:
+                run.trial = optuna.trial.Trial(self._study, self._study.trials[run.number]._trial_id)
         self._keep()
+        self._start()
+
+    def _start(self) -> None:
         self._state = "running"
         self._thread = threading.Thread(target=self._work, name="babysit-caviar", daemon=True)
         self._thread.start()
@@ -230,7 +242,7 @@ class Caviar:
     def runs(self) -> dict[str, Run]:
         """Name -> run, of those that have begun: a `Panda` where it trains in this kernel, else a viewer of it."""
         found = {}
-        for name in list(self._entries):
+        for name in list(self._all):
             with contextlib.suppress(KeyError):
                 found[name] = self[name]
         return found
@@ -241,15 +253,14 @@ class Caviar:
         Raises:
             KeyError: If there is none, or it has not begun.
         """
-        if name not in self._entries:
-            raise KeyError(f"`{name}` is no run. The runs are {', '.join(self._entries) or 'none yet'}.")
-        run = self._runs.get(name)
-        if not isinstance(run, Viewer):  # a panda may be gone by now
+        if name not in self._all:
+            raise KeyError(f"`{name}` is no run. The runs are {', '.join(self._all) or 'none yet'}.")
+        if not isinstance(self._seen.get(name), Viewer):  # a panda may be gone by now
             try:
-                run = self._runs[name] = attach(self._folder(name))
+                self._seen[name] = attach(self._folder(name))
             except (ValueError, sqlite3.Error):
                 raise KeyError(f"`{name}` has not begun.") from None
-        return run
+        return self._seen[name]
 
     @property
     def best(self) -> Run:
@@ -258,15 +269,13 @@ class Caviar:
         Raises:
             ValueError: If none has a value yet.
         """
-        if (name := self._best()) is None:
+        if (best := self._best()) is None:
             raise ValueError(f"No run has a value of {self._facts['by']!r} yet.")
-        return self[name]
+        return self[best["name"]]
 
-    def _best(self) -> str | None:
+    def _best(self) -> dict[str, Any] | None:
         rows = [row for row in self.rows() if row["best"] is not None]
-        if not rows:
-            return None
-        return str((max if self._facts["highest"] else min)(rows, key=lambda row: row["best"])["name"])
+        return (max if self._facts["highest"] else min)(rows, key=lambda row: row["best"], default=None)
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` with one row a run, indexed by its name."""
@@ -274,8 +283,7 @@ class Caviar:
             import pandas
         except ImportError:
             raise ImportError("`to_pandas` needs pandas: `pip install pandas`.") from None
-        rows = [{**row, **row.pop("hyperparameters")} for row in self.rows()]
-        return pandas.DataFrame(rows).set_index("name")
+        return pandas.DataFrame([row | row.pop("hyperparameters") for row in self.rows()]).set_index("name")
 
     def wait(self, timeout: float | None = None) -> "Caviar":
         """Waits until all runs are over; returns the search.
@@ -313,26 +321,25 @@ class Caviar:
             raise ValueError(f"A clone can change {', '.join(bounds)}. Received: {', '.join(unknown)}.")
         changes = {one: checked(one, value, bounds[one].scale) for one, value in changes.items()}
         with self._lock:
-            entry = _Entry(
-                f"run {len(self._entries) + 1}",
-                dict(self._entries[name].hyperparameters),
-                of=name if at is None else f"{name} at step {at:,}",
-                at=at,
-                changes=changes,
-            )
-            entry.branches = _copied(self._folder(name), self._folder(entry.name))
-            self._enter(entry)
-            self._state = "running" if self._held is not None else self._state
-            self._go_on()
-        return entry.name
+            if self._thread is None:
+                raise ValueError(f"This search is only looked at. {self._remarks[0]}")
+            of = name if at is None else f"{name} at step {at:,}"
+            clone = _Run(self._new_name(), self._all[name].hyperparameters, of=of, at=at, changes=changes)
+            clone.branches = _copied(self._folder(name), self._folder(clone.name))
+            self._enter(clone)
+            if self._held is None:  # all was over
+                self._held = Lock(self.directory)
+                self._start()
+            self._state = "running"
+        return clone.name
 
     def dashboard(self) -> Any:
         """The board, an ipywidgets widget; the same one each time."""
         from babysit.ui.board import Board
 
-        if self._dashboard is None:
-            self._dashboard = Board(self)
-        return self._dashboard.widget
+        if self._board is None:
+            self._board = Board(self)
+        return self._board.widget
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         from babysit.ui.widgets import mimebundle
@@ -340,62 +347,52 @@ class Caviar:
         return mimebundle(self.dashboard(), repr(self))
 
     def __repr__(self) -> str:
-        status = self.status()
-        best = self._best()
-        said = f"best {self._facts['by']} {self._value(best):.4g} of {best}" if best else "no value yet"
+        status, best = self.status(), self._best()
+        said = f"best {status['by']} {best['best']:.4g} of {best['name']}" if best else "no value yet"
         return f"<Caviar: {status['done']} of {status['trials']} runs are over, {said}, {self.directory}>"
-
-    def _value(self, name: str) -> float:
-        values = [value for value in self._seen[name].values if math.isfinite(value)]
-        return max(values) if self._facts["highest"] else min(values)
 
     # ------------------------------------------- the seam between search and screen
 
     def rows(self) -> list[dict[str, Any]]:
         """Each run in plain data: its name, state, hyperparameters, and how far and how good it is."""
-        rows = []
-        for name, entry in list(self._entries.items()):
-            seen = self._seen[name]
-            finite = [value for value in seen.values if math.isfinite(value)]
-            rows.append(
-                {
-                    "name": name,
-                    "state": entry.state,
-                    "step": seen.step,
-                    "epoch": seen.epoch,
-                    "epochs": self._facts["epochs"],
-                    "hyperparameters": {**entry.hyperparameters, **entry.changes},
-                    "latest": finite[-1] if finite else None,
-                    "best": self._value(name) if finite else None,
-                    "examples_a_second": seen.examples_a_second,
-                    "error": entry.error,
-                    "of": entry.of,
-                }
-            )
-        return rows
+        pick = max if self._facts["highest"] else min
+        return [
+            {
+                "name": run.name,
+                "state": run.state,
+                "step": run.step,
+                "epoch": len(run.values),
+                "epochs": self._facts["epochs"],
+                "hyperparameters": {**run.hyperparameters, **run.changes},
+                "latest": run.finite[-1] if run.finite else None,
+                "best": pick(run.finite, default=None),
+                "examples_a_second": run.examples_a_second,
+                "error": run.error,
+                "of": run.of,
+            }
+            for run in list(self._all.values())
+        ]
 
     def curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Name -> (epochs, what is compared after each)."""
-        values = {name: np.array(seen.values, float) for name, seen in list(self._seen.items())}
+        values = {run.name: np.array(run.values, float) for run in list(self._all.values())}
         return {name: (np.arange(1, len(each) + 1), each) for name, each in values.items()}
 
     def status(self) -> dict[str, Any]:
         """How the search stands, in plain data."""
-        entries = list(self._entries.values())
-        over = [entry for entry in entries if entry.state in _OVER]
-        wanted = self._facts["trials"] + sum(entry.trial is None for entry in entries)
-        took = [entry.seconds for entry in over if entry.seconds]
-        each = sum(took) / len(took) if took and self._state == "running" else None
-        return {
+        runs = list(self._all.values())
+        over = [run for run in runs if run.state in _OVER]
+        wanted = self._facts["trials"] + sum(run.number is None for run in runs)
+        took = [run.seconds for run in over if run.seconds] if self._state == "running" else []
+        left = sum(took) / len(took) * (wanted - len(over)) / self._place.at_once if took else None
+        about = {name: self._facts[name] for name in ("by", "highest", "space")}
+        return about | {
             "title": f"search in {self.directory}",
-            "by": self._facts["by"],
-            "highest": self._facts["highest"],
             "state": self._state,
             "done": len(over),
             "trials": wanted,
-            "seconds_left": each and each * (wanted - len(over)) / self._place.at_once,
+            "seconds_left": left,
             "remarks": self._remarks[-3:],
-            "space": self._facts["space"],
         }
 
     def send(self, command: Mapping[str, Any]) -> None:
@@ -405,12 +402,12 @@ class Caviar:
             command: `action`: `pause`, `resume`, `stop`, `delete` or `clone` (`at`, `changes`) of `runs`, a list of
                 names; `stop worst half`; `stop all`.
         """
-        action, names = command.get("action"), list(command.get("runs") or ())
+        names = list(command.get("runs") or ())
         try:
-            match action:
-                case "pause" | "resume" | "stop":
+            match command.get("action"):
+                case "pause" | "resume" | "stop" as action:
                     for name in names:
-                        self._steer(name, str(action))
+                        self._steer(name, action)
                 case "delete":
                     for name in names:
                         self._delete(name)
@@ -421,15 +418,18 @@ class Caviar:
                     for name in self._worst_half():
                         self._steer(name, "stop")
                 case "stop all":
-                    self._stop_all()
-                case _:
+                    with self._lock:
+                        self._state = "stopping" if self._held else "stopped"
+                    for run in self._training:
+                        self._steer(run.name, "stop")
+                case action:
                     raise ValueError(f"There is no such action. Received: {action!r}.")
-        except (ValueError, TypeError, KeyError, OSError) as error:
-            self._remarks.append(str(error.args[0] if isinstance(error, KeyError) else error))
+        except (ValueError, TypeError, OSError) as error:
+            self._remarks.append(str(error))
 
     def _steer(self, name: str, action: str) -> None:
-        if self._entries[name].state == "waiting" and action == "stop":
-            self._over(name, "stopped")
+        if self._all[name].state == "waiting" and action == "stop":
+            self._end(self._all[name], "stopped")
         else:
             self._begun(name).send({"action": action, "author": "dashboard"})
 
@@ -440,11 +440,11 @@ class Caviar:
             raise ValueError(error.args[0]) from None
 
     def _delete(self, name: str) -> None:
-        if self._entries[name].state not in _OVER:
-            raise ValueError(f"{name} is {self._entries[name].state}: stop it before you delete it.")
+        if self._all[name].state not in _OVER:
+            raise ValueError(f"{name} is {self._all[name].state}: stop it before you delete it.")
         with self._lock:
-            self._runs.pop(name, None)
-            del self._entries[name], self._seen[name]
+            self._seen.pop(name, None)
+            del self._all[name]
             self._keep()
         shutil.rmtree(self._folder(name), ignore_errors=True)
 
@@ -453,23 +453,11 @@ class Caviar:
         rows.sort(key=lambda row: row["latest"], reverse=not self._facts["highest"])  # the worst first
         return [row["name"] for row in rows[: len(rows) // 2]]
 
-    def _stop_all(self) -> None:
-        with self._lock:
-            self._state = "stopping" if self._training else "stopped"
-        for name in list(self._training):
-            with contextlib.suppress(ValueError):
-                self._begun(name).send({"action": "stop", "author": "dashboard"})
-
     # ------------------------------------------------------------------ on the thread of the search
 
-    def _go_on(self) -> None:
-        """Begins the thread, or lets it go on, unless this only looks at the search."""
-        with self._lock:
-            if self._thread is None or self._held is not None:
-                return
-            self._held, self._state = Lock(self.directory), "running"
-            self._thread = threading.Thread(target=self._work, name="babysit-caviar", daemon=True)
-            self._thread.start()
+    @property
+    def _training(self) -> list[_Run]:
+        return [run for run in list(self._all.values()) if run.place is not None]
 
     def _work(self) -> None:
         while True:
@@ -481,135 +469,113 @@ class Caviar:
                 self._remarks.append(f"The search has stopped: {type(error).__name__}: {error}")
                 self._state = "stopped"
             with self._lock:
-                if self._state in ("finished", "stopped"):
+                if self._state in ("finished", "stopped") and self._held is not None:
                     self._place.close()
-                    if self._held is not None:
-                        self._held.release()
+                    self._held.release()
                     self._held = None
                     return
             time.sleep(_EVERY_S)
 
     def _turn(self) -> None:
         """Looks at the runs that train, ends those that are over, and begins others."""
-        for name in list(self._training):
-            self._look(name)
-            self._report(name)
-            outcome = self._place.outcome(self._training[name])
+        for run in self._training:
+            outcome = self._place.outcome(run.place)  # before it is looked at, so that all of it is seen
+            self._look(run)
+            self._tell(run)
             if outcome is not None:
-                self._look(name)
-                self._ended(name, outcome)
-        while self._state == "running" and len(self._training) < self._place.at_once:
-            if (entry := self._next()) is None:
-                break
-            self._start(entry)
-        if not self._training:
-            waits = any(entry.state == "waiting" for entry in self._entries.values())
-            with self._lock:
-                if self._state == "stopping":
-                    self._state = "stopped"
-                elif self._state == "running" and not waits:
-                    self._state = "finished"
+                self._over(run, outcome)
+        while self._state == "running" and len(self._training) < self._place.at_once and (run := self._next()):
+            about = run.at, run.changes, run.branches
+            job = Job(
+                str(self._folder(run.name)), run.hyperparameters, self._facts["epochs"], self._facts["seed"], *about
+            )
+            run.state, run.began, run.place = "running", time.monotonic(), self._place.begin(job)
+            self._keep()
+        with self._lock:
+            if not self._training and self._state == "stopping":
+                self._state = "stopped"
+            elif not self._training and not any(run.state == "waiting" for run in self._all.values()):
+                self._state = "finished"
 
-    def _next(self) -> _Entry | None:
+    def _next(self) -> _Run | None:
         """The next run to be trained: one that waits, or a new one."""
-        waiting = [entry for entry in self._entries.values() if entry.state == "waiting"]
-        if waiting:
-            return waiting[0]
+        if waiting := next((run for run in self._all.values() if run.state == "waiting"), None):
+            return waiting
         if len(self._study.trials) >= self._facts["trials"]:
             return None
         trial = self._study.ask()
-        found = {name: _suggested(trial, name, values) for name, values in self._space.items()}
+        space = {
+            name: one["choices"] if "choices" in one else Scale(**one) for name, one in self._facts["space"].items()
+        }
+        found = {
+            name: one.suggest(trial, name) if isinstance(one, Scale) else trial.suggest_categorical(name, one)
+            for name, one in space.items()
+        }
         with self._lock:
-            entry = _Entry(f"run {len(self._study.trials) + self._clones}", found, trial=trial.number)
-            while entry.name in self._entries:
-                entry.name = f"run {int(entry.name.split()[1]) + 1}"
-            self._enter(entry)
-        self._trials[entry.name] = trial
-        return entry
+            run = _Run(self._new_name(), found, number=trial.number, trial=trial)
+            self._enter(run)
+        return run
 
-    @property
-    def _clones(self) -> int:
-        return sum(entry.trial is None for entry in self._entries.values())
+    def _new_name(self) -> str:
+        return f"run {1 + max((int(name.split()[1]) for name in self._all), default=0)}"
 
-    def _enter(self, entry: _Entry) -> None:
-        self._entries[entry.name], self._seen[entry.name] = entry, _Seen()
+    def _enter(self, run: _Run) -> None:
+        self._all[run.name] = run
         self._keep()
 
-    def _start(self, entry: _Entry) -> None:
-        job = Job(
-            str(self._folder(entry.name)), entry.hyperparameters, self._facts["epochs"], self._facts["seed"],
-            entry.at, entry.changes, entry.branches,
-        )  # fmt: skip
-        entry.state, self._training[entry.name] = "running", self._place.begin(job)
-        entry.seconds -= time.time()
-        self._keep()
-
-    def _look(self, name: str) -> None:
+    def _look(self, run: _Run) -> None:
         """Reads how far a run has come."""
-        seen, entry = self._seen[name], self._entries[name]
         try:
-            run = self[name]
-            status, ends = run.status(), run.history.epoch_ends()
+            seen = self[run.name]
+            status, ends = seen.status(), seen.history.epoch_ends()
         except (KeyError, ValueError, sqlite3.Error):
             return
-        seen.step, seen.epoch, seen.examples_a_second = status["step"], status["epoch"], status["examples_a_second"]
         by = self._facts["by"]
         if by == "val_loss" and ends and by not in ends[-1].logs:
             by = "loss"
-        seen.values = [float(end.logs.get(by, math.nan)) for end in ends]
-        if name in self._training and status["state"] in ("running", "paused"):
-            entry.state = status["state"]
+        run.values = [float(end.logs.get(by, math.nan)) for end in ends]
+        run.step, run.examples_a_second = status["step"], status["examples_a_second"]
+        if run.place is not None and run.state in ("running", "paused") and status["state"] in ("running", "paused"):
+            run.state = status["state"]
 
-    def _report(self, name: str) -> None:
+    def _tell(self, run: _Run) -> None:
         """Tells the study of new epochs, and stops the run where its pruner says so."""
-        trial, seen = self._trials.get(name), self._seen[name]
-        if trial is None:
+        if run.trial is None or len(run.values) <= run.told:
             return
-        for epoch in range(seen.reported, len(seen.values)):
-            if math.isfinite(seen.values[epoch]):
-                trial.report(seen.values[epoch], epoch)
-        if len(seen.values) > seen.reported:
-            seen.reported = len(seen.values)
-            if self._entries[name].state == "running" and trial.should_prune():
-                self._entries[name].state = "pruned"
-                self[name].send({"action": "stop", "author": "pruner"})
+        for epoch in range(run.told, len(run.values)):
+            if math.isfinite(run.values[epoch]):
+                run.trial.report(run.values[epoch], epoch)
+        run.told = len(run.values)
+        if run.state == "running" and run.trial.should_prune():
+            run.state = "pruned"
+            self[run.name].send({"action": "stop", "author": "pruner"})
 
-    def _ended(self, name: str, outcome: str) -> None:
-        entry = self._entries[name]
-        del self._training[name]
-        entry.seconds += time.time()
-        if outcome == LOST and entry.lost + 1 < _TRIES:
-            entry.lost, entry.state = entry.lost + 1, "waiting"
+    def _over(self, run: _Run, outcome: str) -> None:
+        """Notes what a run came to; one whose process was lost goes on in another one."""
+        run.place, run.seconds = None, run.seconds + time.monotonic() - run.began
+        if outcome == LOST and run.lost + 1 < _TRIES:
+            run.lost, run.state = run.lost + 1, "waiting"
             self._keep()
             return
-        if outcome:
-            entry.error = outcome if outcome != LOST else f"{LOST} {_TRIES} times"
-        pruned, whole = entry.state == "pruned", self._seen[name].epoch >= self._facts["epochs"]
-        state = "failed" if outcome else "pruned" if pruned else "finished" if whole else self._last_state(name)
-        self._over(name, state)
+        run.error = f"{LOST} {_TRIES} times" if outcome == LOST else outcome
+        state = self._seen[run.name].state if run.name in self._seen else "stopped"
+        whole = len(run.values) >= self._facts["epochs"] or state == "finished"
+        self._end(
+            run, "failed" if outcome else "pruned" if run.state == "pruned" else "finished" if whole else "stopped"
+        )
 
-    def _last_state(self, name: str) -> str:
-        """`finished` or `stopped`, as the run itself says: a callback may have finished it early."""
-        try:
-            state = self[name].state
-        except (KeyError, ValueError):
-            return "stopped"
-        return state if state in _OVER else "stopped"
-
-    def _over(self, name: str, state: str) -> None:
+    def _end(self, run: _Run, state: str) -> None:
         """Ends a run, and tells the study what it came to."""
-        entry, optuna = self._entries[name], _optuna()
-        entry.state = state
+        run.state = state
         self._keep()
-        trial, finite = self._trials.pop(name, None), [one for one in self._seen[name].values if math.isfinite(one)]
-        if trial is not None:
-            ends = optuna.trial.TrialState
-            if state == "failed" or not finite:
-                self._study.tell(trial, state=ends.FAIL)
-            elif state == "pruned":
+        if (trial := run.trial) is not None:
+            ends, run.trial = _optuna().trial.TrialState, None
+            if state == "pruned":
                 self._study.tell(trial, state=ends.PRUNED)
+            elif state == "failed" or not run.finite:
+                self._study.tell(trial, state=ends.FAIL)
             else:
-                self._study.tell(trial, self._value(name))
+                self._study.tell(trial, (max if self._facts["highest"] else min)(run.finite))
 
     # ------------------------------------------------------------------ on disk
 
@@ -619,9 +585,7 @@ class Caviar:
     def _keep(self) -> None:
         """Writes down which runs there are and how they stand, whole or not at all."""
         with self._lock:
-            kept = {"facts": self._facts, "runs": [asdict(entry) for entry in self._entries.values()]}
-            for entry in kept["runs"]:
-                entry["seconds"] = max(entry["seconds"], 0.0)
+            kept = {"facts": self._facts, "runs": [run.kept for run in self._all.values()]}
             part = self.directory / f"{RUNS}.part"
             part.write_text(json.dumps(kept, indent=1), encoding="utf-8")
             os.replace(part, self.directory / RUNS)
@@ -640,8 +604,7 @@ def _described(space: Space) -> dict[str, Any]:
     """A space in plain data.
 
     Raises:
-        TypeError: If something in it is neither a scale nor a list.
-        ValueError: If it is empty, or a list has fewer than two values.
+        TypeError: If it is empty, or something in it is neither a scale nor a list of two or more plain values.
     """
     if not isinstance(space, Mapping) or not space:
         raise TypeError(f"`space` must be a dict of hyperparameter -> Scale or list. Received: {space!r}.")
@@ -657,14 +620,6 @@ def _described(space: Space) -> dict[str, Any]:
     return described
 
 
-def _space(described: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: one["choices"] if "choices" in one else Scale(**one) for name, one in described.items()}
-
-
-def _suggested(trial: Any, name: str, values: Scale | Sequence[Any]) -> Any:
-    return values.suggest(trial, name) if isinstance(values, Scale) else trial.suggest_categorical(name, values)
-
-
 def _copied(folder: Path, new: Path) -> int:
     """Copies a run as it is now, even while it trains; returns how many branches it has.
 
@@ -676,12 +631,11 @@ def _copied(folder: Path, new: Path) -> int:
     copy = sqlite3.connect(new / RECORD)
     with contextlib.closing(source), contextlib.closing(copy):
         source.backup(copy)
-        branches = copy.execute("SELECT COUNT(*) FROM events WHERE kind = 'rewind'").fetchone()[0]
-    return int(branches) + 1
+        return 1 + int(copy.execute("SELECT COUNT(*) FROM events WHERE kind = 'rewind'").fetchone()[0])
 
 
 def _linked(source: str, target: str) -> None:
-    """A file that never changes, in two places; copied where the disk has no links."""
+    """Puts a file that never changes in a second place; copies it where the disk has no links."""
     try:
         os.link(source, target)
     except OSError:

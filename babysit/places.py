@@ -8,14 +8,18 @@ import contextlib
 import math
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from babysit.panda import Panda
+from babysit.runs import new_directory
+from babysit.session.viewer import Viewer
 from babysit.store.database import RECORD
 
 # Of a model and of what its `fit` is given, by the hyperparameters of a run.
@@ -87,8 +91,10 @@ class Here:
         "Ray is not installed, so the runs train one after the other in this kernel: `pip install 'babysit[caviar]'`."
     )
 
-    def __init__(self, build: Build, at_once: int | None) -> None:
-        self._build, self.at_once = build, at_once or 1
+    at_once = 1
+
+    def __init__(self, build: Build) -> None:
+        self._build = build
 
     def begin(self, job: Job) -> Any:
         """Begins to train; returns what `outcome` takes."""
@@ -127,41 +133,25 @@ class Cluster:
     remark = ""
 
     def __init__(self, build: Build, at_once: int | None, address: str | None, resources: Mapping[str, float]) -> None:
-        import ray
-
-        self._ray = ray
-        if not ray.is_initialized():
-            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-            os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
-            ray.init(
-                address=address, ignore_reinit_error=True, include_dashboard=False if address is None else None, **quiet
-            )
-        there = ray.cluster_resources()
+        self._ray, self._actor = _actor(address, resources)
+        there = self._ray.cluster_resources()
         bears = min(math.floor(there.get(name, 0) / each + 1e-9) for name, each in resources.items() if each)
         if bears < 1:
-            self._refuse(resources, there)
+            has = ", ".join(f"{name} {each:g}" for name, each in there.items() if name in ("CPU", "GPU"))
+            raise ValueError(f"`resources` must be there for one run. Received: {dict(resources)}; there is {has}.")
         self.at_once = min(at_once or bears, bears)
-        others = {name: each for name, each in resources.items() if name not in ("CPU", "GPU")}
-        how = {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0), "resources": others}
-        self._actor = ray.remote(**how, max_restarts=0)(_Trains)
-        self._build, self._idle = ray.put(build), list[Any]()
-        self._cores = max(1, int(resources.get("CPU", 1)))
-
-    def _refuse(self, resources: Mapping[str, float], there: Mapping[str, float]) -> None:
-        has = ", ".join(f"{name} {each:g}" for name, each in there.items() if name in ("CPU", "GPU"))
-        raise ValueError(
-            f"`resources` must be there for one run at least. Received: {dict(resources)}; there is {has}."
-        )
+        self._build, self._idle = self._ray.put(build), list[Any]()
 
     def begin(self, job: Job) -> Any:
         """Begins to train; returns what `outcome` takes."""
-        actor = self._idle.pop() if self._idle else self._actor.remote(self._cores)
+        actor = self._idle.pop() if self._idle else self._actor()
         return actor, actor.train.remote(self._build, job)
 
     def outcome(self, begun: Any) -> str | None:
         """What became of a job: None while it trains, then an error in words, empty where there was none."""
         actor, result = begun
+        if not self._ray.is_initialized():  # otherwise Ray would begin anew
+            raise RuntimeError("Ray was shut down")
         if not self._ray.wait([result], timeout=0)[0]:
             return None
         try:
@@ -173,8 +163,9 @@ class Cluster:
 
     def close(self) -> None:
         """Begins no more, and ends the processes that train nothing."""
-        for actor in self._idle:
-            self._ray.kill(actor)
+        if self._ray.is_initialized():
+            for actor in self._idle:
+                self._ray.kill(actor)
         self._idle.clear()
 
 
@@ -201,3 +192,61 @@ class _Trains:
             if panda is not None:
                 with contextlib.suppress(Exception):
                     panda._close()
+
+
+def _actor(address: str | None, resources: Mapping[str, float], **how: Any) -> tuple[Any, Any]:
+    """Ray, and what makes an actor on that many resources."""
+    import ray
+
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do, without its warning
+        board = {"include_dashboard": False} if address is None else {}
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **board)
+    others = {name: each for name, each in resources.items() if name not in ("CPU", "GPU")}
+    given: dict[str, Any] = {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0)}
+    made: Any = ray.remote(_Trains)
+    return ray, partial(made.options(**given, resources=others, **how).remote, max(1, int(resources.get("CPU", 1))))
+
+
+_actors: list[Any] = []  # of `remote`: an actor that nobody refers to is ended
+
+
+def remote(
+    build: Build,
+    hyperparameters: Mapping[str, Any],
+    epochs: int = 1,
+    directory: str | Path | None = None,
+    *,
+    address: str | None = None,
+    resources: Mapping[str, float] | None = None,
+    seed: int = 0,
+) -> Viewer:
+    """Trains one run in a process of Ray's, which goes on when this kernel ends if the cluster does.
+
+    Args:
+        build: As for `Caviar`.
+        hyperparameters: What it is given.
+        epochs: How long it is trained.
+        directory: The run's folder, which this machine sees too.
+        address: Of a Ray cluster, such as `"auto"`; None for this machine, whose processes end with this kernel.
+        resources: What it takes of Ray's resources; one processor by default.
+        seed: Of everything random.
+
+    Returns:
+        The run: what `babysit.attach(directory)` gives, here or anywhere.
+
+    Raises:
+        RuntimeError: What `build` or `fit` raised there.
+        ImportError: If Ray is missing.
+    """
+    folder = str(new_directory("remote", directory).absolute())
+    detached = {"lifetime": "detached", "name": folder, "namespace": "babysit"} if address else {}
+    ray, make = _actor(address, resources or {"CPU": 1}, **detached)
+    actor = make()
+    result = actor.train.remote(build, Job(folder, hyperparameters, epochs, seed))
+    _actors.append(actor)
+    while True:
+        with contextlib.suppress(ValueError, sqlite3.Error):  # it has not begun
+            return Viewer(folder)
+        if ray.wait([result], timeout=0.2)[0] and (error := ray.get(result)):
+            raise RuntimeError(error)

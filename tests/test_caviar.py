@@ -140,12 +140,12 @@ def test_the_worst_half_is_stopped_and_a_run_is_deleted(search, tmp_path, monkey
     found = search(trials=2).wait(60)
     with pytest.raises(KeyError, match="no run"):
         found["run 9"]
-    for row, state, latest in zip(found._entries.values(), ("running",) * 2, (1.0, 2.0), strict=True):
-        row.state, found._seen[row.name].values = state, [latest]
+    for run, latest in zip(found._all.values(), (1.0, 2.0), strict=True):
+        run.state, run.values = "running", [latest]
     assert found._worst_half() == ["run 2"]
     found.send({"action": "delete", "runs": ["run 1"]})
     assert "stop it before" in found.status()["remarks"][-1]
-    found._entries["run 1"].state = "finished"
+    found._all["run 1"].state = "finished"
     found.send({"action": "delete", "runs": ["run 1"]})
     assert list(found.runs) == ["run 2"] and not (tmp_path / "search" / "run-1").exists()
     found.send({"action": "dance"})

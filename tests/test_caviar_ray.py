@@ -28,15 +28,32 @@ def cluster():
     cluster.shutdown()
 
 
+@pytest.fixture
+def begin(tmp_path):
+    """Begins a search, which is stopped at the end."""
+    begun = []
+
+    def begin(build, **how):
+        begun.append(babysit.Caviar(build, SPACE, directory=tmp_path / "search", **how))
+        return begun[-1]
+
+    yield begin
+    for search in begun:
+        search.stop()
+        search.wait(60)
+
+
 def alone(row, folder, epochs):
     keras.utils.set_random_seed(0)
     model, arguments = build(row["hyperparameters"])
     return babysit.Panda(model, folder, seed=0).fit(**arguments, epochs=epochs)
 
 
-def test_runs_of_a_cluster_are_pandas_trained_alone_steered_cloned_and_taken_up_when_their_process_is_killed(tmp_path):
+def test_runs_of_a_cluster_are_pandas_trained_alone_steered_cloned_and_taken_up_when_their_process_is_killed(
+    begin, tmp_path
+):
     epochs = 4000
-    search = babysit.Caviar(build, SPACE, trials=3, epochs=epochs, directory=tmp_path / "search")
+    search = begin(build, trials=3, epochs=epochs)
     assert search.status()["remarks"] == [] and search._place.at_once == 2
     until(lambda: sum(row["epoch"] > 5 for row in search.rows()) == 2, 120)
     pids = {name: int(re.search(r"process (\d+)", holder(search[name].directory))[1]) for name in ("run 1", "run 2")}
@@ -45,7 +62,7 @@ def test_runs_of_a_cluster_are_pandas_trained_alone_steered_cloned_and_taken_up_
     assert entry.changes["learning_rate"][1] == 0.01 and "@" in entry.author
     os.kill(pids["run 1"], signal.SIGKILL)
     search["run 2"].stop()
-    until(lambda: search._entries["run 1"].lost == 1, 60)
+    until(lambda: search._all["run 1"].lost == 1, 60)
     search.wait(200)
     assert [row["state"] for row in search.rows()] == ["finished", "stopped", "finished"]
     panda = alone(search.rows()[0], tmp_path / "alone", epochs).wait(120)
@@ -55,13 +72,13 @@ def test_runs_of_a_cluster_are_pandas_trained_alone_steered_cloned_and_taken_up_
     assert search.rows()[-1]["state"] == "finished" and search[name].branches["branch 2"] == ("branch 1", 20)
 
 
-def test_a_run_whose_process_is_lost_again_and_again_fails_and_so_does_what_raises(tmp_path):
+def test_a_run_whose_process_is_lost_again_and_again_fails_and_so_does_what_raises(begin):
     def deadly(hyperparameters):
         if hyperparameters["units"] == 4:
             os.kill(os.getpid(), signal.SIGKILL)
         raise ValueError("no such layer")
 
-    search = babysit.Caviar(deadly, SPACE, trials=3, epochs=2, directory=tmp_path / "search").wait(120)
+    search = begin(deadly, trials=3, epochs=2).wait(120)
     errors = {row["hyperparameters"]["units"]: row["error"] for row in search.rows()}
     assert {row["state"] for row in search.rows()} == {"failed"}
     assert errors == {4: "its process was lost 3 times", 1: "ValueError: no such layer"}
@@ -71,3 +88,17 @@ def test_resources_that_are_not_there_are_refused(tmp_path):
     with pytest.raises(ValueError, match="for one run at least"):
         babysit.Caviar(build, SPACE, directory=tmp_path / "search", resources={"CPU": 1, "GPU": 1})
     assert not (tmp_path / "search" / "search.json").exists()
+
+
+def test_one_run_may_live_in_a_process_of_its_own(tmp_path):
+    run = babysit.remote(build, {"learning_rate": 0.01, "units": 4}, 20_000, tmp_path / "run", address="auto")
+    until(lambda: run.epoch > 0)
+    assert run.set(learning_rate=0.02).changes["learning_rate"][1] == 0.02
+    run.stop()
+    until(lambda: run.state == "stopped")
+
+    def bad(hyperparameters):
+        raise ValueError("no data")
+
+    with pytest.raises(RuntimeError, match="ValueError: no data"):
+        babysit.remote(bad, {}, directory=tmp_path / "other")
