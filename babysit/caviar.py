@@ -485,10 +485,8 @@ class Caviar:
             if outcome is not None:
                 self._over(run, outcome)
         while self._state == "running" and len(self._training) < self._place.at_once and (run := self._next()):
-            about = run.at, run.changes, run.branches
-            job = Job(
-                str(self._folder(run.name)), run.hyperparameters, self._facts["epochs"], self._facts["seed"], *about
-            )
+            about = run.hyperparameters, self._facts["epochs"], self._facts["seed"], run.at, run.changes, run.branches
+            job = Job(str(self._folder(run.name)), *about)
             run.state, run.began, run.place = "running", time.monotonic(), self._place.begin(job)
             self._keep()
         with self._lock:
@@ -504,13 +502,7 @@ class Caviar:
         if len(self._study.trials) >= self._facts["trials"]:
             return None
         trial = self._study.ask()
-        space = {
-            name: one["choices"] if "choices" in one else Scale(**one) for name, one in self._facts["space"].items()
-        }
-        found = {
-            name: one.suggest(trial, name) if isinstance(one, Scale) else trial.suggest_categorical(name, one)
-            for name, one in space.items()
-        }
+        found = {name: _suggested(trial, name, one) for name, one in self._facts["space"].items()}
         with self._lock:
             run = _Run(self._new_name(), found, number=trial.number, trial=trial)
             self._enter(run)
@@ -558,11 +550,13 @@ class Caviar:
             self._keep()
             return
         run.error = f"{LOST} {_TRIES} times" if outcome == LOST else outcome
-        state = self._seen[run.name].state if run.name in self._seen else "stopped"
-        whole = len(run.values) >= self._facts["epochs"] or state == "finished"
-        self._end(
-            run, "failed" if outcome else "pruned" if run.state == "pruned" else "finished" if whole else "stopped"
-        )
+        if outcome:
+            state = "failed"
+        elif run.state == "pruned":
+            state = "pruned"
+        else:
+            state = self._seen[run.name].state if run.name in self._seen else "stopped"
+        self._end(run, state if state in _OVER else "stopped")
 
     def _end(self, run: _Run, state: str) -> None:
         """Ends a run, and tells the study what it came to."""
@@ -618,6 +612,13 @@ def _described(space: Space) -> dict[str, Any]:
             raise TypeError(f"`space[{name!r}]` must be a Scale, or a list of two or more. Received: {values!r}.")
     json.dumps(described)
     return described
+
+
+def _suggested(trial: Any, name: str, described: Mapping[str, Any]) -> Any:
+    """A value that a trial of Optuna's tries."""
+    if "choices" in described:
+        return trial.suggest_categorical(name, described["choices"])
+    return Scale(**described).suggest(trial, name)
 
 
 def _copied(folder: Path, new: Path) -> int:
