@@ -1,7 +1,7 @@
 """What a panda costs, measured side by side with `Model.fit` in one run: `make bench`.
 
 `python -m tests.benchmarks` measures everything; `speed`, `startup`, `past`, `fan`, `frame`, `memory`,
-`flat`, `latency` and `notebooks` one part each; `flat --minutes 10` trains for so long; `soak`,
+`flat`, `latency`, `notebooks` and `search` one part each; `flat --minutes 10` trains for so long; `soak`,
 which takes some minutes and is not among them all, is an hour of hands at speed. Ratios hold on a machine that does
 nothing else: the ways take turns, and of each two the median of the rounds' ratios counts.
 """
@@ -12,9 +12,9 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-from tests.benchmarks import fan, frame, latency, memory, notebooks, past, soak, speed, startup
+from tests.benchmarks import fan, frame, latency, memory, notebooks, past, search, soak, speed, startup
 
-PARTS = ["speed", "startup", "past", "fan", "frame", "memory", "flat", "latency", "notebooks"]
+PARTS = ["speed", "startup", "past", "fan", "frame", "memory", "flat", "latency", "notebooks", "search"]
 
 
 def main():
@@ -36,6 +36,7 @@ def main():
         "flat": lambda: memory.flat(chosen.minutes),
         "latency": latency.main,
         "notebooks": notebooks.main,
+        "search": search.main,
         "soak": soak.main,
     }
     for part in [chosen.part] if chosen.part else PARTS:
