@@ -24,7 +24,7 @@ const clip = (place) => Math.min(Math.max(place, 0), 1);
 const words = (value) => { // as a person writes it
   if (typeof value !== 'number') return String(value ?? '');
   if (Number.isInteger(value)) return value.toLocaleString('en');
-  const short = Number(value.toPrecision(value >= 0.9 && value < 1 ? 7 : 4));
+  const short = Number(value.toPrecision(value >= 0.9 && value < 1 ? 5 : 4));
   return Math.abs(short) < 1e-3 ? short.toExponential() : String(short);
 };
 const result = (value) => { // as long in each row
@@ -88,8 +88,8 @@ function render({ model, el }) {
     const outer = form.appendChild(element('label', '', name));
     return outer.appendChild(Object.assign(element('input'), { type: 'text', placeholder, size }));
   };
-  const [at, change] = [field('at step', 'where it is', 10), field('with', 'learning_rate=0.003', 26)];
-  button(form, 'Make it', () => form.requestSubmit()).classList.add('mod-primary');
+  const [at, change] = [field('at step', 'where it is', 10), field('with', 'learning_rate=0.003', 22)];
+  form.append(Object.assign(element('button', 'jupyter-button mod-primary', 'Make it'), { type: 'submit' }));
   button(form, 'Cancel', () => showForm(false));
   const refusal = form.appendChild(element('span', 'babysit-refusal'));
   refusal.setAttribute('role', 'alert');
@@ -137,7 +137,8 @@ function render({ model, el }) {
     all.checked = chosen.size > 0 && chosen.size === rows.size;
     all.indeterminate = chosen.size > 0 && !all.checked;
   };
-  const choose = (names, told = true) => {
+  const choose = (names, told = true, brushed = false) => {
+    if (!brushed) brushes.clear(); // they no longer say what is chosen
     chosen = new Set([...names].filter((name) => rows.has(name)));
     for (const [name, { line, box }] of rows) {
       box.checked = chosen.has(name);
@@ -161,7 +162,7 @@ function render({ model, el }) {
     const parts = [element('i'), element('span', '', name)];
     parts[0].style.background = colours[name] ?? 'none';
     if (name === status.best) parts.push(element('em', '', 'best'));
-    if (origin) parts.push(element('em', '', `clone of ${origin}`));
+    if (origin) parts.push(element('small', '', `clone of ${origin}`));
     return parts;
   };
   const showState = ({ state, error }) => {
@@ -272,12 +273,13 @@ function render({ model, el }) {
     const known = [...rows.values()].map(({ data }) => data.best).filter(Number.isFinite);
     const [low, highest] = [Math.min(...known), Math.max(...known)];
     const kind = !status.highest && low > 0 && highest > 4 * low ? 'log' : 'linear';
-    axes = Object.entries(status.space).map(([name, scale]) => scaled(name, label(name), ({ hyperparameters: all_ }) => all_[name], scale));
     const last = scaled('', `best ${label(status.by)}`, ({ best }) => best, { low, high: highest, kind });
-    if (known.length) axes.push(last);
-    const lines = [...rows.values()].map(({ data }) => [data.name, data.best, axes.map((axis) => axis.at(data))]);
-    const now = JSON.stringify([lines, axes, right.clientWidth, status.highest]);
-    if (now === shape) return;
+    const wanted = Object.entries(status.space).map(([name, scale]) => scaled(name, label(name), ({ hyperparameters }) => hyperparameters[name], scale));
+    if (known.length) wanted.push(last);
+    const lines = [...rows.values()].map(({ data }) => [data.name, data.best, wanted.map((axis) => axis.at(data))]);
+    const now = JSON.stringify([lines, wanted, right.clientWidth, status.highest]);
+    if (now === shape || !right.clientWidth) return;
+    axes = wanted;
     shape = now;
     const focused = plot.contains(document.activeElement) ? document.activeElement.dataset.axis : null;
     const gap = (right.clientWidth - LEFT - RIGHT) / Math.max(axes.length - 1, 1);
@@ -326,9 +328,8 @@ function render({ model, el }) {
       return !brushes.has(axis.name) || (place !== null && place >= low - 1e-6 && place <= top_ + 1e-6);
     };
     const within = [...rows.values()].filter(({ data }) => axes.every((axis) => isWithin(axis, data)));
-    choose(brushes.size ? within.map(({ data }) => data.name) : [], told);
+    choose(brushes.size ? within.map(({ data }) => data.name) : [], told, true);
   };
-  const clear = () => { brushes.clear(); choose([]); };
   const placeOf = ({ clientY }) => clip(1 - (clientY - plot.getBoundingClientRect().top - TOP) / high);
   listen(plot, 'pointerdown', (event) => {
     if (event.button || event.target.dataset.axis === undefined) return;
@@ -348,11 +349,11 @@ function render({ model, el }) {
     layOut();
   });
   listen(plot, 'pointercancel', () => { drag = null; });
-  listen(plot, 'dblclick', clear);
+  listen(plot, 'dblclick', () => choose([]));
   listen(plot, 'click', ({ target }) => target.dataset.run && toggle(target.dataset.run));
   listen(plot, 'keydown', (event) => {
     const [name, way] = [event.target.dataset.axis, { ArrowUp: BY_KEY, ArrowDown: -BY_KEY }[event.key]];
-    if (event.key === 'Escape') clear();
+    if (event.key === 'Escape') choose([]);
     if (!way) return;
     event.preventDefault();
     const [from, to] = brushes.get(name) ?? [0, 1];
@@ -379,9 +380,11 @@ function render({ model, el }) {
     if (message.order && rows.size && !body.querySelector('input[tabindex="0"]')) focusOn(body.rows[0]);
     sort();
     showHead();
-    if (message.order) choose(model.get('chosen'), model.get('chosen').some((name) => !rows.has(name)));
+    const kept = model.get('chosen').filter((name) => rows.has(name));
+    if (message.order) choose(kept, kept.length < model.get('chosen').length, kept.length === chosen.size);
     else showTools();
     layOut();
+    model.send({ seen: true });
     if (!buffers?.length) return;
     const url = URL.createObjectURL(new Blob([buffers[0]], { type: 'image/png' }));
     Object.assign(curves, { src: url, onload: () => URL.revokeObjectURL(url) });

@@ -19,6 +19,7 @@ from matplotlib.collections import LineCollection
 
 from babysit.core.words import label
 from babysit.ui import theme
+from babysit.ui.chart_view import UNHEARD_S
 from babysit.ui.figure import Curve, scale_y, write_at_right
 from babysit.ui.screen import STYLE, Screen
 from babysit.ui.trials_figure import new_axes, png
@@ -26,7 +27,7 @@ from babysit.ui.widgets import button, classed, reset_subshell_routing, row
 
 INTERVAL_S = 0.5
 FRAME_INTERVAL_S, FRAME_SHARE = 2.0, 0.05  # new values are drawn no more often, and for this share of one core
-POINTS, ALL_POINTS = 200, 20_000  # of a curve, and of all curves together
+POINTS, GREY_POINTS = 200, 5_000  # of a curve, and of all grey ones together
 REMARKS = 20  # the newest that the page gets
 HEIGHT = 300  # of the picture, in pixels of the page
 _NO_SCRIPT = (
@@ -86,6 +87,7 @@ class Board(Screen):
         self._status: dict[str, Any] = {}
         self._drawn: Any = None, None  # what the picture shows: which values, and how the user wants to see them
         self._cost_s = self._next_frame = 0.0
+        self._unconfirmed_s = 0.0  # since when a message is on its way; 0 if none is
         self._error = self._refusal = ""
         self._opened = self._to_open = ""  # the run whose dashboard is shown, and that is to be
         self._page, self._below = _Page(), classed(widgets.VBox(), "babysit-opened")
@@ -105,6 +107,9 @@ class Board(Screen):
     # ---------------------------------- called by the page, on any thread: only send
 
     def _on_message(self, _: Any, message: Mapping[str, Any], buffers: Any) -> None:
+        self._unconfirmed_s = 0.0
+        if "seen" in message:
+            return
         if "visible" in message:
             self._visible = message["visible"]
             self._is_new |= bool(message.get("anew"))
@@ -134,7 +139,8 @@ class Board(Screen):
             self._status = {}
             return self._tell({"status": {"remarks": [self._error]}})
         self._goes_on = status["state"] not in ("finished", "stopped")
-        if not self._visible:
+        is_late = bool(self._unconfirmed_s) and time.monotonic() < self._unconfirmed_s + UNHEARD_S
+        if not self._visible or is_late:  # a page that was closed says nothing
             return
         if self._is_new:
             self._is_new, self._rows, self._status, self._drawn = False, {}, {}, (None, None)
@@ -155,6 +161,7 @@ class Board(Screen):
 
     def _tell(self, message: Mapping[str, Any], picture: bytes | None = None) -> None:
         if message:
+            self._unconfirmed_s = time.monotonic()
             self._page.send(message, [picture] if picture else None)
             reset_subshell_routing(self._page)
 
@@ -246,8 +253,9 @@ def draw_curves(
         width: Width in pixels of the page.
         ratio: Image pixels per pixel of the page.
     """
-    points = max(min(POINTS, ALL_POINTS // max(len(curves), 1)), 2)
-    lines = {name: line for name, values in curves.items() if len(line := _thinned(*values, points))}
+    points = max(min(POINTS, GREY_POINTS // max(len(curves), 1)), 2)
+    thinned = {name: _thinned(*values, POINTS if name in colours else points) for name, values in curves.items()}
+    lines = {name: line for name, line in thinned.items() if len(line)}
     named = {name: f"{name}  {lines[name][-1, 1]:.3g}" for name in colours if name in lines}
     axes = new_axes(label(by), width, ratio, 12 + int(7.5 * max(map(len, named.values()), default=1)), HEIGHT)
     axes.set_xlabel("epoch", color=theme.FAINT, fontsize=9)
@@ -278,9 +286,10 @@ def _thinned(epochs: np.ndarray, values: np.ndarray, points: int) -> np.ndarray:
 def _limit(axes: Any, points: np.ndarray, highest: bool) -> None:
     """Chooses what of the plane is seen: all of it, but for losses far above nearly all others."""
     values = points[:, 1]
-    top = values.max() if highest else min(values.max(), 30 * max(np.quantile(values, 0.9), 0)) or values.max()
+    top = values.max() if highest else min(values.max(), 5 * max(np.quantile(values, 0.9), 0)) or values.max()
     scale_y(axes, [Curve("", values[None, values <= top], 0, {})], log=not highest)
     axes.set_xlim(min(points[:, 0].min(), 1), max(points[:, 0].max(), 2))
     axes.autoscale_view(scalex=False)
     if top < values.max():
-        axes.set_ylim(top=top)
+        low = values.min()
+        axes.set_ylim(0.85 * low if axes.get_yscale() == "log" else low - 0.05 * (top - low), top)
