@@ -61,10 +61,12 @@ function render({ model, el }) {
     Object.assign(share, { max: Math.max(status.trials, 1), value: status.done });
     const left = status.state === 'running' && Number.isFinite(status.seconds_left) ? ` · ${clock(status.seconds_left)} left` : '';
     figures.textContent = `${words(status.done)} of ${words(status.trials)} runs done${left}`;
-    const last = status.remarks.at(-1) ?? '';
-    const older = element('details');
-    older.append(element('summary', '', last), ...status.remarks.slice(0, -1).reverse().map((one) => element('div', '', one)));
-    remarks.replaceChildren(status.remarks.length > 1 ? older : last);
+  };
+  const showRemarks = () => { // only where there are others: written anew, they would be closed, and read aloud anew
+    const [last = '', ...older] = [...status.remarks].reverse();
+    const folded = element('details');
+    folded.append(element('summary', '', last), ...older.map((one) => element('div', '', one)));
+    remarks.replaceChildren(older.length ? folded : last);
   };
 
   // ------------------------------------------------------------------ what is chosen, and what is done to it
@@ -129,7 +131,7 @@ function render({ model, el }) {
     const those = meant('Delete').length > 1 ? `${meant('Delete').length} runs` : toDelete;
     buttons.Delete.textContent = toDelete ? `Delete ${those} for good` : 'Delete';
     count.textContent = `${chosen.size} of ${rows.size} chosen`;
-    of.textContent = `Clone ${meant('Clone').join(', ')}`;
+    of.textContent = `Clone ${meant('Clone').length > 3 ? `${meant('Clone').length} runs` : meant('Clone').join(', ')}`;
     if (!meant('Clone').length) form.hidden = true;
     const going = [...rows.values()].filter(({ data }) => ['running', 'paused'].includes(data.state));
     stopHalf.disabled = over || going.filter(({ data }) => data.latest !== null).length < 2;
@@ -380,6 +382,7 @@ function render({ model, el }) {
     if (message.order && rows.size && !body.querySelector('input[tabindex="0"]')) focusOn(body.rows[0]);
     sort();
     showHead();
+    if (message.status?.remarks) showRemarks();
     const kept = model.get('chosen').filter((name) => rows.has(name));
     if (message.order) choose(kept, kept.length < model.get('chosen').length, kept.length === chosen.size);
     else showTools();
