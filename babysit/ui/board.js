@@ -163,7 +163,7 @@ function render({ model, el }) {
   const showName = ({ name, of: origin }) => {
     const parts = [element('i'), element('span', '', name)];
     parts[0].style.background = colours[name] ?? 'none';
-    if (name === status.best) parts.push(element('em', '', 'best'));
+    if (name === status.best) parts.push(element('em', '', ' best'));
     if (origin) parts.push(element('small', '', `clone of ${origin}`));
     return parts;
   };
@@ -247,7 +247,7 @@ function render({ model, el }) {
   const [left, right] = [pictures.appendChild(element('div')), pictures.appendChild(element('div'))];
   const curves = left.appendChild(element('img'));
   const plot = right.appendChild(drawn('svg', { role: 'group', 'aria-label': 'hyperparameters of the runs, and what came of them' }));
-  right.append(element('div', 'babysit-quiet', 'Drag along an axis to choose the runs that cross it there. A double click chooses none.'));
+  right.append(element('div', 'babysit-quiet', 'Drag along an axis to choose runs; double-click to choose none.'));
   const brushes = new Map(); // axis -> the places between which runs are chosen
   let [axes, drag, shape] = [[], null, '']; // an axis's places go from 0, at the bottom, to 1
   const high = HIGH - TOP - BOTTOM;

@@ -26,7 +26,7 @@ from babysit.ui.trials_figure import new_axes, png
 from babysit.ui.widgets import button, classed, reset_subshell_routing, row
 
 INTERVAL_S = 0.5
-FRAME_INTERVAL_S, FRAME_SHARE = 2.0, 0.05  # new values are drawn no more often, and for this share of one core
+FRAME_INTERVAL_S, FRAME_SHARE = 2.0, 0.03  # new values are drawn no more often, and for this share of one core
 POINTS, GREY_POINTS = 200, 5_000  # of a curve, and of all grey ones together
 REMARKS = 20  # the newest that the page gets
 HEIGHT = 300  # of the picture, in pixels of the page
@@ -121,7 +121,7 @@ class Board(Screen):
             self._refusal = ""
             try:
                 search.send({"runs": [], "at": None, "changes": {}, **message})
-            except (ValueError, TypeError, KeyError) as error:
+            except Exception as error:
                 self._refusal = str(error)
         self._wake.set()
 
@@ -192,8 +192,8 @@ class Board(Screen):
         if name:
             try:
                 dashboard = search[name].dashboard()
-            except (ValueError, KeyError) as error:
-                self._refusal = str(error)
+            except Exception as error:
+                self._refusal = f"{name} cannot be opened: {error}"
                 return
             close = button(f"Close {name}", lambda: self._on_message(None, {"open": ""}, None))
             close.disabled = False

@@ -31,6 +31,7 @@ class Watched:
     def __init__(self, lab):
         self.lab, self.page = lab, lab.page
         self.board = lab.page.locator(".babysit-board").first
+        self.board.evaluate("one => one.scrollIntoView()")  # out of sight it is sent nothing
         self.board.locator("tbody tr").nth(29).wait_for()
 
     def ask(self, expression):
@@ -141,5 +142,6 @@ def test_a_reloaded_page_shows_the_board_again_with_what_was_chosen(board):
     until(lambda: board.chosen() == ["run 3"])
     board.lab.save()
     board.lab.reload()
+    board.board.evaluate("one => one.scrollIntoView()")
     board.box("run 3").wait_for()
     until(lambda: board.box("run 3").is_checked())
