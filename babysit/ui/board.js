@@ -112,7 +112,12 @@ function render({ model, el }) {
     return { at: step ? Number(step) : null, changes };
   };
   form.hidden = true;
-  listen(form, 'keydown', ({ key }) => key === 'Escape' && showForm(false));
+  listen(form, 'keydown', (event) => {
+    if (event.key === 'Escape') showForm(false);
+    if (event.key !== 'Enter' || !event.target.matches('input')) return;
+    event.preventDefault(); // JupyterLab keeps the browser from sending a form
+    form.requestSubmit();
+  });
   listen(form, 'submit', (event) => {
     event.preventDefault();
     const about = readForm();

@@ -35,7 +35,8 @@ _NO_SCRIPT = (
     "(`pip install anywidget`) and reload the page. Until then, use the search's methods and `to_pandas()`."
 )
 _GONE = "This search was removed from the kernel, as no variable refers to it. `babysit.Caviar.load` loads it again."
-Row, Values = Mapping[str, Any], tuple[np.ndarray, np.ndarray]
+Row = Mapping[str, Any]
+Values = tuple[np.ndarray, np.ndarray]
 
 
 class Search(Protocol):
@@ -278,9 +279,9 @@ def draw_curves(
 
 def _thinned(epochs: np.ndarray, values: np.ndarray, points: int) -> np.ndarray:
     """Points of a curve, one a row: those with a finite value, no more than so many, the last one among them."""
-    line = np.column_stack([epochs, values]).astype(float)
+    line: np.ndarray = np.column_stack([epochs, values]).astype(float)
     line = line[np.isfinite(line).all(axis=1)]
-    return line[np.linspace(0, len(line) - 1, points).round().astype(int)] if len(line) > points else line
+    return line if len(line) <= points else line[np.linspace(0, len(line) - 1, points).round().astype(int)]
 
 
 def _limit(axes: Any, points: np.ndarray, highest: bool) -> None:
