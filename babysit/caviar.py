@@ -484,10 +484,10 @@ class Caviar:
             self._tell(run)
             if outcome is not None:
                 self._over(run, outcome)
-        while self._state == "running" and len(self._training) < self._place.at_once and (run := self._next()):
-            about = run.hyperparameters, self._facts["epochs"], self._facts["seed"], run.at, run.changes, run.branches
-            job = Job(str(self._folder(run.name)), *about)
-            run.state, run.began, run.place = "running", time.monotonic(), self._place.begin(job)
+        while self._state == "running" and len(self._training) < self._place.at_once and (new := self._next()):
+            about = new.hyperparameters, self._facts["epochs"], self._facts["seed"], new.at, new.changes, new.branches
+            job = Job(str(self._folder(new.name)), *about)
+            new.state, new.began, new.place = "running", time.monotonic(), self._place.begin(job)
             self._keep()
         with self._lock:
             if not self._training and self._state == "stopping":

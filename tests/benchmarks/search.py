@@ -28,7 +28,7 @@ def main():
         import ray
         from ray import tune
     except ImportError:
-        print("Ray Tune is not installed: pip install 'babysit[bench]'")
+        print("Ray Tune is not installed: pip install 'ray[tune]'")
         return
     warnings.simplefilter("ignore")
     print_row(f"A search of {RUNS} runs of {EPOCHS} epochs", COLUMNS, WIDTHS)
