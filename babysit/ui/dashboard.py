@@ -6,17 +6,13 @@ is called, and writes no widget. One pump thread writes all widgets, and a contr
 only when the value in effect differs from it.
 """
 
-import atexit
 import html
-import threading
 import time
 import traceback
 import uuid
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib import resources
 from typing import Any, Protocol
 
 import ipywidgets as widgets
@@ -30,22 +26,19 @@ from babysit.ui.diagnostics import DiagnosticsPanel
 from babysit.ui.foresight import Alerts, Foresight, Rules, asking
 from babysit.ui.header import StatusBar, StatusBars, tab_title
 from babysit.ui.logbook import Logbook
+from babysit.ui.screen import STYLE, Screen
 from babysit.ui.sliders import Sliders
 from babysit.ui.timeline import TimelinePanel
 from babysit.ui.widgets import (
     classed,
-    close,
     folded,
     late_controls_warning,
-    reset_subshell_routing,
     write,
     write_titles,
 )
 
 INTERVAL_S = 0.25
-UNSEEN_INTERVAL_S = 5.0  # while no page shows it
 COMPILING_S = 0.5  # a step that is not there so long after a change is probably being compiled
-STYLE = resources.files("babysit.ui").joinpath("style.css").read_text()
 _TRACED = ("set", "edit", "rewind")  # after these the step may have to be traced again
 _COMPILING = "No step has been taken since the last change: the step is being compiled again, or validation is running."
 _GONE = (
@@ -68,11 +61,10 @@ class Run(Protocol):
         """Name -> log: of one run, or of several that are steered as one, of which the first counts."""
 
 
-class Dashboard:
+class Dashboard(Screen):
     """The screen of one run, or of several steered as one; `widget` is what to display, as often as you like.
 
-    It keeps the run in memory while that goes on, and while a page shows it. After that, if nothing
-    else refers to the run, the pump ends; what it wrote last stays.
+    It keeps the run in memory while that goes on, and while a page shows it.
 
     Args:
         run: The run.
@@ -80,33 +72,16 @@ class Dashboard:
 
     def __init__(self, run: Run) -> None:
         """Builds every widget, fills them, and starts the pump."""
-        self._reference = weakref.ref(run)
-        self._kept: Run | None = run
+        super().__init__(run, INTERVAL_S)
         self._goes_on = True
         self._last: Entry | None = None
         self._status: Mapping[str, Any] = {}
         self._sent: deque[str] = deque(maxlen=100)  # the ids of commands
         self._error, self._late = "", late_controls_warning()
-        self._next_refresh = 0.0
-        self._wake, self._closing = threading.Event(), threading.Event()
         self._page = ChartView(self._send, self._wake.set)
         self._build(run)
-        reset_subshell_routing(self.widget)
         self._refresh(run)
-        self._pump = threading.Thread(target=self._refresh_often, name="babysit-pump", daemon=True)
-        self._pump.start()
-        atexit.register(self._stop_pump)  # a thread that draws while the interpreter ends would abort the process
-
-    def close(self) -> None:
-        """Stops the pump and takes the widgets off the page; may be called twice."""
-        self._stop_pump()
-        atexit.unregister(self._stop_pump)
-        close(self.widget)
-
-    def _stop_pump(self) -> None:
-        self._closing.set()
-        self._wake.set()
-        self._pump.join()
+        self._start_pump()
 
     def _build(self, run: Run) -> None:
         send, wake, logs = self._send, self._wake.set, run.logs
@@ -152,19 +127,11 @@ class Dashboard:
 
     # ------------------------------------------------------- called by the pump alone
 
-    def _refresh_often(self) -> None:
-        while not self._closing.is_set():
-            self._wake.wait(INTERVAL_S)
-            # The command that woke the pump is probably obeyed within this pause.
-            woken = self._wake.is_set()
-            self._closing.wait(0.02 if woken else 0)
-            self._wake.clear()
-            if (run := self._reference()) is None:
-                return self._finish()
-            if woken or self._page.is_visible or time.monotonic() >= self._next_refresh:
-                self._refresh(run)
-            self._kept = run if self._goes_on or self._page.is_shown else None
-            del run  # else it would be kept while this thread waits
+    def _is_visible(self) -> bool:
+        return self._page.is_visible
+
+    def _is_in_use(self) -> bool:
+        return self._goes_on or self._page.is_shown
 
     def _finish(self) -> None:
         """Shows the end of a run that was removed, says so, and dims the controls."""
@@ -174,11 +141,10 @@ class Dashboard:
         self.widget.add_class("babysit-watching")
         for run in self._chart.runs:
             run.series.forget()
-        atexit.unregister(self._stop_pump)
 
     def _refresh(self, run: Run) -> None:
         """Brings every widget up to date with the run."""
-        self._error, self._next_refresh = "", time.monotonic() + UNSEEN_INTERVAL_S
+        self._error = ""
         self._read()
         status = self._attempt(run.status)  # after the entries, so that it includes them
         if status is not None:

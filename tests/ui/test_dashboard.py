@@ -163,7 +163,7 @@ def test_its_thread_ends_before_the_interpreter_does(run, monkeypatch):
 
 @pytest.mark.parametrize(("state", "shown"), [("paused", False), ("finished", True)])
 def test_a_run_that_goes_on_or_that_a_page_shows_is_kept_in_memory(state, shown, monkeypatch):
-    monkeypatch.setattr("babysit.ui.dashboard.UNSEEN_INTERVAL_S", 0.05)
+    monkeypatch.setattr("babysit.ui.screen.UNSEEN_INTERVAL_S", 0.05)
     run = FakeRun()
     run.state, held = state, weakref.ref(run)
     dashboard = Dashboard(run)
@@ -179,7 +179,7 @@ def test_a_run_that_goes_on_or_that_a_page_shows_is_kept_in_memory(state, shown,
 
 def test_a_run_that_has_ended_and_that_no_page_shows_is_released_and_the_pump_ends(monkeypatch):
     at_exit = []
-    monkeypatch.setattr("babysit.ui.dashboard.UNSEEN_INTERVAL_S", 0.05)
+    monkeypatch.setattr("babysit.ui.screen.UNSEEN_INTERVAL_S", 0.05)
     monkeypatch.setattr("atexit.unregister", at_exit.append)
     run = FakeRun()
     dashboard, held = Dashboard(run), weakref.ref(run)
@@ -751,7 +751,7 @@ def test_a_plain_image_serves_until_a_page_reports_and_what_it_confirmed_is_foll
 
 
 def test_where_no_page_is_visible_nothing_is_drawn_until_one_is(run, drawn, monkeypatch):
-    monkeypatch.setattr("babysit.ui.dashboard.UNSEEN_INTERVAL_S", 0.05)
+    monkeypatch.setattr("babysit.ui.screen.UNSEEN_INTERVAL_S", 0.05)
     dashboard = Dashboard(run)
     try:
         reports(dashboard, visible=True, width=600, ratio=2)
@@ -762,7 +762,7 @@ def test_where_no_page_is_visible_nothing_is_drawn_until_one_is(run, drawn, monk
         run.step = 4321
         until(lambda: "step 4,321" in words(dashboard.widget))  # words go on, seldom
         assert frame(dashboard) is shown
-        monkeypatch.setattr("babysit.ui.dashboard.UNSEEN_INTERVAL_S", 1e9)
+        monkeypatch.setattr("babysit.ui.screen.UNSEEN_INTERVAL_S", 1e9)
         until(lambda: dashboard._next_refresh > 1e8)
         monkeypatch.setattr(run, "status", lambda status=run.status: seen.append(1) or status())
         reports(dashboard, visible=True)
