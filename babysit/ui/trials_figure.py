@@ -42,7 +42,7 @@ def draw_trials(series: RunSeries, result: Mapping[str, Any], width: int, ratio:
     """
     trials, step, by = result["trials"], result["step"], result["by"]
     names = [textwrap.shorten(one["words"], int((width / 3 - _MARGIN) / _LETTER), placeholder=" …") for one in trials]
-    axes = _axes(label(by), width, ratio, _MARGIN + int(_LETTER * max(map(len, names))))
+    axes = new_axes(label(by), width, ratio, _MARGIN + int(_LETTER * max(map(len, names))))
     steps = max(2, *(one["steps"] for one in trials))
     curves = []
     for i, trial in enumerate(trials):
@@ -59,13 +59,13 @@ def draw_trials(series: RunSeries, result: Mapping[str, Any], width: int, ratio:
     scale_y(axes, curves, log=True)
     axes.autoscale_view(scalex=False)
     write_at_right(axes, [last for curve in curves if (last := _last(curve))])
-    return _png(axes.figure)
+    return png(axes.figure)
 
 
 def draw_range_test(result: Mapping[str, Any], width: int, ratio: float) -> bytes:
     """A PNG of the loss at each learning rate, with a dot for each suggestion; arguments as in `draw_trials`."""
     rates, losses, smoothed = (np.array(result[name], float) for name in ("rates", "losses", "smoothed"))
-    axes = _axes(label(result["by"]), width, ratio, 20)
+    axes = new_axes(label(result["by"]), width, ratio, 20)
     axes.plot(rates, losses, color=theme.TRAIN, linewidth=0.8, alpha=0.35)
     axes.plot(rates, smoothed, color=theme.TRAIN, linewidth=1.8)
     for i, rate in enumerate(result["suggestions"].values()):  # those at the same rate lie within one another
@@ -77,14 +77,15 @@ def draw_range_test(result: Mapping[str, Any], width: int, ratio: float) -> byte
     axes.minorticks_off()
     axes.set_xlabel(label(result["name"]), color=theme.FAINT, fontsize=9, parse_math=False)
     scale_y(axes, [Curve("", smoothed[None], 0, {})], log=True)
-    return _png(axes.figure)
+    return png(axes.figure)
 
 
-def _axes(title: str, width: int, ratio: float, right: int) -> Any:
-    figure: Any = Figure((width / 100, HEIGHT / 100), dpi=100 * ratio, facecolor="none")
+def new_axes(title: str, width: int, ratio: float, right: int, height: int = HEIGHT) -> Any:
+    """The axes of a picture of one panel, with so many pixels of the page right of them for words."""
+    figure: Any = Figure((width / 100, height / 100), dpi=100 * ratio, facecolor="none")
     FigureCanvasAgg(figure)
-    wide, high = width - _LEFT - right, HEIGHT - _BOTTOM - _TITLE
-    axes = figure.add_axes((_LEFT / width, _BOTTOM / HEIGHT, wide / width, high / HEIGHT), facecolor="none")
+    wide, high = width - _LEFT - right, height - _BOTTOM - _TITLE
+    axes = figure.add_axes((_LEFT / width, _BOTTOM / height, wide / width, high / height), facecolor="none")
     style_axes(axes, title)
     axes.tick_params(labelbottom=True)
     return axes
@@ -97,7 +98,8 @@ def _last(curve: Curve) -> tuple[float, str, str] | None:
     return (float(known[-1]), curve.name, curve.style["color"]) if len(known) else None
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
+    """The picture as the page shows it, without paper."""
     file = io.BytesIO()
     figure.canvas.print_png(file, pil_kwargs={"compress_level": 1})
     return file.getvalue()
