@@ -19,6 +19,7 @@ from matplotlib.collections import LineCollection
 
 from babysit.core.words import label
 from babysit.ui import theme
+from babysit.ui.chart import FRAME_SHARE
 from babysit.ui.chart_view import UNHEARD_S
 from babysit.ui.figure import Curve, scale_y, write_at_right
 from babysit.ui.screen import STYLE, Screen
@@ -26,7 +27,7 @@ from babysit.ui.trials_figure import new_axes, png
 from babysit.ui.widgets import button, classed, reset_subshell_routing, row
 
 INTERVAL_S = 0.5
-FRAME_INTERVAL_S, FRAME_SHARE = 2.0, 0.03  # new values are drawn no more often, and for this share of one core
+FRAME_INTERVAL_S = 2.0  # new values are drawn no more often
 POINTS, GREY_POINTS = 200, 5_000  # of a curve, and of all grey ones together
 REMARKS = 20  # the newest that the page gets
 HEIGHT = 300  # of the picture, in pixels of the page
