@@ -387,7 +387,7 @@ class Caviar:
         left = sum(took) / len(took) * (wanted - len(over)) / self._place.at_once if took else None
         about = {name: self._facts[name] for name in ("by", "highest", "space")}
         return about | {
-            "title": f"search in {self.directory}",
+            "title": f"search in {self.directory.name}",
             "state": self._state,
             "done": len(over),
             "trials": wanted,
