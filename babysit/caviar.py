@@ -420,8 +420,6 @@ class Caviar:
                 case "stop all":
                     with self._lock:
                         self._state = "stopping" if self._held else "stopped"
-                    for run in self._training:
-                        self._steer(run.name, "stop")
                 case action:
                     raise ValueError(f"There is no such action. Received: {action!r}.")
         except (ValueError, TypeError, OSError) as error:
@@ -479,6 +477,9 @@ class Caviar:
     def _turn(self) -> None:
         """Looks at the runs that train, ends those that are over, and begins others."""
         for run in self._training:
+            if self._state == "stopping":
+                with contextlib.suppress(KeyError, ValueError):  # it has not begun, and is told again
+                    self[run.name].send({"action": "stop", "author": "dashboard"})
             outcome = self._place.outcome(run.place)  # before it is looked at, so that all of it is seen
             self._look(run)
             self._tell(run)

@@ -20,7 +20,7 @@ import keras
 from babysit.panda import Panda
 from babysit.runs import new_directory
 from babysit.session.viewer import Viewer
-from babysit.store.database import RECORD
+from babysit.store.database import RECORD, DatabaseReader
 
 # Of a model and of what its `fit` is given, by the hyperparameters of a run.
 Build = Callable[[dict[str, Any]], tuple[keras.Model, dict[str, Any]]]
@@ -73,13 +73,16 @@ def begun(build: Build, job: Job) -> Panda:
 
 
 def _loaded(folder: str, model: keras.Model) -> Panda | None:
-    """The run in a folder; None, and the folder is empty, where none had begun."""
-    if not (Path(folder) / RECORD).exists():
+    """The run in a folder; None, and the folder is gone, where none had begun before its process ended."""
+    record = Path(folder) / RECORD
+    if not record.exists():
         return None
-    panda = Panda.load(folder, model)
-    if panda.branches:
-        return panda
-    panda._close()
+    with contextlib.suppress(sqlite3.Error), DatabaseReader(record) as reader:  # it may have no tables yet
+        if reader.meta("seed") is not None:
+            panda = Panda.load(folder, model)
+            if panda.branches:
+                return panda
+            panda._close()
     shutil.rmtree(folder)
     return None
 

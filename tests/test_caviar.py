@@ -9,6 +9,8 @@ import pytest
 
 import babysit
 from babysit import Scale, caviar
+from babysit.places import Job, begun
+from babysit.store.database import Database
 from tests import searched
 from tests.patience import until
 from tests.searched import SPACE, build
@@ -134,6 +136,32 @@ def test_a_run_is_steered_while_it_trains_and_a_search_is_stopped_and_taken_up(s
     again.wait(60)
     rates = [row["hyperparameters"]["learning_rate"] for row in again.rows()]
     assert rates[0] != rates[1]
+
+
+def test_a_run_that_cannot_be_reached_yet_is_stopped_as_soon_as_it_can(search, monkeypatch):
+    found = search(trials=2, epochs=10**5)
+    until(lambda: found._training)
+    tries = []
+
+    def not_yet(folder):
+        tries.append(folder)
+        raise ValueError("it has not begun")
+
+    with monkeypatch.context() as starting:
+        starting.setattr(caviar, "attach", not_yet)
+        found._seen.clear()
+        found.stop()
+        until(lambda: len(tries) > 3)
+    found.wait(60)
+    assert [row["state"] for row in found.rows()] == ["stopped"]
+
+
+@pytest.mark.parametrize("made", [lambda file: file.touch(), lambda file: Database(file).close()])
+def test_a_run_whose_process_was_killed_before_it_began_begins_anew(tmp_path, made):
+    (tmp_path / "run").mkdir()
+    made(tmp_path / "run" / "run.sqlite")
+    panda = begun(build, Job(str(tmp_path / "run"), {"learning_rate": 0.01, "units": 1}, 2, 0)).wait(60)
+    assert (panda.epoch, panda.state) == (2, "finished")
 
 
 def test_the_worst_half_is_stopped_and_a_run_is_deleted(search, tmp_path, monkeypatch):
