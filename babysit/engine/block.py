@@ -8,6 +8,8 @@ A model compiled with `jit_compile=True` becomes one XLA program, loop included.
 """
 
 import functools
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -27,6 +29,8 @@ KINDS = 64
 
 # A block lasts about this long: short enough for a user, long enough for Python not to matter.
 BLOCK_S = 0.02
+# After a change on a screen another one often follows: for so many seconds, blocks last half as long.
+STEERED_S = 2.0
 
 Step = Callable[[Any], StepResult]
 ReadingOnce = Callable[[], AbstractContextManager[None]]
@@ -37,7 +41,17 @@ class BlockSizer:
     """How many steps make a block of about `BLOCK_S`, learnt from those that were run."""
 
     def __init__(self) -> None:
-        self.steps = 1
+        self._steps, self._steered_s = 1, -math.inf
+
+    @property
+    def steps(self) -> int:
+        """Steps of the next block."""
+        steered = time.monotonic() < self._steered_s + STEERED_S
+        return max(self._steps // 2, 1) if steered else self._steps
+
+    def steered(self) -> None:
+        """Halves the blocks for `STEERED_S`."""
+        self._steered_s = time.monotonic()
 
     def record(self, steps: int, elapsed_s: float) -> None:
         """Learns from how long some steps lasted."""
@@ -45,7 +59,7 @@ class BlockSizer:
             return  # the end of an epoch cut it short: that says nothing
         # Growth is bounded, for the first block includes the tracing.
         wanted = steps * BLOCK_S / max(elapsed_s, 1e-6)
-        self.steps = max(1, min(int(wanted), 4 * steps))
+        self._steps = max(1, min(int(wanted), 4 * steps))
 
 
 def training_block(

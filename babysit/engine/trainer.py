@@ -98,6 +98,10 @@ class KerasTrainer(TrainableModel):
         self.followed = self.bindings.followed
         return Steps(0, "", at.step + 1, columns, last=logs.last, examples=examples)
 
+    def steered(self) -> None:
+        """Takes shorter blocks for a while, so that what is asked for next acts sooner."""
+        self._sizer.steered()
+
     def _stride(self, batch_size: int) -> int:
         """Steps of a block: to the end of a pass that is near, rather than a short block after this one."""
         pace, left = self._sizer.steps, self.source.steps_left(self.position, batch_size)

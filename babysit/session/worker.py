@@ -103,7 +103,8 @@ class Worker:
     # ------------------------------------------------------------------------- from any thread
 
     def send(self, command: Mapping[str, Any]) -> str:
-        """Puts a command in the queue and returns its id, of its own or a new one; the journal says what came of it."""
+        """Puts a command in the queue, as a screen does, and returns its id; the journal says what came of it."""
+        self.session.trainer.steered()
         return self._submit(dict(command), None)
 
     def submit(self, command: Mapping[str, Any]) -> "Future[Any]":

@@ -18,6 +18,7 @@ from babysit.ui.summary import summary
 from babysit.ui.widgets import Send, classed, write
 
 FRAME_SHARE = 0.02  # frames may cost this share of one core; dearer ones come less often
+REST_S = 0.5  # after a slider was moved; drawing would delay the next move, which often follows at once
 SUMMARY_INTERVAL_S = 5.0
 FILE_SIZE = 900, 540, 2.0
 
@@ -49,8 +50,13 @@ class Chart:
 
     # ------------------------------------------------------- called by the pump alone
 
-    def refresh(self, at_once: bool = False) -> None:
-        """Shows the present state; draws at once, or when a frame is due and the chart is in sight."""
+    def refresh(self, at_once: bool = False, moved_s: float = 0.0) -> None:
+        """Shows the present state; draws at once, or when a frame is due and the chart is in sight.
+
+        Args:
+            at_once: Whether to draw whatever the time.
+            moved_s: The time at which the user moved a slider last.
+        """
         page, view = self._page, replace(self._toolbar.view(self.series), zoom=self._page.zoom)
         for kind in self._toolbar.exports():
             file = ChartFigure(self.runs)
@@ -60,7 +66,8 @@ class Chart:
         wanted = view, page.width, page.ratio, len(self.series.lineage_entries())
         state = wanted, [run.series.version for run in self.runs]
         stale = state != self._drawn and page.is_ready and now >= self._next_frame
-        if at_once or stale or (page.is_visible and (self._drawn is None or wanted != self._drawn[0])):
+        asked = page.is_visible and (self._drawn is None or wanted != self._drawn[0])
+        if at_once or ((stale or asked) and now >= moved_s + REST_S):
             before_s, began = self._cost_s, time.thread_time()
             self._figure.draw(view, page.width, min(max(round(0.6 * page.width), 380), 540), page.ratio)
             page.show(self._figure.frame())

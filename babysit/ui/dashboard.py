@@ -77,6 +77,7 @@ class Dashboard(Screen):
         self._last: Entry | None = None
         self._status: Mapping[str, Any] = {}
         self._sent: deque[str] = deque(maxlen=100)  # the ids of commands
+        self._moved_s = 0.0  # when a slider was moved last
         self._error, self._late = "", late_controls_warning()
         self._page = ChartView(self._send, self._wake.set)
         self._build(run)
@@ -121,6 +122,8 @@ class Dashboard(Screen):
         run: Any = self._reference()
         command = uuid.uuid4().hex  # as another process may have a dashboard of this run
         self._sent.append(command)  # the answer may come before `send` returns
+        if action == "set":
+            self._moved_s = time.monotonic()
         self._wake.set()
         run.send({"action": action, "author": "dashboard", "command": command, **about})
         return command
@@ -171,7 +174,7 @@ class Dashboard(Screen):
             (self.widget.add_class if on else self.widget.remove_class)(f"babysit-{name}")
         for part in self._parts:
             self._attempt(part.refresh, status)
-        self._attempt(self._chart.refresh, at_once)
+        self._attempt(self._chart.refresh, at_once, self._moved_s)
         self._attempt(lambda: self._page.show_state(tab_title(status), status["state"] == "running"))
         self._attempt(lambda: write(self._message, value=self._message_words(status)))
 

@@ -10,7 +10,7 @@ from keras.src.utils.python_utils import pythonify_logs
 
 from babysit import demos
 from babysit.engine import block as blocks_module
-from babysit.engine.block import training_block
+from babysit.engine.block import BLOCK_S, BlockSizer, training_block
 from babysit.engine.step_logs import StepLogs
 
 (X, Y), _ = demos.digits()
@@ -260,3 +260,16 @@ def test_a_metric_named_as_the_loss_of_a_batch_keeps_its_name():
     history = twin.fit(X, Y, shuffle=False, verbose=0).history
     assert float(logs.columns["batch_loss"][-1]) == history["batch_loss"][0]
     assert not np.array_equal(logs.loss, logs.columns["batch_loss"])
+
+
+def test_a_block_lasts_about_its_time_and_half_as_long_after_a_change_on_a_screen(monkeypatch):
+    sizer, step_s = BlockSizer(), BLOCK_S / 40
+    for _ in range(5):
+        sizer.record(sizer.steps, sizer.steps * step_s)
+    assert sizer.steps == 40
+    sizer.steered()
+    for _ in range(3):
+        assert sizer.steps == 20
+        sizer.record(sizer.steps, sizer.steps * step_s)
+    monkeypatch.setattr(blocks_module, "STEERED_S", 0)
+    assert sizer.steps == 40

@@ -86,6 +86,9 @@ class NumpyTrainer:
         self.total = np.zeros(2)  # the epoch's metric
         self.fail_at = None  # a step at which to raise, once
 
+    def steered(self):
+        pass
+
     # the protocol of the loop
 
     @property

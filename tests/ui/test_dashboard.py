@@ -767,6 +767,23 @@ def test_where_no_page_is_visible_nothing_is_drawn_until_one_is(run, drawn, monk
         dashboard.close()
 
 
+def test_frames_wait_until_the_sliders_rest(run, drawn, dashboard, monkeypatch):
+    reports(dashboard, visible=True, width=600, ratio=2)
+    until(lambda: frame(dashboard)["size"][0] == 600)
+    monkeypatch.setattr("babysit.ui.chart.REST_S", 1e9)
+    shown = frame(dashboard)
+    find(dashboard.widget, description="learning rate").value = 0.02
+    run.apply(run.commands[-1])
+    run.enter("set", command=run.commands[-1]["command"], learning_rate=(0.01, 0.02))
+    run.since_step["learning_rate"] = 100
+    run.train([0.5] * 20)
+    run.step = 4321
+    until(lambda: "in effect since step 100" in words(dashboard.widget) and "step 4,321" in words(dashboard.widget))
+    assert frame(dashboard) is shown
+    monkeypatch.setattr("babysit.ui.chart.REST_S", 0)
+    until(lambda: frame(dashboard) is not shown)
+
+
 def test_the_page_zooms_and_rewinds(run, drawn, dashboard):
     run.train([1.0] * 50)
     reports(dashboard, zoom=[10.4, 20.6])
