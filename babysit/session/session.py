@@ -311,7 +311,7 @@ class Session:
 
     def set(self, changes: Mapping[str, Any], over: int = 1, **about: Any) -> Event:
         """Changes hyperparameters, all from the next step on, or in so many steps; see `Panda.set`."""
-        wanted, watched = self.planned(changes, over), self._observed is not None
+        wanted, watched = self.planned(changes, over), self.watched
         self.find_external_changes(about.get("author", "script"))  # before the change, which is none of them
         wait = self.trainer.steps_to_update if "batch_size" in wanted else 0
         # Gradients of batches of one size are averaged: the next size begins when they have been applied.
@@ -332,7 +332,7 @@ class Session:
 
     def call(self, function: Callable[[Any], Any], model: Any) -> Any:
         """`function(model)`, its metrics and seeds put back afterwards; what else it changes is an edit."""
-        within = self._observed is not None  # within a callback, whose edit it then is
+        within = self.watched  # within a callback, whose edit it then is
         if not within:
             self.watch()
         try:
@@ -347,6 +347,11 @@ class Session:
     def watch(self) -> None:
         """Remembers the model as it is, so that what others change from now on is found."""
         self._observed = self.trainer.observe()
+
+    @property
+    def watched(self) -> bool:
+        """Whether the model is remembered as it was at `watch`."""
+        return self._observed is not None
 
     def find_external_changes(self, author: str) -> None:
         """Emits what others changed on the model since `watch`, under their name."""

@@ -220,7 +220,7 @@ class Worker:
             if self._at_rest:
                 self.session.find_external_changes("script")
             result = self._obey(command)
-            if self._at_rest:
+            if self._at_rest and not self.session.watched:
                 self.session.watch()
         except BaseException as error:  # a callback may call `sys.exit`: those who wait must get an answer
             try:

@@ -106,6 +106,7 @@ class CheckpointStore:
         self._environment = dict(environment)
         self._memory_bytes, self._disk_bytes = MEMORY_BYTES, DISK_BYTES
         self._in_memory: list[Snapshot] = []
+        self._unwritten: list[Snapshot] = []
         self._next_due = time.perf_counter() + PERIOD_S
         clear_away(folder)
         self._saved = {one.path.name: one for one in checkpoints_in(folder, log)}
@@ -156,6 +157,7 @@ class CheckpointStore:
         snapshot = self._snapshot(state, branch, kept)
         if kept:
             self._remember(snapshot)
+        self._unwritten.append(snapshot)
         self._waiting.put(snapshot)
 
     def save_if_due(self, capture: Callable[[], State], branch: str) -> None:
@@ -214,6 +216,7 @@ class CheckpointStore:
             else:
                 with contextlib.suppress(Exception):  # `error` says it: a failed save does not harm the training
                     self._write(one)
+                self._unwritten.remove(one)
             del one  # which may be large
             self._waiting.task_done()
 
@@ -259,7 +262,7 @@ class CheckpointStore:
 
     def candidates(self) -> list[Candidate]:
         """The states that the run can return to, oldest first by event and step, those in memory after equal ones."""
-        return in_order([*self.all, *self._in_memory])
+        return in_order([*self._unwritten, *self._listed(), *self._in_memory])
 
     def found(self, folder: str) -> Checkpoint:
         """The checkpoint in a folder of that name.
