@@ -19,9 +19,10 @@ import numpy as np
 
 from babysit.core.hyperparameter import any_whole, checked
 from babysit.core.scale import Scale
+from babysit.group import Together
 from babysit.places import LOST, Build, Cluster, Here, Job
 from babysit.runs import attach
-from babysit.session.run import Run
+from babysit.session.run import Run, Shown
 from babysit.session.viewer import Viewer
 from babysit.store.database import RECORD
 from babysit.store.lock import Lock
@@ -90,7 +91,7 @@ class _Run:
         return [value for value in self.values if math.isfinite(value)]
 
 
-class Caviar:
+class Caviar(Shown):
     """Trains many runs with different hyperparameters and keeps the best; each can be steered while it trains.
 
     ```python
@@ -203,7 +204,6 @@ class Caviar:
         self._state = "stopped"
         self._held: Lock | None = None  # the folder, while the thread goes on
         self._thread: threading.Thread | None = None
-        self._board: Any = None
 
     def _begin(self, build: Build, sampler: Any, pruner: Any, at_once: Any, address: Any, resources: Any) -> None:
         optuna, facts = _optuna(), self._facts
@@ -261,6 +261,15 @@ class Caviar:
             except (ValueError, sqlite3.Error):
                 raise KeyError(f"`{name}` has not begun.") from None
         return self._seen[name]
+
+    def together(self, *names: str) -> Together:
+        """Several runs under one set of controls: `caviar.together("run 3", "run 7").set(learning_rate=1e-3)`.
+
+        Raises:
+            KeyError: If one has not begun.
+            ValueError: If they are fewer than two, or one is named twice.
+        """
+        return Together(*(self[name] for name in names), names=names)
 
     @property
     def best(self) -> Run:
@@ -333,18 +342,10 @@ class Caviar:
             self._state = "running"
         return clone.name
 
-    def dashboard(self) -> Any:
-        """The board, an ipywidgets widget; the same one each time."""
+    def _screen(self) -> Any:
         from babysit.ui.board import Board
 
-        if self._board is None:
-            self._board = Board(self)
-        return self._board.widget
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        from babysit.ui.widgets import mimebundle
-
-        return mimebundle(self.dashboard(), repr(self))
+        return Board(self)
 
     def __repr__(self) -> str:
         status, best = self.status(), self._best()

@@ -1,24 +1,25 @@
-"""Several pandas under one set of controls: what is sent goes to each of them.
+"""Several runs under one set of controls: what is sent goes to each of them.
 
-To a screen they are one run with several logs; each trains on a thread of its own, at its
-own pace, and keeps a run and a journal of its own.
+To a screen they are one run with several logs; each trains at its own pace, in this process or in another, and keeps a
+journal of its own.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from babysit.core.journal import Entry
 from babysit.core.runlog import RunLog
 from babysit.core.words import label, number
 from babysit.panda import Panda
+from babysit.session.run import Run, Shown
 
 # What goes to those that train, and what goes to all.
 _TO_THE_LIVING, _TO_ALL = ("pause", "resume", "run", "finish_epoch", "stop"), ("set", "save", "rewind", "more_epochs")
 
 
-class Together:
-    """Pandas that train at the same time, under one set of sliders.
+class Together(Shown):
+    """Runs that train at the same time, under one set of sliders.
 
     ```python
     both = babysit.Together(with_norm, without)  # two pandas, each after its `fit`
@@ -26,29 +27,29 @@ class Together:
     both.set(learning_rate=0.1)                  # what a slider does
     ```
 
-    The sliders are those that all of the models have. Each panda remains what it is: steered
+    The sliders are those that all of the models have. Each run remains what it is: steered
     alone by its own `set` and dashboard, rewound, waited for.
 
     Args:
-        *pandas: Two or more.
+        *pandas: Two or more; runs of other processes, as `babysit.attach` gives them, too.
+        names: Of each in the chart; those of the models if not given.
 
     Raises:
-        TypeError: If one is no panda.
+        TypeError: If one is no run.
         ValueError: If there are fewer than two, or one is there twice.
     """
 
-    def __init__(self, *pandas: Panda) -> None:
-        strange = [type(panda).__name__ for panda in pandas if not isinstance(panda, Panda)]
+    def __init__(self, *pandas: Run, names: Sequence[str] = ()) -> None:
+        strange = [type(panda).__name__ for panda in pandas if not isinstance(panda, Run)]
         if strange:
-            raise TypeError(f"`pandas` must each be a babysit.Panda. Received: {', '.join(strange)}.")
+            raise TypeError(f"`pandas` must each be a babysit.Panda or a run. Received: {', '.join(strange)}.")
         if len(set(pandas)) < max(2, len(pandas)):
             raise ValueError(f"`pandas` must be two or more different ones. Received: {pandas!r}.")
         self.pandas = pandas
-        models = [panda.model.name for panda in pandas]
+        models = list(names) or [panda.status()["name"] for panda in pandas]
         alike = len(set(models)) < len(models)
         self.names = [f"{name} {i}" for i, name in enumerate(models, 1)] if alike else models
         self._numbers = itertools.count(1)
-        self._dashboard: Any = None
 
     def set(self, *, why: str = "", over: int = 1, **changes: float | str | bool) -> list[Entry]:
         """Changes hyperparameters of all, each from its own next step on; see `Panda.set`.
@@ -58,27 +59,16 @@ class Together:
 
         Raises:
             TypeError: If a value is not a number.
-            ValueError: If one of them does not take a value. Nothing was changed then.
+            ValueError: If one of them does not take a value. Nothing was changed then, but where one of another
+                process refuses what those before it took.
         """
         for panda in self.pandas:
-            panda._session.planned(changes, over)
+            if isinstance(panda, Panda):
+                panda._session.planned(changes, over)
         return [panda.set(why=why, over=over, **changes) for panda in self.pandas]
-
-    def dashboard(self) -> Any:
-        """One dashboard for all, an ipywidgets widget; the same one each time."""
-        from babysit.ui.dashboard import Dashboard
-
-        if self._dashboard is None:
-            self._dashboard = Dashboard(self)
-        return self._dashboard.widget
 
     def __repr__(self) -> str:
         return f"<Together {', '.join(map(repr, self.pandas))}>"
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        from babysit.ui.widgets import mimebundle
-
-        return mimebundle(self.dashboard(), repr(self))
 
     # ------------------------------------------- the seam between run and screen
 
@@ -92,7 +82,8 @@ class Together:
                 `resume`, `run`, `finish_epoch`, `stop`.
 
         Raises:
-            ValueError: If it is none of these, or there is no such checkpoint. Nothing was sent then.
+            ValueError: If it is none of these, there is no such checkpoint, or none of the runs takes commands.
+                Nothing was sent then.
         """
         action, sent = command.get("action"), {"command": f"together {next(self._numbers)}", **command}
         if action not in _TO_ALL + _TO_THE_LIVING:
@@ -105,8 +96,12 @@ class Together:
             if folder not in steps:
                 raise ValueError(f"`folder` must be that of a checkpoint of {self.names[0]}. Received: {folder!r}.")
             sent["step"] = steps[folder]
-        for panda in self.pandas:
-            if action in _TO_ALL or panda.state in ("running", "paused"):
+        stand = [(panda, panda.status()) for panda in self.pandas]
+        takers = [panda for panda, status in stand if not status.get("read_only")]
+        if not takers:
+            raise ValueError("These runs are only watched from here: none of them is trained by a process now.")
+        for panda, status in stand:
+            if panda in takers and (action in _TO_ALL or status["state"] in ("running", "paused")):
                 panda.send(sent)
         return str(sent["command"])
 
@@ -115,6 +110,7 @@ class Together:
         found = [panda.status() for panda in self.pandas]
         farthest = max(found, key=lambda one: (one["not_finite"], one["step"]))
         states = [one["state"] for one in found]
+        said = [remark for one in found for remark in one["remarks"]]
         common = _common([one["hyperparameters"] for one in found])
         return farthest | {
             "name": " and ".join(self.names),
@@ -123,15 +119,17 @@ class Together:
             "checkpoints": found[0]["checkpoints"],
             "error": next((one["error"] for one in found if one["error"]), None),
             "warning": next((one["warning"] for one in found if one["warning"]), None),
-            "remarks": [*self._differences(common, found), *(remark for one in found for remark in one["remarks"])],
+            "remarks": list(dict.fromkeys([*self._differences(common, found), *said])),
             "runs": found,
             "foresight": None,
+            "read_only": all(one.get("read_only") for one in found),
+            "remote": any(one.get("remote") for one in found),
         }
 
     @property
     def logs(self) -> dict[str, RunLog]:
-        """Name -> log of each panda."""
-        return {name: panda._log for name, panda in zip(self.names, self.pandas, strict=True)}
+        """Name -> log of each run."""
+        return {name: panda.log for name, panda in zip(self.names, self.pandas, strict=True)}
 
     def _differences(self, common: Mapping[str, Any], found: list[dict[str, Any]]) -> list[str]:
         """In which values they differ, in words: one has refused what another took, or was steered alone."""

@@ -135,9 +135,9 @@ class Panda(Run):
         self._foresight = Foresight(self, self._worker.send)
         database.status_provider = weakref.WeakMethod(self.status)
         if remote:
-            opened.callback(Inbox(directory, weakref.WeakMethod(self._submit), database.flush).close)
+            opened.callback(Inbox(self.directory, weakref.WeakMethod(self._submit), database.flush).close)
         else:
-            inbox.shut(directory)
+            inbox.shut(self.directory)
         runs.pandas.add(self)
         self._close = weakref.finalize(self, opened.pop_all().close)
         self._close.atexit = False  # at exit `runs` closes it, last

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import babysit
+from babysit.session.viewer import Viewer
 from babysit.ui.series import MEAN, STEP
 from tests.patience import until
 
@@ -125,7 +126,7 @@ def test_a_slider_of_its_dashboard_steers_all_and_shows_what_is_in_effect(pandas
     pandas[0].run(3)
     slider.value = 0.1
     until(lambda: any("in effect since step 3" in str(getattr(part, "value", "")) for part in shown))
-    assert [panda.hyperparameters["learning_rate"].value for panda in pandas] == [0.1, 0.1]
+    until(lambda: [panda.hyperparameters["learning_rate"].value for panda in pandas] == [0.1, 0.1])
     exact = next(part for part in shown if getattr(part, "description", "") == "learning rate, exactly")
     exact.value = "7"
     until(lambda: any("dropout: `learning_rate` must" in str(getattr(part, "value", "")) for part in shown))
@@ -157,3 +158,27 @@ def test_a_run_that_rewinds_waits_or_has_refused_is_told_apart_from_the_others(p
     there.set()
     caller.join()
     until(lambda: pills() == [["paused"], ["paused"]] and list(pandas[0].branches) == ["branch 1", "branch 2"])
+
+
+def test_runs_of_other_processes_are_steered_as_one_while_one_of_them_takes_commands(pandas, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # which moves no run
+    both = babysit.Together(*(Viewer(panda.directory) for panda in pandas), names=["one", "two"])
+    assert [entry.changes["learning_rate"] for entry in both.set(learning_rate=0.02, why="far")] == [(0.01, 0.02)] * 2
+    assert [panda.journal[-1].why for panda in pandas] == ["far", "far"]
+    command = both.send({"action": "set", "changes": {"momentum": 0.5}})
+    assert [action for action, _ in answers(pandas, command)] == ["set", "set"]
+    assert both.logs.keys() == {"one", "two"} and both.status()["remote"]
+    pandas[0].stop()
+    pandas[0].wait()
+    pandas[0]._close()
+    until(lambda: both.status()["runs"][0]["read_only"])
+    assert not both.status()["read_only"]
+    command = both.send({"action": "set", "changes": {"momentum": 0.6}})
+    assert [action for action, _ in answers(pandas[1:], command)] == ["set"]
+    pandas[1].stop()
+    pandas[1].wait()
+    pandas[1]._close()
+    until(lambda: both.status()["read_only"])
+    with pytest.raises(ValueError, match="only watched"):
+        both.send({"action": "set", "changes": {"momentum": 0.6}})

@@ -16,7 +16,29 @@ from babysit.store.checkpoint_store import Checkpoint
 Watcher = Callable[[], Sequence[Mapping[str, Any]]]
 
 
-class Run:
+class Shown:
+    """What has a screen, which is made when it is asked for, as by the last line of a cell."""
+
+    _dashboard: Any = None
+
+    def _screen(self) -> Any:
+        from babysit.ui.dashboard import Dashboard
+
+        return Dashboard(self)  # type: ignore[arg-type]
+
+    def dashboard(self) -> Any:
+        """The screen, an ipywidgets widget; the same one each time."""
+        if self._dashboard is None:
+            self._dashboard = self._screen()
+        return self._dashboard.widget
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        from babysit.ui.widgets import mimebundle
+
+        return mimebundle(self.dashboard(), repr(self))
+
+
+class Run(Shown):
     """A run: what steers it, and what was measured and done; for a screen `send`, `status` and `logs`.
 
     Last line of a cell: its dashboard.
@@ -27,7 +49,6 @@ class Run:
 
     directory: Path
     _log: RunLog
-    _dashboard: Any = None
 
     # ----------------------------------------------------------------- steering
 
@@ -231,16 +252,3 @@ class Run:
 
     def _look(self) -> None:
         """Reads what is new, where another process writes it."""
-
-    def dashboard(self) -> Any:
-        """The dashboard, an ipywidgets widget; the same one each time."""
-        from babysit.ui.dashboard import Dashboard
-
-        if self._dashboard is None:
-            self._dashboard = Dashboard(self)
-        return self._dashboard.widget
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        from babysit.ui.widgets import mimebundle
-
-        return mimebundle(self.dashboard(), repr(self))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from babysit.core.events import Event
 from babysit.core.runlog import RunLog
 from babysit.session import inbox
 from babysit.session.run import Run
@@ -16,6 +17,7 @@ from babysit.store.lock import holder
 
 # So long after the last news it is seen to whether the run is still held.
 SILENCE_S = 2.0
+LATE_S = 10.0  # an event may be so much later on disk than the answer that it was done
 
 
 class Viewer(Run):
@@ -74,7 +76,17 @@ class Viewer(Run):
             raise RuntimeError(error)
         if "folder" in answer:
             return next(one for one in self.checkpoints if one.path.name == answer["folder"])
-        return next((event for event in reversed(self._log.events) if event.seq == answer.get("seq")), None)
+        return self._event(answer["seq"]) if "seq" in answer else None
+
+    def _event(self, number: int) -> Event:
+        """An event that was answered with; where the disk was slow it is there somewhat later than the answer."""
+        end = time.monotonic() + LATE_S
+        while not (found := [event for event in reversed(self._log.events) if event.seq == number]):
+            if time.monotonic() > end:
+                raise OSError(f"It was done, but {self.directory} cannot be written: {self.status()['warning']}")
+            time.sleep(0.02)
+            self._look()
+        return found[0]
 
     def send(self, command: Mapping[str, Any]) -> str:
         """Hands over a command as `Panda.send` takes it, and returns its id at once.

@@ -80,7 +80,7 @@ function render({ model, el }) {
     const asks = name === 'Delete' && toDelete !== String(runs);
     toDelete = asks ? String(runs) : '';
     if (name === 'Clone') showForm(form.hidden);
-    else if (name === 'Open') model.send({ open: runs[0] });
+    else if (name === 'Open') model.send({ open: runs });
     else if (!asks) send(name.toLowerCase(), runs);
     showTools();
   };
@@ -129,7 +129,7 @@ function render({ model, el }) {
     const over = status.state === 'gone';
     for (const [name, made] of Object.entries(buttons)) {
       const runs = meant(name);
-      made.disabled = over || !runs.length || (name === 'Open' && chosen.size > 1);
+      made.disabled = over || !runs.length;
       made.title = runs.join(', ');
     }
     if (toDelete !== String(meant('Delete'))) toDelete = '';

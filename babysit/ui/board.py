@@ -21,6 +21,7 @@ from babysit.core.words import label
 from babysit.ui import theme
 from babysit.ui.chart import FRAME_SHARE
 from babysit.ui.chart_view import UNHEARD_S
+from babysit.ui.dashboard import Dashboard
 from babysit.ui.figure import Curve, scale_y, write_at_right
 from babysit.ui.screen import STYLE, Screen
 from babysit.ui.trials_figure import new_axes, png
@@ -29,6 +30,7 @@ from babysit.ui.widgets import button, classed, reset_subshell_routing, row
 INTERVAL_S = 0.5
 FRAME_INTERVAL_S = 2.0  # new values are drawn no more often
 POINTS, GREY_POINTS = 200, 5_000  # of a curve, and of all grey ones together
+MOST_OPEN = len(theme.RUNS)  # runs of which one dashboard is shown
 REMARKS = 20  # the newest that the page gets
 HEIGHT = 300  # of the picture, in pixels of the page
 _NO_SCRIPT = (
@@ -57,6 +59,9 @@ class Search(Protocol):
 
     def __getitem__(self, name: str) -> Any:
         """A run, which has a `dashboard()`."""
+
+    def together(self, *names: str) -> Any:
+        """Several runs under one set of controls, as one."""
 
 
 class _Page(anywidget.AnyWidget):
@@ -91,7 +96,9 @@ class Board(Screen):
         self._cost_s = self._next_frame = 0.0
         self._unconfirmed_s = 0.0  # since when a message is on its way; 0 if none is
         self._error = self._refusal = ""
-        self._opened = self._to_open = ""  # the run whose dashboard is shown, and that is to be
+        self._opened: tuple[str, ...] = ()  # the runs whose dashboard is shown
+        self._to_open: tuple[str, ...] = ()  # and those whose is to be
+        self._several: Dashboard | None = None  # of several runs, which belongs to nothing else
         self._page, self._below = _Page(), classed(widgets.VBox(), "babysit-opened")
         self._page.on_msg(self._on_message)
         self._page.observe(lambda _: self._wake.set(), "chosen")
@@ -104,6 +111,7 @@ class Board(Screen):
         """Stops the pump and takes the board off the page, but closes no run's dashboard; may be called twice."""
         self._stop_pump()
         self._below.children = []
+        self._close_several()
         super().close()
 
     # ---------------------------------- called by the page, on any thread: only send
@@ -118,7 +126,7 @@ class Board(Screen):
             if message.get("width"):
                 self._width, self._ratio = max(int(message["width"]), 260), min(max(message["ratio"], 1.0), 3.0)
         if "open" in message:
-            self._to_open, self._refusal = message["open"], ""
+            self._to_open, self._refusal = tuple(message["open"]), ""
         if "action" in message and (search := self._reference()) is not None:
             self._refusal = ""
             try:
@@ -186,21 +194,32 @@ class Board(Screen):
         return colours, picture
 
     def _show_opened(self, search: Search) -> None:
-        """Shows the dashboard of the run that the user has opened, until it is closed or the run is deleted."""
-        name = self._to_open if self._to_open in self._rows else ""
-        if name == self._opened:
+        """Shows the dashboard of the runs that the user has opened, until it is closed or one of them is deleted."""
+        names = self._to_open if all(name in self._rows for name in self._to_open) else ()
+        if names == self._opened:
             return
-        self._opened, self._below.children = name, []
-        if name:
-            try:
-                dashboard = search[name].dashboard()
-            except Exception as error:
-                self._refusal = f"{name} cannot be opened: {error}"
-                return
-            close = button(f"Close {name}", lambda: self._on_message(None, {"open": ""}, None))
-            close.disabled = False
-            self._below.children = [row(close), dashboard]
-            reset_subshell_routing(self._below)
+        self._opened, self._below.children = names, []
+        self._close_several()
+        if not names:
+            return
+        try:
+            if len(names) > MOST_OPEN:
+                raise ValueError(f"so many at a time: choose up to {MOST_OPEN}")
+            if len(names) > 1:
+                self._several = Dashboard(search.together(*names))
+            dashboard = self._several.widget if self._several else search[names[0]].dashboard()
+        except Exception as error:
+            self._refusal = f"{' and '.join(names)} cannot be opened: {error}"
+            return
+        close = button(f"Close {' and '.join(names)}", lambda: self._on_message(None, {"open": ()}, None))
+        close.disabled = False
+        self._below.children = [row(close), dashboard]
+        reset_subshell_routing(self._below)
+
+    def _close_several(self) -> None:
+        if self._several is not None:
+            self._several.close()
+            self._several = None
 
     def _finish(self) -> None:
         self._tell({"status": {"state": "gone", "remarks": [_GONE]}})

@@ -255,24 +255,49 @@ def test_the_newest_remarks_are_sent(search, page):
 
 def test_a_run_is_opened_below_one_at_a_time_and_closed(search, page):
     below = page.board._below
-    page.report(open="run 1")
+    page.report(open=["run 1"])
     until(lambda: len(below.children) == 2 and below.children[1].value == "the dashboard of run 1")
     first = below.children[1]
-    page.report(open="run 2")
+    page.report(open=["run 2"])
     until(lambda: len(below.children) == 2 and below.children[1].value == "the dashboard of run 2")
     assert below.children[0].children[0].description == "Close run 2"
     below.children[0].children[0].click()
     until(lambda: not below.children)
-    page.report(open="run 1")
+    page.report(open=["run 1"])
     until(lambda: below.children)
     search.table = {name: row for name, row in search.table.items() if name != "run 1"}
     until(lambda: not below.children)
     assert first.comm is not None  # it belongs to the run
 
 
+def test_several_runs_are_opened_under_one_set_of_controls(search, page, monkeypatch):
+    asked, closed = [], []
+    monkeypatch.setattr(FakeSearch, "together", lambda self, *names: asked.append(names) or names, raising=False)
+
+    class Dashboard(Shown):
+        def __init__(self, names):
+            self.widget = Shown(" and ".join(names)).dashboard()
+
+        def close(self):
+            closed.append(self)
+
+    monkeypatch.setattr("babysit.ui.board.Dashboard", Dashboard)
+    below = page.board._below
+    page.report(open=["run 1", "run 3"])
+    until(lambda: len(below.children) == 2 and below.children[1].value == "the dashboard of run 1 and run 3")
+    assert asked == [("run 1", "run 3")]
+    assert below.children[0].children[0].description == "Close run 1 and run 3"
+    page.report(open=["run 2"])
+    until(lambda: len(below.children) == 2 and below.children[1].value == "the dashboard of run 2")
+    assert len(closed) == 1
+    search.table |= {f"run {i}": search.table["run 1"] | {"name": f"run {i}"} for i in range(4, 10)}
+    page.report(open=[f"run {i}" for i in range(1, 10)])
+    until(lambda: "choose up to 6" in str(page.status["remarks"]))
+
+
 def test_a_run_that_cannot_be_opened_says_why(search, page, monkeypatch):
     monkeypatch.setattr(FakeSearch, "__getitem__", lambda self, name: {}[name])
-    page.report(open="run 1")
+    page.report(open=["run 1"])
     until(lambda: any("run 1" in one for one in page.status["remarks"]))
     assert not page.board._below.children
 
