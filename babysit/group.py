@@ -110,7 +110,8 @@ class Together(Shown):
         found = [panda.status() for panda in self.pandas]
         farthest = max(found, key=lambda one: (one["not_finite"], one["step"]))
         states = [one["state"] for one in found]
-        said = [remark for one in found for remark in one["remarks"]]
+        # The first remark on a run of another process says who trains it, which need not be said of each.
+        said = [remark for one in found for remark in one["remarks"][bool(one.get("remote")) :]]
         common = _common([one["hyperparameters"] for one in found])
         return farthest | {
             "name": " and ".join(self.names),
@@ -120,7 +121,7 @@ class Together(Shown):
             "error": next((one["error"] for one in found if one["error"]), None),
             "warning": next((one["warning"] for one in found if one["warning"]), None),
             "remarks": list(dict.fromkeys([*self._differences(common, found), *said])),
-            "runs": found,
+            "runs": [one | {"name": name} for one, name in zip(found, self.names, strict=True)],
             "foresight": None,
             "read_only": all(one.get("read_only") for one in found),
             "remote": any(one.get("remote") for one in found),

@@ -184,10 +184,12 @@ class Board(Screen):
         if view == self._drawn[1] and (values == self._drawn[0] or now < self._next_frame):
             return None
         self._drawn, before_s, began = (values, view), self._cost_s, time.thread_time()
-        named = dict.fromkeys([*filter(None, [best]), *chosen])
-        colours = dict(zip(named, theme.RUNS, strict=False))
+        # The chosen ones first, in the colours that they have where they are opened.
+        named = [*chosen, *(name for name in (best,) if name and name not in chosen)]
+        most = len(theme.RUNS) - 1
+        colours = dict(zip([*named[:most], *named[most:][-1:]], theme.RUNS, strict=False))
         status = self._status["by"], self._status["highest"]
-        picture = draw_curves(search.curves(), colours, chosen, *status, self._width, self._ratio)
+        picture = draw_curves(search.curves(), colours, chosen, best, *status, self._width, self._ratio)
         self._cost_s = time.thread_time() - began
         # A single slow picture, as the first one, which loads fonts, does not change the interval.
         self._next_frame = now + max(FRAME_INTERVAL_S, min(before_s, self._cost_s) / FRAME_SHARE)
@@ -258,6 +260,7 @@ def draw_curves(
     curves: Mapping[str, Values],
     colours: Mapping[str, str],
     chosen: Iterable[str],
+    best: str | None,
     by: str,
     highest: bool,
     width: int,
@@ -267,8 +270,9 @@ def draw_curves(
 
     Args:
         curves: Run -> epochs, and the values at them.
-        colours: Run -> colour, of those with a name; the best is the first.
+        colours: Run -> colour, of those with a name.
         chosen: Runs that stand out; those without a colour are dark, all others grey.
+        best: The best run, whose line is the thickest.
         by: What is compared.
         highest: Whether the highest value is the best.
         width: Width in pixels of the page.
@@ -289,7 +293,7 @@ def draw_curves(
             axes.add_collection(LineCollection(group, colors=colour, alpha=alpha, linewidths=0.9))
             axes.plot(*np.array([line[-1] for line in group]).T, ".", color=colour, alpha=alpha, markersize=4)
     for name in reversed(named):
-        axes.plot(*lines[name].T, color=colours[name], linewidth=2.4 if name == next(iter(named)) else 1.7)
+        axes.plot(*lines[name].T, color=colours[name], linewidth=2.4 if name == best else 1.7)
         axes.plot(*lines[name][-1], ".", color=colours[name], markersize=7)
     if lines:
         _limit(axes, np.concatenate(list(lines.values())), highest)

@@ -326,7 +326,7 @@ def test_new_values_are_drawn_seldom_and_a_choice_at_once(search, blank, monkeyp
         page.choose("run 3", "run 1")
         until(lambda: len(blank) > 1)
         curves, colours, chosen, *_ = blank[-1]
-        assert list(colours) == ["run 2", "run 3", "run 1"] and chosen == ["run 3", "run 1"]
+        assert list(colours) == ["run 3", "run 1", "run 2"] and chosen == ["run 3", "run 1"]
         assert list(colours.values()) == list(theme.RUNS[:3])
         page.settle()
         assert len(blank) == 2
@@ -355,7 +355,7 @@ def test_the_best_and_the_chosen_have_colours_and_the_others_are_grey():
     rng = np.random.default_rng(0)
     curves = {f"run {i}": (np.arange(1, 11), 1 / np.arange(1, 11) + rng.random(10)) for i in range(9)}
     colours = dict(zip(["run 3", "run 5"], theme.RUNS, strict=False))
-    png = draw_curves(curves, colours, ["run 5", "run 7"], "val_loss", False, 640, 2.0)
+    png = draw_curves(curves, colours, ["run 5", "run 7"], "run 3", "val_loss", False, 640, 2.0)
     assert Image.open(io.BytesIO(png)).size == (1280, 2 * HEIGHT)
     assert {theme.TRAIN, theme.VALID, theme.INK} <= colours_of(png)
     assert theme.OTHER not in colours_of(png)
@@ -368,7 +368,7 @@ def test_whatever_was_measured_can_be_drawn(values):
     curves = {f"run {i}": (np.arange(1, len(one) + 1), np.array(one)) for i, one in enumerate(values)}
     for highest in (False, True):
         colours = dict.fromkeys(list(curves)[:1], theme.TRAIN)
-        assert draw_curves(curves, colours, list(curves), "val_loss", highest, 260, 1.0).startswith(b"\x89PNG")
+        assert draw_curves(curves, colours, list(curves), None, "val_loss", highest, 260, 1.0).startswith(b"\x89PNG")
 
 
 def test_what_is_drawn_of_many_long_curves_is_bounded(monkeypatch):
@@ -377,7 +377,7 @@ def test_what_is_drawn_of_many_long_curves_is_bounded(monkeypatch):
     for runs in (10, 1000):
         curves = {f"run {i}": (np.arange(5000), np.ones(5000)) for i in range(runs)}
         with pytest.raises(ZeroDivisionError):
-            draw_curves(curves, {}, [], "val_loss", False, 640, 1.0)
+            draw_curves(curves, {}, [], None, "val_loss", False, 640, 1.0)
         assert len(drawn[-1]) == runs and sum(map(len, drawn[-1])) <= 5_000
         assert max(map(len, drawn[-1])) <= 200 and drawn[-1][0][-1, 0] == 4999
 
