@@ -276,7 +276,8 @@ class Panda(Run):
 
         Each is a branch of its own, one after the other, which the chart shows. One ends early where it is hopeless:
         where its loss is not finite, or four times the best one at that place. The run rests then, in the very
-        state it was in; `keep` of the fan goes on from the end of a trial, `none` as if nothing had been tried.
+        state it was in; `keep` of the fan goes on from the end of a trial, `none` as if nothing had been tried. What
+        was saved of trials that are not kept is deleted then; their steps stay in the log, and can be rewound to.
         Validation and callbacks are part of the trials.
 
         Args:
@@ -301,7 +302,8 @@ class Panda(Run):
         """Lets the learning rate grow from `low` to `high` and returns to the very state: which rates are useful?
 
         From Smith 2017 (Cyclical Learning Rates, section 3.3). It ends at four times the lowest loss. The loss at each
-        rate and four suggestions come back; `plot(axes)` draws them. A run that was running goes on.
+        rate and four suggestions come back, or none where the loss falls by less than it scatters from step to step;
+        `plot(axes)` draws them. A run that was running goes on.
 
         Args:
             low: The first rate; the lower bound, or 1e-7, if not given.
@@ -321,15 +323,15 @@ class Panda(Run):
         As they were; without the batches of the step and of the one before it, whose update may have thrown the
         weights away; and at half the learning rate. `verdict` of what comes back says in which of them there is no
         spike: the highest loss is less than half as far above the median before it (after Chowdhery et al. 2022,
-        section 5.1, who found that it takes a batch and a state together). `keep` and `none` are those of a fan.
+        section 5.1, who found that it takes a batch and a state together). The last batch of an epoch cannot be left
+        out: its step is taken in the other two ways. `keep` and `none` are those of a fan.
 
         Args:
             step: The step of the spike, on the present branch, from 2 on.
             steps: How many are taken each time, from 2 on; fewer where the fit is over.
 
         Raises:
-            ValueError: If no fit is going on, there is no such step, or it is near an epoch's end, so that its
-                batches cannot be left out. The run is in the state it was in.
+            ValueError: If no fit is going on, or there is no such step. The run is in the state it was in.
         """
         return self._foresight.attempt("cause", step, steps)  # type: ignore[no-any-return]
 

@@ -1,40 +1,46 @@
 """The cause of a spike: the same steps with and without their batches, and at half the rate, side by side."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from babysit.core.hyperparameter import any_whole, checked
+from babysit.recipes.examples import batches_left
 from babysit.recipes.fan import Fan
 from babysit.recipes.start import Start, Trial
 from babysit.session.run import Run
 
 BEFORE = 1  # steps before the one of the spike, which may have thrown the weights far away
 AS_IT_WAS, WITHOUT, HALF = "as it was", "without the batches", "half the rate"
+_LAST = "The batch is the last one of its epoch, and cannot be left out."
 _PEAK = 0.5  # of the height of a spike: what stays below it has none
 
 
-def cause(run: Run, told: Callable[[str, float], None], step: int, steps: int) -> Fan:
+def cause(run: Run, told: Callable[[str, float], None], author: str, step: int, steps: int) -> Fan:
     """Takes the steps of a spike again in three ways, and returns to the very state; see `Panda.cause`."""
     steps = int(checked("steps", steps, any_whole(2)))
     step, taken = int(checked("step", step, any_whole())), run.history.steps
     if not BEFORE < step <= taken:
         raise ValueError(f"`step` must be one that was taken, from {BEFORE + 1} to {taken:,}. Received: step={step}.")
-    start, first = Start(run, told=told), step - 1 - BEFORE
+    start, first = Start(run, None, told, author), step - 1 - BEFORE
     level = float(np.nanmedian(run.history[start.by][max(0, first - 32) : first + 1]))
-    rates: dict[str, Any] = {name: one.value / 2 for name, one in run.hyperparameters.items() if is_learning_rate(name)}
-    ways = {AS_IT_WAS: 0, WITHOUT: BEFORE + 1, HALF: 0}
+    rates = {name: one.value / 2 for name, one in run.hyperparameters.items() if is_learning_rate(name)}
+    left = batches_left(run.log, start.branch, first)
+    skips = (step - 1, 1) if left == BEFORE else (first, BEFORE + 1)  # none is left out across an epoch's end
+    ways = {AS_IT_WAS: (first, 0), WITHOUT: skips, HALF: (first, 0)}
+    if left == BEFORE + 1:
+        del ways[WITHOUT]
     trials: list[Trial] = []
     with start.returning():
-        for i, (way, skip) in enumerate(ways.items()):
+        told(f"back to step {first:,}", 0.0)
+        for i, (way, (at, skip)) in enumerate(ways.items()):
+            branch = trials[0].branch if trials else start.branch  # the first one has kept the state
+            start.rewind(branch=branch, step=at, skip=skip)
             told(f"{way}, {i + 1} of {len(ways)}", i / len(ways))
-            start.again()
-            run.rewind(first, skip=skip)
             if way == HALF:
-                run.set(why=f"the cause of step {step:,}", **rates)
+                start.set(rates, f"the cause of step {step:,}")
             trials.append(start.trial(way, steps))
-    title = f"Step {step:,} in three ways, from step {first:,}"
+    title = f"Step {step:,} in {'three' if WITHOUT in ways else 'two'} ways, from step {first:,}"
     return Fan(run, start, title, trials, first, start.by, _verdict(step, level, trials))
 
 
@@ -50,6 +56,10 @@ def _verdict(step: int, level: float, trials: list[Trial]) -> str:
     if heights[0] <= 0:
         return f"Taken again, step {step:,} shows no spike."
     match spiked:
+        case [_, False]:
+            return f"At half the rate there is no spike. {_LAST}"
+        case [_, True]:
+            return f"At half the rate there still is a spike. {_LAST}"
         case [_, False, True]:
             return "It is the batches: without them there is no spike, at half the rate there still is."
         case [_, True, False]:

@@ -32,7 +32,7 @@ class Fan:
     ) -> None:
         self._run, self._start, self.title, self.trials = run, start, title, tuple(trials)
         self.step, self.by, self.verdict = step, by, verdict
-        self._branch, self._answered = run.history.branch, False
+        self._branch, self._answered, self._tried = run.history.branch, False, tuple(start.left)
 
     @property
     def best(self) -> Trial:
@@ -46,16 +46,19 @@ class Fan:
         return not self._answered and (history.branch, history.steps) == (self._branch, self._start.step)
 
     def keep(self, trial: Trial) -> None:
-        """Goes on from the end of a trial, as it was set there, on a new branch; runs again if the run was running."""
-        self._go_on(trial.branch)
+        """Goes on from the end of a trial, as it was set there, on a new branch; runs again if the run was running.
+
+        The checkpoints of the others are deleted; their steps stay in the log, and can be rewound to.
+        """
+        self.go_on(trial.branch)
 
     def none(self) -> None:
-        """Goes on from the state before the trials, as if nothing had been tried."""
-        self._go_on(None)
+        """Goes on from the state before the trials, as if nothing had been tried; their checkpoints are deleted."""
+        self.go_on(None)
 
-    def _go_on(self, branch: str | None) -> None:
-        self._start.again(branch)
-        self._start.resume()
+    def go_on(self, branch: str | None, author: str = "script") -> None:
+        """Goes on from the end of the trial on a branch, or of none of them, for an author."""
+        self._start.go_on(branch, self._tried, author)
         self._answered = True
 
     def __repr__(self) -> str:
@@ -68,17 +71,19 @@ class Fan:
         return "\n".join([*lines, self.verdict] if self.verdict else lines)
 
 
-def fan(run: Run, told: Callable[[str, float], None], steps: int, by: str | None, values: dict[str, Any]) -> Fan:
+def fan(
+    run: Run, told: Callable[[str, float], None], author: str, steps: int, by: str | None, values: dict[str, Any]
+) -> Fan:
     """Tries several values of a hyperparameter from the present state; see `Panda.fan`."""
     steps = int(checked("steps", steps, any_whole()))
     name, tried = _checked(run, values)
-    start = Start(run, by, told)
+    start = Start(run, by, told, author)
     trials: list[Trial] = []
     with start.returning():
         for i, value in enumerate(tried):
             told(f"{label(name)} {number(value)}, {i + 1} of {len(tried)}", i / len(tried))
             start.again()
-            run.set(why=f"trial {i + 1} of {len(tried)}", **{name: value})
+            start.set({name: value}, f"trial {i + 1} of {len(tried)}")
             trials.append(start.trial(value, steps, trials))
     return Fan(run, start, f"{label(name)} from step {start.step:,}", trials, start.step, start.by)
 

@@ -12,7 +12,7 @@ from babysit.core.hyperparameter import any_whole, checked
 from babysit.core.words import label, number
 from babysit.recipes.cause import cause
 from babysit.recipes.fan import Fan, fan
-from babysit.recipes.lr_range_test import RangeTest, lr_range_test
+from babysit.recipes.lr_range_test import NOTHING, RangeTest, lr_range_test
 from babysit.recipes.start import Cancelled
 from babysit.recipes.watch import BACK, HALVE, RULES, THENS, Alert, Watch, commands
 from babysit.session.run import Run
@@ -66,7 +66,7 @@ class Foresight:
         """
         self._enter()
         try:
-            return self._attempt(kind, arguments)
+            return self._attempt("script", kind, *arguments)
         finally:
             self._doing = None
 
@@ -76,8 +76,8 @@ class Foresight:
                 raise ValueError(f"Something is being tried already: {self._doing['words']}. Wait, or cancel it.")
             self._doing, self._cancelled = {"words": "getting ready", "done": 0.0}, False
 
-    def _attempt(self, kind: str, arguments: tuple[Any, ...]) -> Any:
-        result = _RECIPES[kind](self._run, self._told, *arguments)
+    def _attempt(self, author: str, kind: str, *arguments: Any) -> Any:
+        result = _RECIPES[kind](self._run, self._told, author, *arguments)
         shown = _shown_fan(result) if isinstance(result, Fan) else _shown_test(result)
         self._result, self._shown = result, {"number": next(self._results), "kind": kind, **shown}
         return result
@@ -159,22 +159,22 @@ class Foresight:
         self._send({"action": "refuse", "reason": reason, **about})
 
     def _fan(self, about: Mapping[str, Any], name: str, values: Any = None, steps: int = 200) -> None:
-        self._begin(about, lambda: self._attempt("fan", (steps, None, {name: values})))
+        self._begin(about, lambda: self._attempt(about["author"], "fan", steps, None, {name: values}))
 
     def _lr_range_test(self, about: Mapping[str, Any], name: str = "learning_rate") -> None:
-        self._begin(about, lambda: self._attempt("range test", (None, None, 100, name, None)))
+        self._begin(about, lambda: self._attempt(about["author"], "range test", None, None, 100, name, None))
 
     def _cause(self, about: Mapping[str, Any], step: int) -> None:
-        self._begin(about, lambda: self._attempt("cause", (step, 20)))
+        self._begin(about, lambda: self._attempt(about["author"], "cause", step, 20))
 
     def _keep(self, about: Mapping[str, Any], branch: str | None = None) -> None:
         result = self._result
         if not isinstance(result, Fan) or not result.is_open:
             raise ValueError("There is no trial to keep: the training has gone on since. Rewind to its branch.")
-        trials = {trial.branch: trial for trial in result.trials}
+        trials = [trial.branch for trial in result.trials]
         if branch is not None and branch not in trials:
             raise ValueError(f"`branch` must be one of {', '.join(trials)}. Received: branch={branch!r}.")
-        self._begin(about, result.none if branch is None else lambda: result.keep(trials[branch]))
+        self._begin(about, lambda: result.go_on(branch, about["author"]))
 
     def _begin(self, about: Mapping[str, Any], work: Callable[[], Any]) -> None:
         """Does something that waits for the training on a thread of its own."""
@@ -232,4 +232,4 @@ def _shown_test(test: RangeTest) -> dict[str, Any]:
     every = -(-len(test.rates) // _SHOWN_RATES)
     columns = {name: getattr(test, name)[::every].tolist() for name in ("rates", "losses", "smoothed")}
     about = {"title": f"range test of {label(test.name)}", "step": test.step, "by": test.by, "name": test.name}
-    return about | columns | {"suggestions": test.suggestions}
+    return about | columns | {"suggestions": test.suggestions, "verdict": "" if test.suggestions else NOTHING}

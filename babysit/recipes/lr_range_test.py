@@ -12,6 +12,8 @@ from babysit.recipes.start import HOPELESS, Start
 from babysit.session.run import Run
 
 _SMOOTHING = 0.9  # share of the mean before, in the exponential mean of the losses
+NOTHING = "The loss did not fall enough to suggest a rate from: by less than it scatters from step to step."
+_ROUNDING = 1e-6  # of a loss, in 32 bits: a fall by less than this part of it is none
 _REACH, _LEVEL = 15, 0.05  # of the slide: steps between the two slopes that it compares, and where they are alike
 
 
@@ -27,7 +29,8 @@ class RangeTest:
         branch: The branch of the test, which stays.
         step: Steps done before it.
         by: The column of the history.
-        suggestions: Rule -> rate: `steepest`, `valley`, `minimum ÷ 10` and `slide`.
+        suggestions: Rule -> rate: `steepest`, `valley`, `minimum ÷ 10` and `slide`; empty where the smoothed losses
+            fall by less than the standard deviation of the losses around them.
     """
 
     name: str
@@ -46,16 +49,20 @@ class RangeTest:
         for name, rate in self.suggestions.items():
             axes.plot(rate, np.interp(rate, self.rates, self.smoothed), "o", label=f"{name}: {number(rate)}")
         axes.set(xscale="log", xlabel=label(self.name), ylabel=label(self.by))
-        axes.legend(frameon=False)
+        if self.suggestions:
+            axes.legend(frameon=False)
+        else:
+            axes.set_title(NOTHING, fontsize="small")
 
     def __repr__(self) -> str:
-        found = ", ".join(f"{name} {number(rate)}" for name, rate in self.suggestions.items())
+        found = ", ".join(f"{name} {number(rate)}" for name, rate in self.suggestions.items()) or NOTHING
         return f"<RangeTest of {len(self.rates):,} rates up to {number(self.rates[-1])}: {found}>"
 
 
 def lr_range_test(
     run: Run,
     told: Callable[[str, float], None],
+    author: str,
     low: float | None,
     high: float | None,
     steps: int,
@@ -72,17 +79,17 @@ def lr_range_test(
     high = checked("high", min(scale.high, 10.0) if high is None else high, scale)
     if not low < high:
         raise ValueError(f"`low` must be below `high`. Received: low={low!r}, high={high!r}.")
-    start = Start(run, by, told)
+    start = Start(run, by, told, author)
     told(f"range test of {label(name)}", 0.0)
     with start.returning():
         start.again()
         for rate, over in (low, 1), (high, steps):
-            change: dict[str, Any] = {name: rate}
-            run.set(why="range test", over=over, **change)
+            start.set({name: rate}, "range test", over)
         branch = run.history.branch
         losses = start.losses(steps, lambda losses: len(_hopeless(losses)) > 0)
         losses = losses[: 1 + next(iter(_hopeless(losses)), steps)]
         rates = run.history[name][start.step :][: len(losses)]
+    start.discard(start.left)
     start.resume()
     finite = np.isfinite(losses)
     rates, losses = rates[finite], losses[finite]
@@ -90,9 +97,17 @@ def lr_range_test(
         raise ValueError(
             f"The loss is not finite from the first steps on. Begin at a smaller `low`. Received: {low!r}."
         )
+    return RangeTest(name, rates, losses, smoothed(losses), branch, start.step, start.by, suggestions(rates, losses))
+
+
+def suggestions(rates: np.ndarray, losses: np.ndarray) -> dict[str, float]:
+    """Rule -> rate; none where the loss falls by less than it scatters."""
     mean, few = smoothed(losses), len(losses) // 10  # the mean of few losses says little
-    suggestions = {rule: found(rates[few:], mean[few:]) for rule, found in SUGGESTIONS.items()}
-    return RangeTest(name, rates, losses, mean, branch, start.step, start.by, suggestions)
+    lowest = few + int(mean[few:].argmin())
+    scatter = float((losses - mean)[few : lowest + 1].std())
+    if mean[few] - mean[lowest] <= max(scatter, _ROUNDING * abs(mean[few])):
+        return {}
+    return {rule: found(rates[few:], mean[few:]) for rule, found in SUGGESTIONS.items()}
 
 
 def _hopeless(losses: np.ndarray) -> list[int]:

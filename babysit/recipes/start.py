@@ -1,6 +1,6 @@
 """Where a run is before something is tried, the steps of a trial, and the way back."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,20 +44,20 @@ class Start:
         run: The run, which rests then.
         by: The column of the history that is compared; the loss if not given, or what is measured first.
         told: Called with what is being tried, in words, and the share that is done; may raise `Cancelled`.
+        author: Who tries, for the journal.
 
     Attributes:
         by: The column.
         branch: The branch that it was on.
         step: Steps done on it.
+        left: The branches that were left since, that one first.
         was_running: Whether it was running.
 
     Raises:
         ValueError: If no fit is going on, or there is no such column.
     """
 
-    def __init__(
-        self, run: Run, by: str | None = None, told: Callable[[str, float], None] = lambda words, done: None
-    ) -> None:
+    def __init__(self, run: Run, by: str | None, told: Callable[[str, float], None], author: str) -> None:
         if run.state not in ("running", "paused"):
             raise ValueError(
                 f"Nothing can be tried while no fit is going on. Received: a run that is {run.state}. "
@@ -68,19 +68,49 @@ class Start:
         if run.history.steps and by not in columns:
             raise ValueError(f"`by` must be a column of the history: {', '.join(columns)}. Received: {by!r}.")
         self._run, self.by, self.told, self.was_running = run, by, told, run.state == "running"
-        run.pause()
-        self.branch, self.step = run.history.branch, run.history.steps
+        self._author = author
+        self._ask("pause")
+        self.branch, self.step, self.left = run.history.branch, run.history.steps, list[str]()
+
+    def _ask(self, action: str, **about: Any) -> None:
+        self._run._ask(action, author=self._author, **about)
+
+    def set(self, changes: Mapping[str, Any], why: str, over: int = 1) -> None:
+        """Changes hyperparameters, as `Run.set` does."""
+        self._ask("set", changes=changes, why=why, over=over)
+
+    def rewind(self, **place: Any) -> None:
+        """Goes to a place, named as a command names it, at rest and on a new branch."""
+        if self._run.state == "running":  # as where somebody has interrupted the caller
+            self._ask("pause")
+        self.left.append(self._run.history.branch)
+        self._ask("rewind", **place)
 
     def again(self, branch: str | None = None) -> None:
         """Returns to the state of the start, or goes on from the tip of another branch, at rest."""
-        if self._run.state == "running":  # as where somebody has interrupted the caller
-            self._run.pause()
-        self._run.rewind(branch or self.branch)
+        self.rewind(branch=branch or self.branch)
+
+    def go_on(self, branch: str | None, tried: Sequence[str], author: str) -> None:
+        """Goes on from the tip of a branch, or from the start, and running if the run was.
+
+        Args:
+            branch: One of `tried`, or None.
+            tried: The branches of the trials. What was saved of the others is deleted.
+            author: Who wants it.
+        """
+        self._author = author
+        self.again(branch)
+        self.discard([one for one in tried if one != branch])
+        self.resume()
+
+    def discard(self, branches: Sequence[str]) -> None:
+        """Has the checkpoints of branches deleted; their steps can be taken again from where they begin."""
+        self._ask("discard", branches=[one for one in branches if one != self.branch])
 
     def resume(self) -> None:
         """Lets the run go on if it was running."""
         if self.was_running:
-            self._run.resume()
+            self._ask("resume")
 
     @contextmanager
     def returning(self) -> Iterator[None]:
@@ -88,8 +118,7 @@ class Start:
         try:
             yield
         except BaseException:
-            self.again()
-            self.resume()
+            self.go_on(None, self.left, self._author)
             raise
         self.again()
 

@@ -82,6 +82,7 @@ class Worker:
             "save": partial(commands.save, session, write_model=model.save),
             "rename": partial(commands.rename, session),
             "delete": partial(commands.delete, session),
+            "discard": lambda about, branches: session.store.discard(branches),
             "export": partial(commands.export, session, export),
             "keep_last": lambda about: session.keep_last(),
             "digest": lambda about: session.trainer.capture().digest(),

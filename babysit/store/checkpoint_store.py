@@ -10,7 +10,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -326,6 +326,18 @@ class CheckpointStore:
             )
         self._remove(folder)
         return one
+
+    def discard(self, branches: Collection[str]) -> None:
+        """Deletes the unnamed checkpoints of branches, whose steps are taken again from where the branches begin.
+
+        Those of a branch stay where steps cannot be taken again, as after an edit.
+        """
+        opaque = {event.branch for event in self._log.events if event.payload.opaque}
+        gone = set(branches) - opaque
+        for one in self.all:
+            if one.branch in gone and not one.name:
+                self._remove(one.path.name)
+        self._in_memory = [one for one in self._in_memory if one.branch not in gone]
 
     def _thin(self) -> None:
         """Deletes what its age and the room on disk ask for."""

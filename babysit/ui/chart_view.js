@@ -1,7 +1,7 @@
 // The chart in the page: shows each frame, and what needs no answer from the kernel: a crosshair with the values
-// under it, a box about what was clicked, and the choice of a zoom. It reports its size and whether it is visible, keeps
-// what the user types in the dashboard, sets the tab's title, gives sliders their spoken names, and says when the kernel
-// no longer answers.
+// under it, a box about what was clicked, and the choice of a zoom. It reads the rate off the picture of a range test,
+// which a click sets. It reports its size and whether it is visible, keeps what the user types in the dashboard, sets the
+// tab's title, gives sliders their spoken names, and says when the kernel no longer answers.
 const REACH = 6; // at this distance in pixels a click still hits a change
 const SILENCE_S = 20; // a kernel that trains sends something every few seconds
 const STALLED_MS = 10_000; // a timer of a second that comes so late was kept back by the browser
@@ -42,6 +42,8 @@ function render({ model, el }) {
   const [image, line, band] = [element('img', ''), element('div', 'babysit-line'), element('div', 'babysit-zoom')];
   const [values, box] = [element('div', 'babysit-values'), element('div', 'babysit-box')];
   const silence = element('div', 'babysit-silence');
+  const [rate, rateWords] = [element('div', 'babysit-line'), element('span', '')];
+  rate.append(rateWords);
   silence.setAttribute('role', 'alert');
   values.setAttribute('role', 'status');
   plot.tabIndex = 0;
@@ -239,6 +241,29 @@ function render({ model, el }) {
     if (mark) ask(mark.step, [mark]);
   });
 
+  // The picture of a range test that the pointer is over, and the rate there.
+  const tested = ({ target, clientX }) => {
+    const [picture, axis] = [isOurs(target) && target.closest('.babysit-tried-picture'), model.get('rates')];
+    if (!picture || !axis.limits) return null;
+    const { left, width } = picture.firstChild.getBoundingClientRect();
+    const [[first, last], [low, high]] = [axis.ends, axis.limits];
+    const part = Math.min(Math.max((clientX - left) / width, first), last);
+    const value = low * (high / low) ** ((part - first) / (last - first));
+    return { picture, at: part * width, right: part > 0.5, name: axis.label, value: Number(value.toPrecision(3)) };
+  };
+  listen(document, 'pointermove', (event) => {
+    const found = tested(event);
+    if (!found) { rate.remove(); return; }
+    rateWords.textContent = `set ${found.name} ${found.value}`;
+    rateWords.style.right = found.right ? '4px' : '';
+    rate.style.left = `${found.at}px`;
+    if (rate.parentNode !== found.picture) found.picture.append(rate);
+  });
+  listen(document, 'click', (event) => {
+    const found = tested(event);
+    if (found) model.send({ rate: found.value });
+  });
+
   const room = () => el.closest('.babysit-chart')?.clientWidth ?? el.clientWidth;
   let [inSight, visible] = [true, false];
   let reported = '';
@@ -284,6 +309,7 @@ function render({ model, el }) {
     end.abort();
     clearInterval(watch);
     silence.remove();
+    rate.remove();
     sizes.disconnect();
     sight.disconnect();
     model.off('change:frame', draw);

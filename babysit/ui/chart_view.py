@@ -24,12 +24,14 @@ class _PageView(anywidget.AnyWidget):
     Attributes:
         frame: What `ChartFigure.frame` gives.
         title: Of the browser's tab.
+        rates: What `rate_axis` gives of the picture of a range test, if that is shown; empty otherwise.
         beat: Grows every few seconds while the run goes on, else 0.
     """
 
     _esm = Path(__file__).with_name("chart_view.js")
     frame = traitlets.Dict().tag(sync=True)
     title = traitlets.Unicode().tag(sync=True)
+    rates = traitlets.Dict().tag(sync=True)
     beat = traitlets.Int().tag(sync=True)
 
 
@@ -67,6 +69,9 @@ class ChartView:
             self.zoom = report["zoom"] and (report["zoom"][0], max(report["zoom"][1], report["zoom"][0] + 2))
         if "rewind" in report:
             self._send("rewind", step=int(report["rewind"]))
+        if "rate" in report:
+            changes = {self._page.rates["name"]: report["rate"]}
+            self._send("set", changes=changes, why="range test: chosen on the curve")
         self._visible = report.get("visible", self._visible)
         if not report.get("drawn"):
             self._wake()
@@ -91,6 +96,10 @@ class ChartView:
     def show_state(self, title: str, running: bool) -> None:
         """Shows the title of the browser's tab, and lets the page know that the kernel of a running run is there."""
         write(self._page, title=title, beat=int(time.monotonic() / BEAT_S) + 1 if running else 0)
+
+    def show_rates(self, axis: Mapping[str, Any]) -> None:
+        """Lets the page read the rate off the picture of a range test, and set it by a click."""
+        write(self._page, rates=dict(axis))
 
     def show(self, frame: Mapping[str, Any]) -> None:
         """Shows a frame of `ChartFigure.frame`."""

@@ -13,7 +13,7 @@ from babysit.core.words import label, number
 from babysit.ui.chart_view import ChartView
 from babysit.ui.run_series import RunSeries
 from babysit.ui.sliders import TRIAL_STEPS
-from babysit.ui.trials_figure import colour, draw_range_test, draw_trials, suggestion_colour
+from babysit.ui.trials_figure import colour, draw_range_test, draw_trials, rate_axis, suggestion_colour
 from babysit.ui.widgets import (
     Send,
     button,
@@ -36,6 +36,7 @@ _NOTHING = (
     "learning rate grow until the loss explodes, and suggests rates."
 )
 _ASKED = "The run goes on from the one you keep."
+_CLICK = "A click on the curve sets the rate there."
 _HEAD = "<span></span><span>{by}, last tenth</span><span>steps</span><span></span>"
 _SUGGESTED = {
     "steepest": "where the loss falls fastest",
@@ -115,7 +116,8 @@ class Foresight:
         self._image = widgets.Image(format="png", layout={"display": "none"})
         self._rows = classed(widgets.VBox([caption(_NOTHING)]), "babysit-tried")
         head = row(self._name, self._values, self._steps, self._try, self._test, *self._busy)
-        result = row(self._image, self._rows, name="babysit-result")
+        picture = classed(widgets.Box([self._image]), "babysit-tried-picture")
+        result = row(picture, self._rows, name="babysit-result")
         self.widget = classed(widgets.VBox([head, result]), "babysit-foresight")
 
     # ---------------------------------- called by the page, on any thread: only send
@@ -174,6 +176,7 @@ class Foresight:
             draw = draw_range_test if is_test else partial(draw_trials, self._series)
             write(self._image, value=draw(result, *look[1:]))
             write(self._image.layout, display=None, width=f"{look[1]}px")
+            self._page.show_rates(rate_axis(result, look[1]) if is_test else {})
             self._drawn = look
 
     def _trials(self, result: Mapping[str, Any]) -> Sequence[Any]:
@@ -193,7 +196,7 @@ class Foresight:
             answer = self._answer(f"{rule} {number(rate)}", tooltip, "set", changes={name: rate}, why=why)
             words = f"{_sign(suggestion_colour(i))}{_SUGGESTED.get(rule, '')}"
             rows.append(row(caption(words), answer))
-        return rows
+        return [*rows, row(caption(_CLICK))] if self._page.is_shown else rows
 
     def _answer(self, words: str, tooltip: str, action: str = "keep", **about: Any) -> widgets.Button:
         self._answers.append(button(words, partial(self._send, action, **about), tooltip=tooltip))

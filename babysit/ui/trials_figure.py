@@ -18,6 +18,7 @@ from babysit.ui.series import SMOOTHED, DecimatedSeries, reduced, with_smoothed
 
 HEIGHT = 228  # of a picture, in pixels of the page
 _LEFT, _BOTTOM, _TITLE, _LETTER, _MARGIN = 54, 40, 22, 7.5, 12
+_RIGHT = 20  # of the picture of a range test
 _SMOOTHED_SHARE = 20  # the loss of a trial is smoothed over this part of its steps
 
 
@@ -65,19 +66,27 @@ def draw_trials(series: RunSeries, result: Mapping[str, Any], width: int, ratio:
 def draw_range_test(result: Mapping[str, Any], width: int, ratio: float) -> bytes:
     """A PNG of the loss at each learning rate, with a dot for each suggestion; arguments as in `draw_trials`."""
     rates, losses, smoothed = (np.array(result[name], float) for name in ("rates", "losses", "smoothed"))
-    axes = new_axes(label(result["by"]), width, ratio, 20)
+    axes = new_axes(label(result["by"]), width, ratio, _RIGHT)
     axes.plot(rates, losses, color=theme.TRAIN, linewidth=0.8, alpha=0.35)
     axes.plot(rates, smoothed, color=theme.TRAIN, linewidth=1.8)
     for i, rate in enumerate(result["suggestions"].values()):  # those at the same rate lie within one another
         at = np.interp(rate, rates, smoothed)
         axes.plot(rate, at, "o", color=suggestion_colour(i), markersize=10 - 1.8 * i, zorder=3)
     axes.set_xscale("log")
+    axes.set_xlim(*rate_axis(result, width)["limits"])
     axes.xaxis.set_major_locator(LogLocator(numticks=max(int(size_of(axes)[0]) // 60, 3)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.set_xlabel(label(result["name"]), color=theme.FAINT, fontsize=9, parse_math=False)
     scale_y(axes, [Curve("", smoothed[None], 0, {})], log=True)
     return png(axes.figure)
+
+
+def rate_axis(result: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """The axis of rates of that picture: what is on it, its ends as parts of the width, and the rates there."""
+    rates = [*result["rates"], *result["suggestions"].values()]
+    about = {"name": result["name"], "label": label(result["name"]), "ends": (_LEFT / width, 1 - _RIGHT / width)}
+    return about | {"limits": (min(rates) / 1.2, max(rates) * 1.2)}
 
 
 def new_axes(title: str, width: int, ratio: float, right: int, height: int = HEIGHT) -> Any:

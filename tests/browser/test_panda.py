@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +61,17 @@ sys.stdin.read()
 HEIGHTS = """(dashboard) => Object.fromEntries(
     [dashboard, ...dashboard.querySelectorAll(':scope > *, .babysit-body > *, .babysit-chart > *, .babysit-picture *')]
         .map((part, i) => [`${i} ${part.className}`, part.getBoundingClientRect().height]))"""
+NOTE_HEIGHTS = f"""(dashboard) => {{
+    const heights = {HEIGHTS};
+    const [first, all] = [heights(dashboard), dashboard.getBoundingClientRect().height];
+    window.moved = {{}};
+    window.timer = setInterval(() => {{
+        if (Math.abs(dashboard.getBoundingClientRect().height - all) < 1) return;
+        for (const [part, height] of Object.entries(heights(dashboard))) {{
+            if (Math.abs(height - first[part]) > 1) window.moved[part] = [first[part], height];
+        }}
+    }}, 50);
+}}"""
 NOTE_SILENCE = """(dashboard) => {
     window.reported = [];
     const note = () => window.reported.push(...[dashboard.querySelector('.babysit-silence').innerText].filter(Boolean));
@@ -69,6 +81,7 @@ SHOW = """(visibility) => {
     Object.defineProperty(document, 'visibilityState', { configurable: true, get: () => visibility });
     document.dispatchEvent(new Event('visibilitychange'));
 }"""
+ROOT = Path(__file__).parents[2]
 COLOUR = "(element) => getComputedStyle(element).backgroundColor"
 
 
@@ -106,9 +119,9 @@ def fresh(notebook):
 class Watched:
     """What a person sees of the dashboard, and what the kernel says."""
 
-    def __init__(self, lab):
+    def __init__(self, lab, dashboard=None):
         self.lab = lab
-        self.dashboard = lab.page.locator(".babysit").first
+        self.dashboard = dashboard or lab.page.locator(".babysit").first
         self.dashboard.wait_for()
 
     def ask(self, expression):
@@ -350,6 +363,7 @@ while time.time() < began + 12:
     sum(range(10_000))
 ended = time.time()"""
     panda.dashboard.evaluate(NOTE_SILENCE)
+    panda.dashboard.evaluate(NOTE_HEIGHTS)
     panda.speed_up(3)  # so that the page would report 7 s in which nothing comes
     panda.lab.page.evaluate(f"(code) => {{ {KERNEL}.requestExecute({{ code }}); }}", busy)
     panda.lab.page.wait_for_function(f"() => {KERNEL}.status === 'busy'")
@@ -375,6 +389,8 @@ ended = time.time()"""
     assert panda.value("momentum") == 0.7
     panda.speed_up(1)
     assert panda.lab.page.evaluate("window.reported") == []
+    panda.lab.page.evaluate("clearInterval(window.timer)")
+    assert panda.lab.page.evaluate("window.moved") == {}
 
 
 def test_hidden_and_reloaded_and_run_again_the_dashboard_is_alive(panda):
@@ -640,6 +656,61 @@ def test_several_runs_have_signs_in_the_colours_of_their_curves_on_a_dark_page_a
     dashboard.get_by_label("learning rate, exactly").press("Enter")
     rates = "[panda.hyperparameters['learning_rate'].value for panda in both.pandas]"
     until(lambda: notebook.ask(rates) == [0.5] * 3)
+
+
+SPIKY = f"""
+import sys
+
+sys.path.insert(0, {str(ROOT)!r})
+from tests.recipes import spiky
+
+spiked = spiky.panda("runs/spiked", epochs=10**6)
+spiked.watch("spike", then="pause")
+spiked
+"""
+
+
+def test_a_spike_is_explained_and_left_out_and_trials_are_cancelled(notebook):
+    lab = notebook.lab
+    lab.run_code(SPIKY)
+    panda = Watched(lab, lab.page.locator(".babysit").last)
+    panda.click("Resume")
+    panda.wait_for_words("Spike at step 150")
+    place = panda.ask("(spiked.step, spiked.state, spiked.digest())")
+    panda.click("Show the cause")
+    panda.wait_for_words("of 3 · ")  # which of the ways is tried, and how far it has come
+    panda.wait_for_words("It is the batches")
+    panda.picture("cause")
+    assert panda.ask("(spiked.step, spiked.state, spiked.digest())") == place
+    panda.click("Go back and leave out")
+    until(lambda: panda.ask("spiked.step") == 50)
+    until(panda.button("Ignore").is_hidden)
+    assert [panda.ask(f"spiked.journal[-1].{name}") for name in ("action", "author")] == ["rewind", "dashboard"]
+
+    digest = panda.ask("spiked.digest()")
+    steps = panda.dashboard.get_by_label("steps", exact=True)
+    steps.fill("9999999")
+    steps.press("Enter")
+    panda.click("Try")
+    panda.wait_for_words("learning rate 0.003333, 1 of 3")
+    until(lambda: panda.ask("spiked.step") > 60)
+    panda.picture("trying")
+    panda.click("Cancel")
+    until(panda.button("Cancel").is_hidden)
+    assert panda.ask("(spiked.step, spiked.state, spiked.digest())") == (50, "paused", digest)
+
+    panda.click("Range test")
+    picture = panda.dashboard.locator(".babysit-tried-picture")
+    panda.wait_for_words("A click on the curve")
+    place = picture.bounding_box()
+    lab.page.mouse.move(place["x"] + 0.6 * place["width"], place["y"] + 100)
+    rate = float(picture.get_by_text("set learning rate").inner_text().split()[-1])
+    panda.picture("range-test-pointer")
+    lab.page.mouse.down()
+    lab.page.mouse.up()
+    until(lambda: panda.ask("spiked.hyperparameters['learning_rate'].value") == rate)
+    assert panda.ask("spiked.journal[-1].why") == "range test: chosen on the curve"
+    panda.lab.evaluate("spiked.stop()")
 
 
 def test_a_kernel_that_no_longer_answers_or_was_restarted_is_reported_by_the_page_alone(fresh):

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import babysit
+from babysit.recipes import cause as recipe
 from tests.recipes import spiky
 from tests.recipes.spiky import SPIKE
 
@@ -88,8 +89,19 @@ def test_a_step_that_was_not_taken_has_no_cause(panda):
     for step in (0, 1, 21, "ten"):
         with pytest.raises((ValueError, TypeError), match="Received"):
             panda.cause(step)
-    panda.run(180)  # the end of the epoch
-    with pytest.raises(ValueError, match="skip"):
-        panda.cause(200)
-    panda.rewind(20)
-    assert panda.digest() == digest and panda.state == "paused"
+        assert panda.digest() == digest and panda.state == "paused"
+
+
+def test_the_last_batch_of_an_epoch_cannot_be_left_out_and_the_others_around_it_can(tmp_path, monkeypatch):
+    monkeypatch.setattr(spiky, "SPIKE", 200)
+    panda = spiky.panda(tmp_path / "run")
+    panda.run(230)
+    digest = panda.digest()
+    for step, ways in [(199, 3), (200, 2), (201, 3), (202, 3)]:
+        cause = panda.cause(step)
+        assert len(cause.trials) == ways and f"in {'two' if ways == 2 else 'three'} ways" in cause.title
+        assert (cause.step, panda.digest()) == (step - 2, digest)
+        np.testing.assert_array_equal(cause.trials[0].losses, panda.history["loss"][step - 2 :][:20])
+        if step == 200:
+            assert cause.verdict == "At half the rate there still is a spike. " + recipe._LAST
+    panda.stop()

@@ -55,6 +55,29 @@ def test_each_trial_is_the_run_with_that_value_and_afterwards_the_state_is_what_
     np.testing.assert_array_equal(panda.history["loss"][5:], fan.trials[1].losses)
 
 
+def test_what_was_saved_of_trials_goes_with_the_answer_and_every_step_can_still_be_reached(panda):
+    fan = panda.fan(learning_rate=[0.001, 0.05, 0.2], steps=20)
+    first, kept, last = (trial.branch for trial in fan.trials)
+    tips = {}
+    for branch in (first, kept, last):
+        panda.rewind(branch)
+        tips[branch] = panda.digest()
+    assert {first, kept, last} <= saved(panda)
+    fan.keep(fan.trials[1])
+    assert saved(panda) & {first, kept, last} == {kept}
+    panda.run(10)
+    for branch, digest in tips.items():  # a step that is taken again and differs would warn
+        panda.rewind(branch)
+        assert panda.digest() == digest
+    panda.rewind(3)
+    fan.none()
+    assert not saved(panda) & {first, kept, last} and panda.step == 5
+
+
+def saved(panda):
+    return {one.branch for one in panda.checkpoints}
+
+
 def test_hopeless_trials_end_early_and_a_run_that_ran_goes_on(panda):
     panda.resume()
     fan = panda.fan(learning_rate=[0.05, 1.0, 0.01], steps=60)

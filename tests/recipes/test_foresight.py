@@ -48,6 +48,20 @@ def test_a_fan_is_asked_for_shown_and_kept(panda):
     assert refusals(panda)[0][0] == "late" and "no trial to keep" in refusals(panda)[0][1]
 
 
+def test_what_a_trial_does_is_entered_by_who_asked_for_it(panda):
+    before = len(panda.journal)
+    panda.send({"action": "fan", "name": "learning_rate", "values": [0.001, 0.02], "steps": 5, "author": "dashboard"})
+    shown = result(panda)
+    panda.send({"action": "keep", "branch": shown["trials"][0]["branch"], "author": "ann@desk"})
+    until(lambda: panda.journal[-1].author == "ann@desk")
+    entries = [(entry.action, entry.author) for entry in panda.journal[before:]]
+    trial = [("rewind", "dashboard"), ("set", "dashboard")]
+    assert entries == [*trial, *trial, ("rewind", "dashboard"), ("rewind", "ann@desk")]
+    until(lambda: foresight(panda)["doing"] is None)
+    panda.cause(10)
+    assert {entry.author for entry in panda.journal[before + len(entries) :]} == {"script"}
+
+
 def test_none_of_them_goes_on_as_if_nothing_had_been_tried(panda):
     panda.resume()
     panda.send({"action": "fan", "name": "batch_size", "values": [2, 8], "steps": 5})
@@ -72,6 +86,7 @@ def test_while_something_is_tried_other_commands_are_refused_and_it_can_be_cance
     panda.send({"action": "cancel"})
     until(lambda: foresight(panda)["doing"] is None)
     assert (panda.state, panda.digest(), foresight(panda)["result"]) == ("paused", digest, None)
+    assert {one.branch for one in panda.checkpoints} == {"branch 1", panda.history.branch}  # none of the trial
 
 
 def test_a_range_test_and_a_cause_are_asked_for(panda):

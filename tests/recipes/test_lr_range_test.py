@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import babysit
 from babysit import demos
@@ -24,6 +25,33 @@ def test_suggestions_on_a_curve_of_straight_lines():
 
 def test_the_smoothed_loss_is_the_mean_by_hand():
     np.testing.assert_allclose(recipe.smoothed(np.array([4.0, 1.0])), [4.0, (0.9 * 0.1 * 4 + 0.1) / (1 - 0.81)])
+
+
+def noisy(curve, scatter):
+    """A loss that scatters by so much around a curve, from step to step."""
+    return curve + scatter * np.random.default_rng(0).normal(size=len(curve))
+
+
+@pytest.mark.parametrize("scatter", [0.0, 0.1, 1.0])
+def test_a_loss_that_falls_by_less_than_it_scatters_suggests_nothing(scatter):
+    falls = np.interp(np.log10(RATES), [-5, -3, -1, 1], [5.0, 5.0, 5.0 - 3 * scatter - 0.01, 20.0])
+    barely = np.interp(np.log10(RATES), [-5, -3, -1, 1], [5.0, 5.0, 5.0 - 0.3 * scatter, 20.0])
+    rises = np.interp(np.log10(RATES), [-5, -3, 1], [5.0, 5.0, 20.0])
+    assert len(recipe.suggestions(RATES, noisy(falls, scatter))) == 4
+    for curve in (np.full(101, 5.0), barely, rises):
+        assert recipe.suggestions(RATES, noisy(curve, scatter)) == {}
+
+
+def test_it_says_so(tmp_path):
+    panda = babysit.Panda(demos.dense_network(seed=1), tmp_path / "run", seed=3)
+    panda.fit(X[:256], Y[:256], batch_size=32, epochs=10**6, paused=True)
+    found = panda.lr_range_test(low=1e-6, high=1e-5, steps=30)
+    assert found.suggestions == {} and "did not fall enough to suggest a rate" in repr(found)
+    axes = Figure().add_subplot()
+    found.plot(axes)
+    assert axes.get_legend() is None and "did not fall" in axes.get_title()
+    assert found.branch not in {one.branch for one in panda.checkpoints}
+    panda.stop()
 
 
 @pytest.mark.parametrize("running", [False, True])

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from babysit.core.events import Saved
+from babysit.core.events import Branch, Edit, Saved
 from babysit.core.runlog import BranchStart, RunLog
 from babysit.store import checkpoint_store
 from babysit.store.checkpoint_file import read
@@ -311,6 +311,21 @@ def test_a_checkpoint_is_deleted_unless_a_branch_starts_there(opened):
     assert store.checked_name("mine") == "mine"
     with pytest.raises(ValueError, match="Choose one of the list"):
         store.delete(saved[1].path.name)
+
+
+def test_of_a_branch_that_can_be_trained_again_all_that_has_no_name_is_discarded(opened):
+    log = RunLog()
+    store = opened(log=log)
+    store.save(at(1), BRANCH)
+    for name in ("branch 2", "branch 3", "branch 4"):
+        log.add(name, 1, Branch(BRANCH))
+        store.save_soon(at(1, event=log.seq), name, kept="branch")
+        store.save_soon(at(9, event=log.seq), name, kept="tip")
+    store.save(at(5), "branch 2", "mine", "named")
+    log.add("branch 3", 4, Edit())
+    store.discard(["branch 2", "branch 3"])
+    assert [one.branch for one in store.all] == [BRANCH, "branch 3", "branch 3", "branch 4", "branch 4", "branch 2"]
+    assert [one.name for one in store.candidates() if one.branch == "branch 2"] == ["mine"]
 
 
 def test_a_renamed_one_has_its_name_and_is_kept_for_ever(opened):

@@ -209,6 +209,26 @@ def test_a_suggestion_of_a_range_test_is_set_as_its_button_says(run, dashboard):
     until(lambda: button.disabled)
 
 
+def test_a_click_on_the_curve_sets_the_rate_there(run, dashboard):
+    dashboard._page._on_report(None, {"visible": True}, [])
+    run.foresight |= {"result": RANGE_TEST}
+    axis = until(lambda: dashboard._page._page.rates)
+    (first, end), (low, high) = axis["ends"], axis["limits"]
+    assert axis["label"] == "learning rate" and 0 < first < 0.2 and 0.8 < end < 1
+    assert low < RATES[0] < RATES[-1] < high < 2
+    until(lambda: "A click on the curve" in words(dashboard.widget))
+    dashboard._page._on_report(None, {"rate": 0.0345}, [])
+    about = {"action": "set", "changes": {"learning_rate": 0.0345}, "why": "range test: chosen on the curve"}
+    assert last(run) == about
+    run.foresight |= {"result": fan(run, number=2)}
+    until(lambda: dashboard._page._page.rates == {})
+
+
+def test_a_range_test_that_suggests_nothing_says_so(run, dashboard):
+    run.foresight |= {"result": RANGE_TEST | {"suggestions": {}, "verdict": "The loss did <not> fall."}}
+    until(lambda: "The loss did &lt;not&gt; fall." in words(dashboard.widget))
+
+
 def test_rules_are_chosen_and_those_in_effect_are_shown(run, dashboard):
     spike, plateau = (find(dashboard.widget, description=rule) for rule in ("spike", "plateau"))
     assert [find(dashboard.widget, description=rule).value for rule in RULES] == ["off"] * len(RULES)
