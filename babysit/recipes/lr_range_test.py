@@ -13,6 +13,7 @@ from babysit.session.run import Run
 
 _SMOOTHING = 0.9  # share of the mean before, in the exponential mean of the losses
 NOTHING = "The loss did not fall enough to suggest a rate from: by less than it scatters from step to step."
+_FEW = 10  # the mean of fewer losses says little
 _ROUNDING = 1e-6  # of a loss, in 32 bits: a fall by less than this part of it is none
 _REACH, _LEVEL = 15, 0.05  # of the slide: steps between the two slopes that it compares, and where they are alike
 
@@ -111,9 +112,9 @@ def suggestions(rates: np.ndarray, losses: np.ndarray) -> dict[str, float]:
 
 
 def _hopeless(losses: np.ndarray) -> list[int]:
-    """The places at which the smoothed losses are above four times the lowest before."""
-    mean = smoothed(losses)
-    return np.flatnonzero(mean > HOPELESS * np.minimum.accumulate(mean)).tolist() if len(mean) else []
+    """The places at which the smoothed losses are above four times the lowest before, the first few aside."""
+    mean = smoothed(losses)[_FEW:]
+    return (_FEW + np.flatnonzero(mean > HOPELESS * np.minimum.accumulate(mean))).tolist() if len(mean) else []
 
 
 def smoothed(losses: np.ndarray) -> np.ndarray:

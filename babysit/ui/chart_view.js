@@ -254,7 +254,7 @@ function render({ model, el }) {
   listen(document, 'pointermove', (event) => {
     const found = tested(event);
     if (!found) { rate.remove(); return; }
-    rateWords.textContent = `set ${found.name} ${found.value}`;
+    rateWords.textContent = `set ${found.name} ${found.value < 1e-4 ? found.value.toExponential() : found.value}`;
     rateWords.style.right = found.right ? '4px' : '';
     rate.style.left = `${found.at}px`;
     if (rate.parentNode !== found.picture) found.picture.append(rate);

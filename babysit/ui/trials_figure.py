@@ -17,7 +17,7 @@ from babysit.ui.run_series import RunSeries
 from babysit.ui.series import SMOOTHED, DecimatedSeries, reduced, with_smoothed
 
 HEIGHT = 228  # of a picture, in pixels of the page
-_LEFT, _BOTTOM, _TITLE, _LETTER, _MARGIN = 54, 40, 22, 7.5, 12
+_LEFT, _BOTTOM, _TITLE, _LETTER, _MARGIN = 60, 40, 22, 7.5, 12
 _RIGHT = 20  # of the picture of a range test
 _SMOOTHED_SHARE = 20  # the loss of a trial is smoothed over this part of its steps
 

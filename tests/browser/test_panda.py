@@ -543,6 +543,7 @@ def test_what_is_tried_beside_a_slider_is_kept_and_a_suggested_rate_is_set(fresh
     kept = panda.ask("[panda.branches[panda.branches[panda.history.branch][0]][0], panda.history.branch]")
     assert kept == ["branch 1", panda.ask("panda.journal[-1].branch")]
     until(lambda: keep.count() == 0)
+    panda.lab.evaluate("panda.pause()\npanda.rewind(20)")  # where the loss has not fallen yet
     panda.click("Range test")
     suggested = panda.dashboard.get_by_role("button", name="valley")
     suggested.click()
@@ -552,7 +553,8 @@ def test_what_is_tried_beside_a_slider_is_kept_and_a_suggested_rate_is_set(fresh
     until(lambda: float(panda.box("learning rate").input_value()) == rate)
     panda.picture("range-test")
 
-    panda.lab.evaluate("def long_enough(history): return 'it has run for long'\npanda.watch(long_enough)")
+    panda.lab.evaluate("def long_enough(history): return 'it has run for long'")
+    panda.lab.evaluate("panda.watch(long_enough)\npanda.resume()")
     panda.wait_for_words("Long_enough at step")
     panda.button("Halve the learning rate").press("Enter")
     until(lambda: panda.value("learning_rate") == rate / 2)
@@ -702,6 +704,7 @@ def test_a_spike_is_explained_and_left_out_and_trials_are_cancelled(notebook):
     panda.click("Range test")
     picture = panda.dashboard.locator(".babysit-tried-picture")
     panda.wait_for_words("A click on the curve")
+    panda.scroll_to()
     place = picture.bounding_box()
     lab.page.mouse.move(place["x"] + 0.6 * place["width"], place["y"] + 100)
     rate = float(picture.get_by_text("set learning rate").inner_text().split()[-1])

@@ -54,6 +54,11 @@ def test_it_says_so(tmp_path):
     panda.stop()
 
 
+def test_it_ends_at_four_times_the_lowest_loss_but_not_for_a_lucky_first_one():
+    assert recipe._hopeless(np.array([0.01, *[1.0] * 40])) == []
+    assert recipe._hopeless(np.array([*[1.0] * 40, 100.0, 100.0]))[0] == 40
+
+
 @pytest.mark.parametrize("running", [False, True])
 def test_it_goes_through_the_rates_and_returns_to_the_very_state(tmp_path, running):
     panda = babysit.Panda(demos.dense_network(seed=1), tmp_path / "run", seed=3)
