@@ -247,7 +247,8 @@ function render({ model, el }) {
     if (!picture || !axis.limits) return null;
     const { left, width } = picture.firstChild.getBoundingClientRect();
     const [[first, last], [low, high]] = [axis.ends, axis.limits];
-    const part = Math.min(Math.max((clientX - left) / width, first), last);
+    const x = Math.floor(clientX) - left; // a click comes in whole pixels: it sets what was shown
+    const part = Math.min(Math.max(x / width, first), last);
     const value = low * (high / low) ** ((part - first) / (last - first));
     return { picture, at: part * width, right: part > 0.5, name: axis.label, value: Number(value.toPrecision(3)) };
   };
