@@ -318,7 +318,10 @@ function render({ model, el }) {
   };
   const paint = () => {
     plot.classList.toggle('babysit-some', chosen.size > 0);
-    for (const path of plot.querySelectorAll('path')) path.classList.toggle('babysit-on', chosen.has(path.dataset.run));
+    for (const path of plot.querySelectorAll('path')) {
+      const on = path.classList.toggle('babysit-on', chosen.has(path.dataset.run));
+      path.style.stroke = (on && colours[path.dataset.run]) || ''; // as its curve has
+    }
     for (const { name, brush, grip, words: near } of axes.filter((axis) => axis.brush)) {
       const [from, to] = brushes.get(name) ?? [0, 0];
       brush.setAttribute('y', y(to));
@@ -392,6 +395,7 @@ function render({ model, el }) {
     if (message.order) choose(kept, kept.length < model.get('chosen').length, kept.length === chosen.size);
     else showTools();
     layOut();
+    if (message.colours) paint();
     model.send({ seen: true });
     if (!buffers?.length) return;
     const url = URL.createObjectURL(new Blob([buffers[0]], { type: 'image/png' }));

@@ -80,6 +80,8 @@ def test_a_search_is_sorted_steered_cloned_and_opened(board):
     board.box("run 2").check()
     board.box("run 25").press("Space")
     until(lambda: board.chosen() == ["run 2", "run 25"])
+    line = board.board.locator("path[data-run='run 25']")
+    until(lambda: line.evaluate("one => getComputedStyle(one).stroke") == "rgb(194, 81, 0)")  # as its curve
     board.button("Pause").click()  # the finished one is not meant
     until(lambda: board.last() == {"action": "pause", "runs": ["run 2"], "at": None, "changes": {}})
     board.lab.evaluate("search.change('run 2', state='paused')")
