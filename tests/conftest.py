@@ -43,6 +43,21 @@ def pytest_unconfigure(config):
         print("", *broken[0].splitlines()[-20:], sep="\n")
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """Give a worker whole files, and all of `browser/` to one of them: its server and its browser start once."""
+    if config.getoption("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return "tests/browser" if file.startswith("tests/browser/") else file
+
+    return ByFile(config, log)
+
+
 @pytest.fixture(autouse=True)
 def fixed_seeds():
     if keras := sys.modules.get("keras"):  # where a test imports no Keras, neither do we

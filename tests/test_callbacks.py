@@ -52,6 +52,22 @@ def reference() -> keras.Model:
 
 
 @functools.cache
+def own() -> babysit.Panda:
+    """A panda of a `network()`, which compiles it once."""
+    return babysit.Panda(network(), "shared", seed=7)
+
+
+def at_its_start() -> babysit.Panda:
+    """The one of `own`, taken back to its first step; its journal goes on."""
+    panda = own()
+    if panda.state != "idle":
+        panda.rewind(panda.checkpoints[0])  # as it was before a callback changed something at step 0
+        panda.stop()
+        panda.wait(60)
+    return panda
+
+
+@functools.cache
 def after(steps: int) -> list[np.ndarray]:
     """State of `network()` when `Model.fit` has taken so many steps."""
     model = reference()
@@ -67,9 +83,11 @@ class Both:
         self.folders = [folder / "ours", folder / "theirs"]
         for path in self.folders:
             path.mkdir()
-        self.ours, self.theirs = model(), reference() if model is network else model()
+        is_shared = model is network
+        self.panda = at_its_start() if is_shared else babysit.Panda(model(), folder / "run", seed=7)
+        self.ours, self.theirs = self.panda.model, reference() if is_shared else model()
+        self.since = len(self.panda.journal)
         self.our_callbacks, self.their_callbacks = make(self.folders[0]), make(self.folders[1])
-        self.panda = babysit.Panda(self.ours, folder / "run", seed=7)
 
     def fit(self, **how: Any) -> "Both":
         """Trains both, to the same end."""
@@ -87,8 +105,13 @@ class Both:
         for name in theirs:
             np.testing.assert_array_equal(ours[name], theirs[name])
 
+    @property
+    def journal(self) -> list[babysit.Entry]:
+        """What was done in this test."""
+        return self.panda.journal[self.since :]
+
     def edits(self, action: str, author: str) -> list[babysit.Entry]:
-        return [entry for entry in self.panda.journal if (entry.action, entry.author) == (action, author)]
+        return [entry for entry in self.journal if (entry.action, entry.author) == (action, author)]
 
 
 def assert_equal(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
@@ -132,7 +155,7 @@ def test_hooks_are_called_in_fits_order_with_fits_numbers_and_logs(tmp_path):
     assert both.our_callbacks[0].calls == both.their_callbacks[0].calls
     assert both.our_callbacks[0].params == both.their_callbacks[0].params == {"verbose": 0, "epochs": 3, "steps": STEPS}
     assert both.our_callbacks[0].model is both.ours
-    assert [entry.action for entry in both.panda.journal] == ["fit", "finish"]  # it changes nothing
+    assert [entry.action for entry in both.journal] == ["fit", "finish"]  # it changes nothing
 
 
 def test_hooks_of_batches_come_once_an_execution_of_several_steps(tmp_path):
@@ -143,7 +166,7 @@ def test_hooks_of_batches_come_once_an_execution_of_several_steps(tmp_path):
 
 
 def test_hooks_number_batches_and_epochs_as_fit_does_from_a_later_epoch_and_in_part_of_the_data(tmp_path):
-    both = Both(tmp_path, lambda folder: [recorder(HOOKS + BATCH_HOOKS)])
+    both = Both(tmp_path, lambda folder: [recorder(HOOKS + BATCH_HOOKS)], lambda: network())
     both.fit(initial_epoch=1, steps_per_epoch=2, validation_steps=1, validation_freq=2)
     both.assert_equal()
     assert both.our_callbacks[0].calls == both.their_callbacks[0].calls
@@ -255,7 +278,7 @@ def spoilt(**how: Any) -> dict[str, Any]:
 
 
 def test_a_loss_that_is_not_finite_terminates_training_where_fit_ends(tmp_path):
-    both = Both(tmp_path, lambda folder: [callbacks.TerminateOnNaN(), recorder(HOOKS)])
+    both = Both(tmp_path, lambda folder: [callbacks.TerminateOnNaN(), recorder(HOOKS)], lambda: network())
     both.panda.fit(**spoilt(callbacks=both.our_callbacks)).wait(60)
     both.fitted = both.theirs.fit(**spoilt(callbacks=both.their_callbacks))
     assert both.panda.step == 3
@@ -319,7 +342,7 @@ def test_a_csv_log_and_tensorboard_get_the_same_logs(tmp_path, monkeypatch):
         board = callbacks.TensorBoard(folder, histogram_freq=1, update_freq=2, write_steps_per_second=True)
         return [board, callbacks.CSVLogger(folder / "log.csv", separator=";")]
 
-    both = Both(tmp_path, make).fit()
+    both = Both(tmp_path, make, lambda: network()).fit()
     both.assert_equal()
     ours, theirs = told[: len(told) // 2], told[len(told) // 2 :]
     assert [entry[:2] for entry in ours] == [entry[:2] for entry in theirs] != []
@@ -494,17 +517,17 @@ class Inside(callbacks.Callback):
 BOUNDARY = {"batch": 3, "epoch": STEPS}
 
 
-def inside(tmp_path: Path, hook: str, act: Callable[[babysit.Panda], Any]) -> tuple[babysit.Panda, Inside]:
+def inside(hook: str, act: Callable[[babysit.Panda], Any]) -> tuple[babysit.Panda, Inside]:
     """A panda whose callback acts on it, begun."""
-    panda = babysit.Panda(network(), tmp_path / "run", seed=7)
+    panda = at_its_start()
     callback = Inside(hook, lambda: act(panda))
     panda.fit(X, Y, callbacks=[callback], **HOW)
     return panda, callback
 
 
 @pytest.mark.parametrize("hook", ["batch"])
-def test_set_from_inside_acts_on_the_next_step(tmp_path, hook):
-    panda, callback = inside(tmp_path, hook, lambda panda: panda.set(learning_rate=0.005, why="from inside"))
+def test_set_from_inside_acts_on_the_next_step(hook):
+    panda, callback = inside(hook, lambda panda: panda.set(learning_rate=0.005, why="from inside"))
     panda.wait(60)
     entry, at = callback.result, BOUNDARY[hook]
     assert (entry.action, entry.step, entry.changes["learning_rate"][1]) == ("set", at, 0.005)
@@ -512,16 +535,17 @@ def test_set_from_inside_acts_on_the_next_step(tmp_path, hook):
     rates = [0.02] * at + [0.005] * (3 * STEPS - at)
     np.testing.assert_array_equal(panda.history["learning_rate"], rates)
 
-    resting = babysit.Panda(network(), tmp_path / "by hand", seed=7).fit(X, Y, **HOW, paused=True)
-    resting.run(at)
-    resting.set(learning_rate=0.005)
-    resting.resume()
-    assert resting.wait(60).digest() == panda.digest()
+    digest = panda.digest()
+    panda.rewind(0)
+    panda.run(at)
+    panda.set(learning_rate=0.005)
+    panda.resume()
+    assert panda.wait(60).digest() == digest
 
 
 @pytest.mark.parametrize("hook", ["epoch"])
-def test_note_and_save_from_inside_are_done_at_once(tmp_path, hook):
-    panda, callback = inside(tmp_path, hook, lambda panda: (panda.note("here"), panda.save("this one")))
+def test_note_and_save_from_inside_are_done_at_once(hook):
+    panda, callback = inside(hook, lambda panda: (panda.note("here"), panda.save("this one")))
     panda.wait(60)
     note, checkpoint = callback.result
     assert (note.action, note.step, note.why) == ("note", BOUNDARY[hook], "here")
@@ -533,8 +557,8 @@ def test_note_and_save_from_inside_are_done_at_once(tmp_path, hook):
 
 
 @pytest.mark.parametrize("hook", ["batch"])
-def test_pause_from_inside_rests_at_the_next_boundary(tmp_path, hook):
-    panda, callback = inside(tmp_path, hook, lambda panda: panda.pause())
+def test_pause_from_inside_rests_at_the_next_boundary(hook):
+    panda, callback = inside(hook, lambda panda: panda.pause())
     until(lambda: panda.state != "running")
     assert (panda.state, panda.step, callback.result) == ("paused", BOUNDARY[hook], None)
     panda.resume()
@@ -544,14 +568,14 @@ def test_pause_from_inside_rests_at_the_next_boundary(tmp_path, hook):
 
 
 @pytest.mark.parametrize("hook", ["batch"])
-def test_stop_from_inside_stops_at_the_next_boundary(tmp_path, hook):
-    panda, callback = inside(tmp_path, hook, lambda panda: panda.stop())
+def test_stop_from_inside_stops_at_the_next_boundary(hook):
+    panda, callback = inside(hook, lambda panda: panda.stop())
     panda.wait(60)
     assert (panda.state, panda.step, callback.result) == ("stopped", BOUNDARY[hook], None)
     assert_equal(state(panda.model), after(BOUNDARY[hook]))
 
 
-def test_what_would_wait_for_the_training_itself_is_refused_inside_it(tmp_path):
+def test_what_would_wait_for_the_training_itself_is_refused_inside_it():
     calls = {"run": lambda p: p.run(1), "wait": lambda p: p.wait(1), "rewind": lambda p: p.rewind(0)}
 
     def refusals(panda):
@@ -562,7 +586,7 @@ def test_what_would_wait_for_the_training_itself_is_refused_inside_it(tmp_path):
             found[name] = str(raised.value)
         return found
 
-    panda, callback = inside(tmp_path, "epoch", refusals)
+    panda, callback = inside("epoch", refusals)
     panda.wait(60)
     assert all(name in callback.result[name] for name in calls)
     assert_equal(state(panda.model), after(3 * STEPS))

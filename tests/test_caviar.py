@@ -19,6 +19,7 @@ from tests.searched import SPACE, build
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch):
     """So that runs train here, one at a time."""
+    monkeypatch.setattr(caviar, "_EVERY_S", 0.05)
     monkeypatch.setattr(caviar, "find_spec", lambda name: None)
 
 

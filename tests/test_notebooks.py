@@ -42,6 +42,7 @@ def run(source, names):
 def test_its_cells_run(path, monkeypatch):
     monkeypatch.setattr(plt, "show", plt.close)
     monkeypatch.setattr(caviar, "find_spec", lambda name: None)  # Ray has tests of its own
+    monkeypatch.setattr(caviar, "_EVERY_S", 0.05)
     plt.switch_backend("agg")
     names = {"display": display, "__name__": "__main__"}
     for cell in nbformat.read(path, as_version=4).cells:

@@ -261,7 +261,7 @@ def test_a_script_that_ends_too_early_rests_saves_and_says_how_to_go_on_and_noth
         import keras, matplotlib.pyplot
         (x, y), _ = demos.digits()
         babysit.Panda(demos.dense_network(), {str(tmp_path / "run")!r}).fit(x, y, epochs=100_000)
-        atexit.register(time.sleep, 1)  # it trains on for some passes, while Python's pools of threads are closed
+        atexit.register(time.sleep, 0.3)  # it trains on for some passes, while Python's pools of threads are closed
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
     env = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}

@@ -10,13 +10,14 @@ import tensorflow as tf
 
 import babysit
 from babysit import demos
+from tests.zoo import classifier
 
 (X, Y), VALIDATION = demos.digits()
 X, Y = X[:160], Y[:160]
 
 
 def resting(tmp_path, model=None, name="run", **how):
-    model = model or demos.dense_network(seed=3)
+    model = model or classifier()
     return babysit.Panda(model, tmp_path / name, seed=7).fit(X, Y, **{"epochs": 50, "paused": True, **how})
 
 
@@ -115,9 +116,7 @@ def test_after_a_step_that_failed_the_state_is_that_of_a_boundary(tmp_path, monk
 
 def test_a_refused_rewind_has_changed_nothing(tmp_path):
     with pytest.warns(UserWarning, match="generator"):
-        panda = babysit.Panda(demos.dense_network(seed=3), tmp_path / "run").fit(
-            endless(), steps_per_epoch=8, epochs=20, paused=True
-        )
+        panda = babysit.Panda(classifier(), tmp_path / "run").fit(endless(), steps_per_epoch=8, epochs=20, paused=True)
     panda.run(2)
     panda.save("a")
     panda.run(3)
@@ -131,7 +130,7 @@ def test_a_refused_rewind_has_changed_nothing(tmp_path):
 
 def test_a_second_fit_takes_a_new_generator_and_other_data_begin_an_epoch(tmp_path):
     with pytest.warns(UserWarning):
-        panda = babysit.Panda(demos.dense_network(seed=3), tmp_path / "run").fit(endless(), steps_per_epoch=5).wait(60)
+        panda = babysit.Panda(classifier(), tmp_path / "run").fit(endless(), steps_per_epoch=5).wait(60)
         panda.fit(endless(), steps_per_epoch=5, epochs=2, paused=True)
     panda.run(7)
     panda.stop()
@@ -158,7 +157,7 @@ def test_a_fit_that_is_completed_has_the_steps_an_epoch_that_it_had(tmp_path):
 
 def test_frozen_thawed_and_frozen_again_equals_a_fresh_trace(tmp_path):
     def cycled(name, fresh):
-        model = demos.dense_network(seed=3)
+        model = classifier(hidden=8)
         model.layers[1].trainable = False
         panda = resting(tmp_path, model, name)
         for flag in (True, False):
@@ -174,7 +173,7 @@ def test_frozen_thawed_and_frozen_again_equals_a_fresh_trace(tmp_path):
 
 
 def test_from_before_a_thaw_a_checkpoint_is_still_good(tmp_path):
-    model = demos.dense_network(seed=3)
+    model = classifier(hidden=8)
     model.layers[1].trainable = False
     panda = resting(tmp_path, model)
     panda.run(2)
@@ -203,7 +202,7 @@ def test_a_fit_within_call_does_not_end_the_run(tmp_path):
 
 
 def test_compiled_anew_while_it_rests_it_goes_on_with_that(tmp_path):
-    panda, twin = resting(tmp_path, shuffle=False), demos.dense_network(seed=3)
+    panda, twin = resting(tmp_path, shuffle=False), classifier()
     panda.run(5)
     loss = keras.losses.SparseCategoricalCrossentropy()
     panda.model.compile(keras.optimizers.Adam(0.003), loss, metrics=["accuracy"])
@@ -257,7 +256,7 @@ def test_velocities_that_a_callback_makes_by_set_are_no_edit(tmp_path):
                 panda.set(momentum=0.9)
                 panda.set(learning_rate=0.001)
 
-    panda = resting(tmp_path, demos.dense_network("sgd", seed=3), callbacks=[Setting()])
+    panda = resting(tmp_path, classifier("sgd"), callbacks=[Setting()])
     panda.run(7)
     assert [action for _, action in actions(panda)] == ["fit", "set", "set"]
 
@@ -279,7 +278,7 @@ def test_told_to_stop_before_its_first_step_it_takes_one_as_model_fit_does(tmp_p
             self.model.stop_training = epoch == 1
 
     panda = resting(tmp_path, callbacks=[Stopping()], paused=False).wait(60)
-    theirs = demos.dense_network(seed=3)
+    theirs = classifier()
     theirs.fit(X, Y, epochs=50, callbacks=[Stopping()], verbose=0)
     assert panda.step == int(theirs.optimizer.iterations) == 6
 
@@ -288,7 +287,7 @@ def test_told_to_stop_before_its_first_step_it_takes_one_as_model_fit_does(tmp_p
 
 
 def accumulating(rate=0.01):
-    return demos.dense_network(keras.optimizers.SGD(rate, gradient_accumulation_steps=4), seed=3)
+    return classifier(keras.optimizers.SGD(rate, gradient_accumulation_steps=4))
 
 
 def test_a_waiting_change_outlives_a_kill_and_a_rewind_that_keeps_values_waits_too(tmp_path):

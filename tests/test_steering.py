@@ -7,13 +7,14 @@ import tensorflow as tf
 
 import babysit
 from babysit import demos
+from tests.zoo import classifier
 
 (X, Y), _ = demos.digits()
 X, Y = X[:320], Y[:320]
 
 
 def resting(tmp_path, model=None, name="run", **how):
-    model = model or demos.dense_network(seed=3)
+    model = model or classifier(hidden=8)
     return babysit.Panda(model, tmp_path / name, seed=7).fit(X, Y, **{"epochs": 50, "paused": True, **how})
 
 
@@ -44,7 +45,7 @@ def test_a_ramp_is_one_entry_and_equals_the_changes_made_one_by_one(tmp_path):
 
 def scheduled():
     rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
-    return demos.dense_network(keras.optimizers.SGD(rate, momentum=0.9), seed=3)
+    return classifier(keras.optimizers.SGD(rate, momentum=0.9))
 
 
 def test_a_schedule_is_shown_taken_over_and_given_back(tmp_path):
@@ -68,7 +69,7 @@ def test_a_schedule_is_shown_taken_over_and_given_back(tmp_path):
 
 
 def test_taken_over_it_trains_as_if_compiled_with_that_rate(tmp_path):
-    model, plain = scheduled(), demos.dense_network(keras.optimizers.SGD(0.003, momentum=0.9), seed=3)
+    model, plain = scheduled(), classifier(keras.optimizers.SGD(0.003, momentum=0.9))
     panda = resting(tmp_path, model, shuffle=False)
     panda.set(learning_rate=0.003)
     panda.run(10)
@@ -81,7 +82,7 @@ def test_taken_over_it_trains_as_if_compiled_with_that_rate(tmp_path):
 
 
 def test_a_batch_size_waits_until_accumulated_gradients_are_applied(tmp_path):
-    model = demos.dense_network(keras.optimizers.SGD(0.01, gradient_accumulation_steps=4), seed=3)
+    model = classifier(keras.optimizers.SGD(0.01, gradient_accumulation_steps=4))
     panda = resting(tmp_path, model, batch_size=16, shuffle=False)
     panda.run(5)
     entry = panda.set(batch_size=32)

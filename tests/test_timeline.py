@@ -17,7 +17,7 @@ X, Y = table(97)["x"], table(97)["y"]
 
 def network(*more):
     keras.utils.set_random_seed(5)
-    hidden = [layers.Dense(8, "tanh"), layers.BatchNormalization(), layers.Dropout(0.2), *more]
+    hidden = [layers.Dense(8, "tanh"), layers.Dropout(0.2), *more]
     return compiled(dense(*hidden), keras.optimizers.SGD(0.02, momentum=0.9), metrics=["mae"])
 
 
@@ -54,7 +54,7 @@ SCRIPT = {
 
 
 def test_every_step_can_be_returned_to_in_any_order_and_the_same_deeds_again_give_the_same_digests():
-    panda = resting()
+    panda = resting(network(layers.BatchNormalization()))
     found = digests(panda, SCRIPT)
     losses = panda.history["loss"]
     for step in np.random.default_rng(0).permutation(len(found))[:8]:

@@ -15,13 +15,14 @@ from babysit.store import lock
 from tests.patience import until
 
 TRAINING = """
-import sys
-import babysit
+import sys, time
+import babysit, keras
 from babysit import demos
 (x, y), _ = demos.digits()
+slowly = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: time.sleep(0.01))
 def begin(folder, **how):
     panda = babysit.Panda(demos.dense_network(seed=1), folder, seed=1, **how)
-    panda.fit(x[:96], y[:96], epochs=10**6, paused=True).run(7)
+    panda.fit(x[:96], y[:96], epochs=10**6, callbacks=[slowly], paused=True).run(7)
     return panda
 panda = begin(sys.argv[1], remote=False)
 print("ready", flush=True)
@@ -134,6 +135,7 @@ def test_it_is_steered_from_another_process(tmp_path, child, capsys):
         viewer.set(momentum=print)
 
     shown = viewer.dashboard()
+    until(lambda: ">remote<" in words(shown))
     rate = find(shown, "learning rate")
     rate.value = 0.1
     until(lambda: viewer.hyperparameters["learning_rate"].value == 0.1)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from babysit.core.position import FitSpec, Position
-from babysit.engine.block import BlockSizer, evaluation_block
+from babysit.engine.block import BlockSizer
 from babysit.engine.callbacks import Callbacks
 from babysit.engine.model import TrainableModel
 
@@ -66,6 +66,6 @@ class Validation:
     def _block_of(self, static_size: int | None) -> Any:
         key = self._model.structure, static_size
         if key not in self._blocks:
-            self._blocks[key] = evaluation_block(self._model.model, static_size)
+            self._blocks[key] = self._model.evaluation_block(static_size)
             self._blocks[key].trace(*self._source.signature)
         return self._blocks[key]

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from babysit.core.state import State
 from babysit.engine.bindings import HyperparameterBindings, Value
-from babysit.engine.block import Block, trace_step, training_block
+from babysit.engine.block import Block, evaluation_block, trace_step, training_block
 from babysit.engine.data.window import map_arrays, signature_of, symbolic
 from babysit.engine.optimizers import applied_in, inner, optimizers_of
 from babysit.engine.tensors import TrainingTensors
@@ -212,6 +212,13 @@ class TrainableModel:
                 graph = block.trace(*signature) or self._trace_step(signature[0], static_size)
                 self.tensors.note_captures(graph, self.bindings.live_values.variables)
             self._blocks[key], self._traced_with = block, self.tensors.of_optimizers
+        return self._blocks[key]
+
+    def evaluation_block(self, static_size: int | None) -> Block:
+        """The compiled block of `test_step` for the present structure, kept from one fit to the next."""
+        key = self.structure, static_size
+        if key not in self._blocks:
+            self._blocks[key] = evaluation_block(self.model, static_size)
         return self._blocks[key]
 
     # -------------------------------------------------------------------------- restored

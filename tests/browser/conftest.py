@@ -13,7 +13,12 @@ from tests.browser.server import ARGUMENTS, chromium, jupyterlab
 HERE = Path(__file__).parent
 NOTEBOOKS = HERE.parents[1] / "notebooks"
 VIEWPORT = {"width": 1400, "height": 1000}
-EPOCHS = "epochs=800"  # of the first notebook, which has to train for as long as the tests take
+EPOCHS = "epochs=800"  # of the first notebook
+# It has to train for as long as the tests take, and to leave them a processor: it waits while it validates.
+SLOWLY = (
+    "type('Slowly', (keras.callbacks.Callback,), "
+    "{'on_test_batch_end': lambda self, batch, logs=None: __import__('time').sleep(0.05)})()"
+)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -45,7 +50,7 @@ def lab_server(browser, tmp_path_factory):
             shutil.copytree(NOTEBOOKS, server.root / "notebooks", ignore=shutil.ignore_patterns("runs", ".*"))
             first = server.root / "notebooks" / "01_panda.ipynb"
             assert EPOCHS in (source := first.read_text())
-            first.write_text(source.replace(EPOCHS, "epochs=5000"))
+            first.write_text(source.replace(EPOCHS, f"epochs=5000, callbacks={SLOWLY}"))
         yield server
 
 

@@ -63,7 +63,7 @@ def serving(command, home, folder, port_option):
         server = subprocess.Popen(
             [*command, f"{port_option}={port}"],
             cwd=folder,
-            env=os.environ | own_folders(home),
+            env=os.environ | own_folders(home) | {"TF_NUM_INTRAOP_THREADS": "1"},  # a kernel shall not need both cores
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -20,9 +20,11 @@ ROOT = Path(__file__).parents[2]
 CELL = """
 import babysit
 from babysit import demos
+import keras, time
 
 (x, y), _ = demos.digits()
-panda = babysit.Panda(demos.dense_network(seed=1), "run").fit(x, y, epochs=10**6)
+slowly = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: time.sleep(0.05))
+panda = babysit.Panda(demos.dense_network(seed=1), "run").fit(x, y, epochs=10**6, callbacks=[slowly])
 panda
 """
 

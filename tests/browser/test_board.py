@@ -6,16 +6,22 @@ import inspect
 import nbformat
 import pytest
 
+import babysit
 from tests.browser.test_panda import CUT_OFF, UNNAMED
 from tests.patience import until
 from tests.ui import test_board
 
 CODE = """
+import sys, types
+
+package = sys.modules["babysit"] = types.ModuleType("babysit")  # without its `__init__`, which imports TensorFlow
+package.__path__ = {path!r}
+
 import ipywidgets as widgets
 import numpy as np
 from babysit.ui.board import Board
 
-{}
+{fakes}
 search = FakeSearch(30)
 for i, name in enumerate(search.table):
     search.train(name, *(1 / np.arange(1, 6) + (i * 7 % 30) / 30))
@@ -55,7 +61,8 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def board(lab):
-    code = CODE.format(inspect.getsource(test_board.FakeSearch) + "\n\n" + inspect.getsource(test_board.Shown))
+    fakes = inspect.getsource(test_board.FakeSearch) + "\n\n" + inspect.getsource(test_board.Shown)
+    code = CODE.format(path=list(babysit.__path__), fakes=fakes)
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata=kernel)
     nbformat.write(notebook, lab.root / "board.ipynb")

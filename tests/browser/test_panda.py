@@ -4,15 +4,12 @@ import ast
 import io
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import babysit
 from tests.browser.lab import KERNEL, SCREENSHOTS, exactly
 from tests.browser.server import KERNEL as INTERPRETER
 from tests.patience import until
@@ -49,15 +46,6 @@ UNNAMED = """(dashboard) => [...dashboard.querySelectorAll('button, input, selec
         || control.textContent || control.title || '').trim() && !control.matches('select'))
     .map((control) => control.outerHTML)"""
 SHARP = "(image) => Math.abs(image.naturalWidth - image.clientWidth * devicePixelRatio) < 2"
-SCRIPT = """
-import sys
-import babysit
-from babysit import demos
-(x, y), _ = demos.digits()
-panda = babysit.Panda(demos.dense_network(seed=1), sys.argv[1]).fit(x, y, epochs=10**6)
-print("ready", flush=True)
-sys.stdin.read()
-"""
 HEIGHTS = """(dashboard) => Object.fromEntries(
     [dashboard, ...dashboard.querySelectorAll(':scope > *, .babysit-body > *, .babysit-chart > *, .babysit-picture *')]
         .map((part, i) => [`${i} ${part.className}`, part.getBoundingClientRect().height]))"""
@@ -327,7 +315,7 @@ def test_the_learning_rate_is_the_one_compiled_until_an_exact_value_is_typed_and
 
 
 def test_a_value_that_a_ramp_moves_is_typed_over_and_dragged_away(panda):
-    ramp = "panda.set(learning_rate=1e-6, over=20_000)"
+    ramp = "panda.set(learning_rate=1e-6, over=5_000)"
     box = panda.box("learning rate")
 
     def type_over(words):
@@ -406,7 +394,7 @@ def test_hidden_and_reloaded_and_run_again_the_dashboard_is_alive(panda):
     until(lambda: not panda.ask("panda._dashboard._page.is_visible"), timeout_s=60)
     panda.lab.page.wait_for_timeout(500)  # a frame may be on its way
     frame, step = chart.get_attribute("src"), panda.ask("panda.step")
-    until(lambda: panda.ask("panda.step") > step + 200)
+    until(lambda: panda.ask("panda.step") > step + 60)
     assert chart.get_attribute("src") == frame
     panda.dashboard.evaluate("(dashboard) => { dashboard.style.display = ''; }")
     until(lambda: chart.get_attribute("src") != frame)
@@ -470,27 +458,6 @@ def test_at_any_width_and_in_any_light_no_word_is_cut_off_and_nothing_jumps(pand
     panda.use_theme("Dark")
     until(lambda: panda.button("Step").evaluate(COLOUR) != paper)
     panda.picture("narrow-dark")
-
-
-def test_a_run_in_a_script_is_steered_from_the_notebook(panda, tmp_path):
-    folder, pipes = str(tmp_path / "run"), {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", SCRIPT, folder], text=True, **pipes) as script:
-        assert script.stdout.readline() == "ready\n"
-        panda.lab.evaluate("panda.pause()")
-        panda.lab.run_code(f"elsewhere = babysit.attach({folder!r})\nelsewhere")
-        dashboard = panda.lab.page.locator(".babysit").last
-        handle = dashboard.locator(".babysit-learning-rate .noUi-handle")
-        handle.focus()
-        handle.press("ArrowRight")
-        dashboard.get_by_text("remote", exact=True).wait_for()
-        run = babysit.attach(folder)
-        entry = until(lambda: next((one for one in run.journal if "@" in one.author), None))
-        assert entry.changes == {"learning_rate": (0.01, 0.011)}
-        dashboard.get_by_text(f"in effect since step {entry.step:,}").wait_for()
-        dashboard.locator(".jupyter-button", has_text=exactly("Pause")).click()
-        until(lambda: run.state == "paused")
-        script.kill()
-    dashboard.get_by_text("Panda.load").first.wait_for()  # and it says that the process is gone
 
 
 def test_everything_is_reached_and_worked_by_keyboard_and_has_a_name(fresh):

@@ -83,4 +83,5 @@ def main(folder, count, seed):
 
 
 if __name__ == "__main__":
+    assert "tensorflow" not in sys.modules
     main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -20,7 +20,7 @@ from tests.faults.steered import opened, run
 from tests.session.numpy_trainer import NumpyTrainer, Source, plan
 
 ROOT = Path(__file__).parents[2]
-RUNS, AT_ONCE = (500, 100) if ALL else (12, 12)
+RUNS, AT_ONCE = (500, 100) if ALL else (8, 8)
 
 
 # ------------------------------------------------------------------------------------- killed

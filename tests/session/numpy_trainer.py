@@ -15,7 +15,6 @@ from babysit.core.scale import Scale
 from babysit.core.state import State
 from babysit.session.plan import FitPlan
 from babysit.session.session import Session
-from babysit.session.worker import Worker
 from babysit.store.checkpoint_store import CheckpointStore
 
 SCALES = {
@@ -260,6 +259,8 @@ class Model:
 
 def driven(folder, trainer=None, **how):
     """A worker at rest before the first step of a fit, its checkpoints in a folder."""
+    from babysit.session.worker import Worker  # which imports TensorFlow, as `tests.faults.steered` must not
+
     log = RunLog()
     session = Session(trainer or NumpyTrainer(3), log, CheckpointStore(folder, log, lambda: None, {}))
     worker = Worker(session, Model(), SimpleNamespace(error=None), lambda kind, content: folder / kind)

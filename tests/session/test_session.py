@@ -122,7 +122,7 @@ def obey(one, command, rng):
 
 
 @given(st.lists(COMMANDS, min_size=1, max_size=14), st.sampled_from([1, 3]))
-@settings(max_examples=300)
+@settings(max_examples=200)
 def test_every_state_can_be_reached_again_loaded_and_replayed(commands, accumulate):
     one, rng, seen = session(accumulate), np.random.default_rng(1), {}
     for command in [*commands, ("run", 3)]:
@@ -153,7 +153,7 @@ def fresh(accumulate):
 
 
 @given(st.lists(COMMANDS, min_size=1, max_size=8), st.floats(0, 1), st.sampled_from([1, 3]))
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_killed_after_any_row_a_run_goes_on_as_if_nothing_had_been(commands, place, accumulate):
     one, rng = session(accumulate), np.random.default_rng(1)
     for command in [*commands, ("run", 5)]:
