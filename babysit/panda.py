@@ -242,10 +242,10 @@ class Panda(Run):
                 worker.not_finite = False  # the user knows: `wait` need not raise it
                 worker.send({"action": action, "author": "script"})
             return None
-        result = worker.ask(action, **about)
-        if action == "set":
-            self._database.flush()
-        return result
+        return worker.ask(action, **about)
+
+    def _flush(self) -> None:
+        self._database.flush()
 
     def call(self, function: Callable[[keras.Model], Any]) -> Any:
         """Has `function(model)` called on the training thread at the next boundary; returns its result.

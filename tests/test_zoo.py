@@ -88,16 +88,6 @@ CHANGED = [
     "adamw under a cosine with warmup",
 ]
 CUT = ["gan with two optimizers", "gradient accumulation"]  # into other batches and blocks
-# Whose states differ in kind: of several optimizers, accumulated, averaged, scaled, with own seeds or metrics.
-TRIED = [
-    *CHANGED,
-    "recurrent over masked words",
-    "augmentation inside the model",
-    "variational autoencoder",
-    "train_step from scratch",
-    "mixed_float16",
-    "run eagerly",
-]
 every_member = pytest.mark.parametrize("trained", ZOO, indirect=True)
 changed_member = pytest.mark.parametrize("trained", CHANGED, indirect=True)
 cut_member = pytest.mark.parametrize("trained", CUT, indirect=True)
@@ -161,7 +151,7 @@ def test_a_step_a_block_or_many_and_a_return_to_a_checkpoint_give_the_same_bits(
     assert digests == digests[:1] * 3
 
 
-@pytest.mark.parametrize("trained", TRIED, indirect=True)
+@every_member
 def test_what_was_tried_leaves_the_state_as_it_was(trained):
     name, value = dial(trained.name)
     panda = trained.at_step(3)

@@ -228,14 +228,14 @@ def _convolutions() -> tuple[Make, dict[str, Any]]:
     return make, images()
 
 
-@member("recurrent over masked words")
-def _recurrent() -> tuple[Make, dict[str, Any]]:
+@member("lstm over masked words")
+def _lstm() -> tuple[Make, dict[str, Any]]:
     def make() -> keras.Model:
         model = keras.Sequential(
             [
                 keras.Input((None,), dtype="int64"),
                 layers.Embedding(12, 4, mask_zero=True),
-                layers.SimpleRNN(4, dropout=0.1, recurrent_dropout=0.1),
+                layers.LSTM(4, dropout=0.1, recurrent_dropout=0.1),
                 layers.Dense(1, "sigmoid"),
             ]
         )

@@ -84,7 +84,7 @@ class TrainingTensors:
         groups = {"raw": [], **self.groups()}
         for group, arrays in tensors.items():
             for variable, array in zip(groups[group], arrays, strict=group != "raw"):
-                variable.assign(array)
+                _assign(variable, array)
         self._unplaced = list(tensors.get("raw", ()))[len(self._captured) :]
         for layer in self._model._flatten_layers():
             if isinstance(layer, keras.layers.Normalization) and layer.built:
@@ -149,8 +149,7 @@ class TrainingTensors:
         known = tuple(map(id, variables))
         if self._reset is not None and self._reset[0] == known:
             for variable, value in zip(variables, self._reset[1], strict=True):
-                # Without what `assign` checks each time, which lasts as long as several steps.
-                tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=value)
+                _assign(variable, value)
             return
         model.reset_metrics()
         metrics = [inner for metric in model.metrics for inner in (metric, *getattr(metric, "metrics", ()))]
@@ -201,8 +200,15 @@ def _of_tensorflow(variable: Any) -> Any:
 
 
 def _value(variable: Any) -> np.ndarray:
-    value: np.ndarray = _of_tensorflow(variable).numpy()  # a copy already, as tensors are immutable
+    raw = _of_tensorflow(variable)
+    value: np.ndarray = tf.raw_ops.ReadVariableOp(resource=raw.handle, dtype=raw.dtype).numpy()  # a copy
     return value
+
+
+def _assign(variable: Any, value: Any) -> None:
+    """Assigns a value of the variable's shape, without what `assign` checks, which lasts as long as several steps."""
+    raw = _of_tensorflow(variable)
+    tf.raw_ops.AssignVariableOp(resource=raw.handle, value=tf.convert_to_tensor(value, raw.dtype))
 
 
 def _same(one: Any, other: Any) -> bool:

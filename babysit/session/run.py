@@ -78,7 +78,12 @@ class Run(Shown):
             TypeError: If a value is not a number.
             ValueError: If a name is unknown, or a value out of bounds. Nothing was changed then.
         """
-        return entry_of(self._ask("set", changes=changes, over=over, why=why))
+        entry = entry_of(self._ask("set", changes=changes, over=over, why=why))
+        self._flush()
+        return entry
+
+    def _flush(self) -> None:
+        """Sees to it that the record on disk has what was done, where this process writes it."""
 
     def pause(self) -> None:
         """Rests at the next step boundary; returns when it rests."""

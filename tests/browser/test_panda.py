@@ -678,10 +678,17 @@ def test_a_spike_is_explained_and_left_out_and_trials_are_cancelled(notebook):
     picture = panda.dashboard.locator(".babysit-tried-picture")
     panda.wait_for_words("A click on the curve")
     panda.scroll_to()
-    place = picture.bounding_box()
-    at = place["x"] + 0.6 * place["width"], place["y"] + 100
-    lab.page.mouse.move(*at)
-    rate = float(picture.get_by_text("set learning rate").inner_text().split()[-1])
+    at, pointed = [0.0, 0.0], picture.get_by_text("set learning rate")
+
+    def point():  # until the page has the picture and its axis, which come after the words
+        place = picture.bounding_box()
+        at[:] = place["x"] + 0.6 * place["width"], place["y"] + 100
+        lab.page.mouse.move(at[0], at[1] + 5)
+        lab.page.mouse.move(*at)
+        return pointed.count()
+
+    until(point)
+    rate = float(pointed.inner_text().split()[-1])
     lab.screenshot("range-test-pointer")
     lab.page.mouse.click(*at)
     until(lambda: panda.ask("spiked.hyperparameters['learning_rate'].value") == rate)
