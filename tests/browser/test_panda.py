@@ -677,10 +677,10 @@ def test_a_spike_is_explained_and_left_out_and_trials_are_cancelled(notebook):
     panda.click("Range test")
     picture = panda.dashboard.locator(".babysit-tried-picture")
     panda.wait_for_words("A click on the curve")
-    panda.scroll_to()
     at, pointed = [0.0, 0.0], picture.get_by_text("set learning rate")
 
     def point():  # until the page has the picture and its axis, which come after the words
+        picture.scroll_into_view_if_needed()
         place = picture.bounding_box()
         at[:] = place["x"] + 0.6 * place["width"], place["y"] + 100
         lab.page.mouse.move(at[0], at[1] + 5)
