@@ -96,12 +96,11 @@ class Together(Shown):
             if folder not in steps:
                 raise ValueError(f"`folder` must be that of a checkpoint of {self.names[0]}. Received: {folder!r}.")
             sent["step"] = steps[folder]
-        stand = [(panda, panda.status()) for panda in self.pandas]
-        takers = [panda for panda, status in stand if not status.get("read_only")]
+        takers = [panda for panda in self.pandas if not panda.status().get("read_only")]
         if not takers:
             raise ValueError("These runs are only watched from here: none of them is trained by a process now.")
-        for panda, status in stand:
-            if panda in takers and (action in _TO_ALL or status["state"] in ("running", "paused")):
+        for panda in takers:
+            if action in _TO_ALL or panda.state in ("running", "paused"):
                 panda.send(sent)
         return str(sent["command"])
 
@@ -110,8 +109,7 @@ class Together(Shown):
         found = [panda.status() for panda in self.pandas]
         farthest = max(found, key=lambda one: (one["not_finite"], one["step"]))
         states = [one["state"] for one in found]
-        # The first remark on a run of another process says who trains it, which need not be said of each.
-        said = [remark for one in found for remark in one["remarks"][bool(one.get("remote")) :]]
+        said = [remark for one in found for remark in one["remarks"] if remark != one.get("whose")]
         common = _common([one["hyperparameters"] for one in found])
         return farthest | {
             "name": " and ".join(self.names),

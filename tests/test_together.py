@@ -169,6 +169,12 @@ def test_runs_of_other_processes_are_steered_as_one_while_one_of_them_takes_comm
     command = both.send({"action": "set", "changes": {"momentum": 0.5}})
     assert [action for action, _ in answers(pandas, command)] == ["set", "set"]
     assert both.logs.keys() == {"one", "two"} and both.status()["remote"]
+    assert [one["name"] for one in both.status()["runs"]] == ["one", "two"]
+    assert not any("trains this run" in remark for remark in both.status()["remarks"])
+    with monkeypatch.context() as blind:  # as where the disk of the run is full
+        blind.setattr(both.pandas[0], "_look", lambda: None)
+        with pytest.raises(OSError, match="cannot be written"):
+            both.pandas[0].set(learning_rate=0.03)
     pandas[0].stop()
     pandas[0].wait()
     pandas[0]._close()

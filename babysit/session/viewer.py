@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from babysit.core.events import Event
 from babysit.core.runlog import RunLog
 from babysit.session import inbox
 from babysit.session.run import Run
@@ -17,7 +16,6 @@ from babysit.store.lock import holder
 
 # So long after the last news it is seen to whether the run is still held.
 SILENCE_S = 2.0
-LATE_S = 10.0  # an event may be so much later on disk than the answer that it was done
 
 
 class Viewer(Run):
@@ -76,17 +74,10 @@ class Viewer(Run):
             raise RuntimeError(error)
         if "folder" in answer:
             return next(one for one in self.checkpoints if one.path.name == answer["folder"])
-        return self._event(answer["seq"]) if "seq" in answer else None
-
-    def _event(self, number: int) -> Event:
-        """An event that was answered with; where the disk was slow it is there somewhat later than the answer."""
-        end = time.monotonic() + LATE_S
-        while not (found := [event for event in reversed(self._log.events) if event.seq == number]):
-            if time.monotonic() > end:
-                raise OSError(f"It was done, but {self.directory} cannot be written: {self.status()['warning']}")
-            time.sleep(0.02)
-            self._look()
-        return found[0]
+        event = next((event for event in reversed(self._log.events) if event.seq == answer.get("seq")), None)
+        if event is None and "seq" in answer:
+            raise OSError(f"It was done, but {self.directory} cannot be written, so that its record does not have it.")
+        return event
 
     def send(self, command: Mapping[str, Any]) -> str:
         """Hands over a command as `Panda.send` takes it, and returns its id at once.
@@ -134,9 +125,12 @@ class Viewer(Run):
     # ------------------------------------------- the seam between run and screen
 
     def status(self) -> dict[str, Any]:
-        """The state of the run, as `Panda.status` gives it, at most half a second old; `remote`, and `read_only`."""
+        """The state of the run, as `Panda.status` gives it, at most half a second old.
+
+        Also `remote`, `read_only`, and `whose`: who trains it, in words.
+        """
         self._look()
-        status = self._status | {"remote": True, "read_only": not self._is_open}
+        status = self._status | {"remote": True, "read_only": not self._is_open, "whose": self._words}
         if self._holder is None and status["state"] == "running":
             words = f"The process that trained this run is gone. {self._words}"
             return status | {"state": "interrupted", "warning": words, "examples_a_second": None, "seconds_left": None}
