@@ -333,14 +333,13 @@ def test_a_value_that_a_ramp_moves_is_typed_over_and_dragged_away(panda):
     type_over("0.00123")  # the box has the focus already
     panda.lab.evaluate(ramp)
     until(lambda: panda.value("learning_rate") < 0.0012 and float(box.input_value()) < 0.0012)
-    track = panda.dashboard.locator(".babysit-learning-rate .noUi-target").bounding_box()
-    handle = panda.lab.slider("learning rate").bounding_box()
-    y, (start, goal) = handle["y"] + 8, (handle["x"] + 8, track["x"] + 0.9 * track["width"])
+    track = panda.dashboard.locator(".babysit-learning-rate .noUi-target")
+    panda.lab.slider("learning rate").hover()  # in sight, and where the ramp has it now
     mouse = panda.lab.page.mouse
-    mouse.move(start, y)
     mouse.down()
+    there = track.bounding_box()
     for part in range(1, 16):
-        mouse.move(start + (goal - start) * part / 15, y)
+        mouse.move(there["x"] + 0.9 * there["width"] * part / 15, there["y"] + there["height"] / 2)
         panda.lab.page.wait_for_timeout(100)
     mouse.up()
     until(lambda: panda.changes_of("learning_rate"))
