@@ -302,7 +302,7 @@ class Panda(Run):
         """Lets the learning rate grow from `low` to `high` and returns to the very state: which rates are useful?
 
         From Smith 2017 (Cyclical Learning Rates, section 3.3). It ends at four times the lowest loss. The loss at each
-        rate and four suggestions come back, or none where the loss falls by less than it scatters from step to step;
+        rate and four suggestions come back, or none where the loss falls by less than twice what it scatters;
         `plot(axes)` draws them. A run that was running goes on.
 
         Args:

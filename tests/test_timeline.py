@@ -192,7 +192,7 @@ def test_steps_of_an_earlier_fit_on_other_data_need_those():
     panda.fit(X[:64], Y[:64], batch_size=16, epochs=2, paused=True)
     panda.run(2)
     before = panda.digest(), dict(panda.branches)
-    with pytest.raises(ValueError, match="data that it had"):
+    with pytest.raises(ValueError, match="data that it had|made with other data"):  # if a state is kept there
         panda.rewind(2)
     assert (panda.digest(), dict(panda.branches)) == before
     panda.stop()

@@ -172,12 +172,16 @@ class RunLog:
 
     def along(self, lineage: Lineage, after: float = 0) -> list[Event]:
         """The events that count on a lineage, from those after a number on."""
-        return [event for event in self.events_after(after) if any(part.holds(event) for part in lineage)]
+        parts = {part.branch: part for part in lineage}
+        new = self.events_after(after)
+        return [event for event in new if (part := parts.get(event.branch)) is not None and part.holds(event)]
 
     def controls_along(self, lineage: Lineage) -> Iterator[tuple[int, Controls]]:
         """The controls after each event of a lineage that changes them, with the steps done then."""
         controls = Controls()
         for event in self.along(lineage):
+            if isinstance(event.payload, EpochEnd):  # of which there may be many
+                continue
             changed, _ = apply(controls, Position(), event)
             if changed is not controls:
                 controls = changed
@@ -186,6 +190,11 @@ class RunLog:
     def epoch_ends(self, lineage: Lineage) -> list[Event]:
         """The ends of epochs on a lineage."""
         return [event for event in self.along(lineage) if isinstance(event.payload, EpochEnd)]
+
+    def last_epoch_end(self, lineage: Lineage, after: int) -> Event | None:
+        """The last end of an epoch on a lineage, after an event; None where there is none."""
+        ends = (event for event in reversed(self.events_after(after)) if isinstance(event.payload, EpochEnd))
+        return next((event for event in ends if any(part.holds(event) for part in lineage)), None)
 
     def names(self, lineage: Lineage) -> list[str]:
         """The columns that were measured at the last steps of a lineage."""

@@ -122,7 +122,7 @@ class TrainingTensors:
         left_out = {id(inner(optimizer)._learning_rate) for optimizer in self._optimizers}
         left_out |= set(map(id, self._seeds))
         lasting = groups["model"] + groups["optimizer"] + groups.get("raw", [])
-        return [tf.convert_to_tensor(_of_tensorflow(each)) for each in lasting if id(each) not in left_out]
+        return [_read(each) for each in lasting if id(each) not in left_out]
 
     def differ_from(self, before: Sequence[Any]) -> bool:
         """Whether anything is another than when `snapshot` returned this."""
@@ -199,16 +199,22 @@ def _of_tensorflow(variable: Any) -> Any:
     return variable if isinstance(variable, tf.Variable) else variable.value
 
 
-def _value(variable: Any) -> np.ndarray:
+def _read(variable: Any) -> Any:
     raw = _of_tensorflow(variable)
-    value: np.ndarray = tf.raw_ops.ReadVariableOp(resource=raw.handle, dtype=raw.dtype).numpy()  # a copy
+    return tf.raw_ops.ReadVariableOp(resource=raw.handle, dtype=raw.dtype)
+
+
+def _value(variable: Any) -> np.ndarray:
+    value: np.ndarray = _read(variable).numpy()  # a copy
     return value
 
 
 def _assign(variable: Any, value: Any) -> None:
     """Assigns a value of the variable's shape, without what `assign` checks, which lasts as long as several steps."""
     raw = _of_tensorflow(variable)
-    tf.raw_ops.AssignVariableOp(resource=raw.handle, value=tf.convert_to_tensor(value, raw.dtype))
+    if not isinstance(value, np.ndarray) or value.dtype != raw.dtype.as_numpy_dtype:
+        value = tf.convert_to_tensor(value, raw.dtype)
+    tf.raw_ops.AssignVariableOp(resource=raw.handle, value=value)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -1,13 +1,12 @@
 """The cause of a spike: the same steps with and without their batches, and at half the rate, side by side."""
 
-from collections.abc import Callable
-
 import numpy as np
 
+from babysit.core.events import Branch
 from babysit.core.hyperparameter import any_whole, checked
 from babysit.recipes.examples import batches_left
 from babysit.recipes.fan import Fan
-from babysit.recipes.start import Start, Trial
+from babysit.recipes.start import Progress, Start, Trial
 from babysit.session.run import Run
 
 BEFORE = 1  # steps before the one of the spike, which may have thrown the weights far away
@@ -16,13 +15,13 @@ _LAST = "The batch is the last one of its epoch, and cannot be left out."
 _PEAK = 0.5  # of the height of a spike: what stays below it has none
 
 
-def cause(run: Run, told: Callable[[str, float], None], author: str, step: int, steps: int) -> Fan:
+def cause(run: Run, progress: Progress, author: str, step: int, steps: int) -> Fan:
     """Takes the steps of a spike again in three ways, and returns to the very state; see `Panda.cause`."""
     steps = int(checked("steps", steps, any_whole(2)))
     step, taken = int(checked("step", step, any_whole())), run.history.steps
     if not BEFORE < step <= taken:
         raise ValueError(f"`step` must be one that was taken, from {BEFORE + 1} to {taken:,}. Received: step={step}.")
-    start, first = Start(run, None, told, author), step - 1 - BEFORE
+    start, first = Start(run, None, progress, author), step - 1 - BEFORE
     level = float(np.nanmedian(run.history[start.by][max(0, first - 32) : first + 1]))
     rates = {name: one.value / 2 for name, one in run.hyperparameters.items() if is_learning_rate(name)}
     left = batches_left(run.log, start.branch, first)
@@ -32,16 +31,20 @@ def cause(run: Run, told: Callable[[str, float], None], author: str, step: int, 
         del ways[WITHOUT]
     trials: list[Trial] = []
     with start.returning():
-        told(f"back to step {first:,}", 0.0)
-        for i, (way, (at, skip)) in enumerate(ways.items()):
+        for i, (way, (at, skip)) in enumerate(ways.items(), 1):
+            progress.begin(f"{way}, {i} of {len(ways)}, from step {first:,}", i, len(ways))
             branch = trials[0].branch if trials else start.branch  # the first one has kept the state
-            start.rewind(branch=branch, step=at, skip=skip)
-            told(f"{way}, {i + 1} of {len(ways)}", i / len(ways))
-            if way == HALF:
-                start.set(rates, f"the cause of step {step:,}")
-            trials.append(start.trial(way, steps))
+            sets = [{"changes": rates, "why": f"the cause of step {step:,}"}] if way == HALF else []
+            trials.append(start.trial(way, steps, sets, branch=branch, step=at, skip=skip))
     title = f"Step {step:,} in {'three' if WITHOUT in ways else 'two'} ways, from step {first:,}"
-    return Fan(run, start, title, trials, first, start.by, _verdict(step, level, trials))
+    verdict = _verdict(step, level, trials)
+    first_one = (event.payload for event in run.log.events if event.branch == trials[0].branch)
+    differs = next(one.differs for one in first_one if isinstance(one, Branch))
+    if differs is not None:
+        verdict += (
+            f" The steps taken again differ from step {differs:,} on: this is not quite the state that was there."
+        )
+    return Fan(run, start, title, trials, first, start.by, verdict)
 
 
 def is_learning_rate(name: str) -> bool:

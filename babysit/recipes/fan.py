@@ -1,13 +1,13 @@
 """The fan: several values of a hyperparameter tried from the same state, on the same examples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from babysit.core.hyperparameter import Hyperparameter, any_whole, checked
 from babysit.core.words import label, number
-from babysit.recipes.start import Start, Trial
+from babysit.recipes.start import Progress, Start, Trial
 from babysit.session.run import Run
 
 MOST = 8  # values of one fan
@@ -71,20 +71,17 @@ class Fan:
         return "\n".join([*lines, self.verdict] if self.verdict else lines)
 
 
-def fan(
-    run: Run, told: Callable[[str, float], None], author: str, steps: int, by: str | None, values: dict[str, Any]
-) -> Fan:
+def fan(run: Run, progress: Progress, author: str, steps: int, by: str | None, values: dict[str, Any]) -> Fan:
     """Tries several values of a hyperparameter from the present state; see `Panda.fan`."""
     steps = int(checked("steps", steps, any_whole()))
     name, tried = _checked(run, values)
-    start = Start(run, by, told, author)
+    start = Start(run, by, progress, author)
     trials: list[Trial] = []
     with start.returning():
-        for i, value in enumerate(tried):
-            told(f"{label(name)} {number(value)}, {i + 1} of {len(tried)}", i / len(tried))
-            start.again()
-            start.set({name: value}, f"trial {i + 1} of {len(tried)}")
-            trials.append(start.trial(value, steps, trials))
+        for i, value in enumerate(tried, 1):
+            progress.begin(f"{label(name)} {number(value)}, {i} of {len(tried)}", i, len(tried))
+            change = {"changes": {name: value}, "why": f"trial {i} of {len(tried)}"}
+            trials.append(start.trial(value, steps, [change], trials))
     return Fan(run, start, f"{label(name)} from step {start.step:,}", trials, start.step, start.by)
 
 

@@ -13,7 +13,7 @@ from babysit.core.words import label, number
 from babysit.recipes.cause import cause
 from babysit.recipes.fan import Fan, fan
 from babysit.recipes.lr_range_test import NOTHING, RangeTest, lr_range_test
-from babysit.recipes.start import Cancelled
+from babysit.recipes.start import Cancelled, Progress
 from babysit.recipes.watch import BACK, HALVE, RULES, THENS, Alert, Watch, commands
 from babysit.session.run import Run
 
@@ -33,8 +33,7 @@ class Foresight:
     def __init__(self, run: Run, send: Callable[[Mapping[str, Any]], str]) -> None:
         self._run, self._send = run, send
         self._lock = threading.Lock()
-        self._doing: dict[str, Any] | None = None
-        self._cancelled = False
+        self._doing: Progress | None = None
         self._result: Fan | RangeTest | None = None
         self._shown: dict[str, Any] = {}  # the result in plain data
         self._results, self._numbers = itertools.count(1), itertools.count(1)
@@ -64,30 +63,24 @@ class Foresight:
             Cancelled: If somebody cancelled it; the run is where it was.
             Exception: What the recipe raises.
         """
-        self._enter()
+        progress = self._enter()
         try:
-            return self._attempt("script", kind, *arguments)
+            return self._attempt(progress, "script", kind, *arguments)
         finally:
             self._doing = None
 
-    def _enter(self) -> None:
+    def _enter(self) -> Progress:
         with self._lock:
             if self._doing is not None:
-                raise ValueError(f"Something is being tried already: {self._doing['words']}. Wait, or cancel it.")
-            self._doing, self._cancelled = {"words": "getting ready", "done": 0.0}, False
+                raise ValueError(f"Something is being tried already: {self._doing.words}. Wait, or cancel it.")
+            self._doing = Progress()
+            return self._doing
 
-    def _attempt(self, author: str, kind: str, *arguments: Any) -> Any:
-        result = _RECIPES[kind](self._run, self._told, author, *arguments)
+    def _attempt(self, progress: Progress, author: str, kind: str, *arguments: Any) -> Any:
+        result = _RECIPES[kind](self._run, progress, author, *arguments)
         shown = _shown_fan(result) if isinstance(result, Fan) else _shown_test(result)
         self._result, self._shown = result, {"number": next(self._results), "kind": kind, **shown}
         return result
-
-    def _told(self, words: str, done: float) -> None:
-        """Notes how far it has come; raises where it was cancelled."""
-        if self._cancelled:
-            raise Cancelled("This was cancelled; the run is where it was.")
-        if words:
-            self._doing = {"words": words, "done": done}
 
     def watch(
         self, rule: str | Callable[[History], Any], then: str, most: int, notify: Callable[[Alert], Any] | None
@@ -143,11 +136,11 @@ class Foresight:
 
     def status(self) -> dict[str, Any]:
         """What is tried, the last result, the rules, and the alerts that nobody has answered, in plain data."""
-        result, shown = self._result, self._shown
+        result, shown, doing = self._result, self._shown, self._doing
         if isinstance(result, Fan):
             shown = {**shown, "open": result.is_open}
         return {
-            "doing": self._doing,
+            "doing": doing and {"words": doing.words, "done": doing.share},
             "result": shown or None,
             "rules": {rule: watch.then for rule, watch in list(self._watches.items()) if watch.is_on},
             "alerts": [
@@ -159,13 +152,17 @@ class Foresight:
         self._send({"action": "refuse", "reason": reason, **about})
 
     def _fan(self, about: Mapping[str, Any], name: str, values: Any = None, steps: int = 200) -> None:
-        self._begin(about, lambda: self._attempt(about["author"], "fan", steps, None, {name: values}))
+        self._begin(
+            about, lambda progress: self._attempt(progress, about["author"], "fan", steps, None, {name: values})
+        )
 
     def _lr_range_test(self, about: Mapping[str, Any], name: str = "learning_rate") -> None:
-        self._begin(about, lambda: self._attempt(about["author"], "range test", None, None, 100, name, None))
+        self._begin(
+            about, lambda progress: self._attempt(progress, about["author"], "range test", None, None, 100, name, None)
+        )
 
     def _cause(self, about: Mapping[str, Any], step: int) -> None:
-        self._begin(about, lambda: self._attempt(about["author"], "cause", step, 20))
+        self._begin(about, lambda progress: self._attempt(progress, about["author"], "cause", step, 20))
 
     def _keep(self, about: Mapping[str, Any], branch: str | None = None) -> None:
         result = self._result
@@ -174,14 +171,14 @@ class Foresight:
         trials = [trial.branch for trial in result.trials]
         if branch is not None and branch not in trials:
             raise ValueError(f"`branch` must be one of {', '.join(trials)}. Received: branch={branch!r}.")
-        self._begin(about, lambda: result.go_on(branch, about["author"]))
+        self._begin(about, lambda _: result.go_on(branch, about["author"]))
 
-    def _begin(self, about: Mapping[str, Any], work: Callable[[], Any]) -> None:
+    def _begin(self, about: Mapping[str, Any], work: Callable[[Progress], Any]) -> None:
         """Does something that waits for the training on a thread of its own."""
 
         def do() -> None:
             try:
-                work()
+                work(progress)
             except Cancelled:
                 pass
             except Exception as error:
@@ -189,12 +186,12 @@ class Foresight:
             finally:
                 self._doing = None
 
-        self._enter()
+        progress = self._enter()
         threading.Thread(target=do, name="babysit-foresight", daemon=True).start()
 
     def _cancel(self, about: Mapping[str, Any]) -> None:
-        if self._doing is not None:
-            self._cancelled = True
+        if (doing := self._doing) is not None:
+            doing.cancelled = True
             self._send({"action": "pause", **about})  # so that the trial need not go on to its end
 
     def _switch(self, about: Mapping[str, Any], rule: str, then: str | None) -> None:

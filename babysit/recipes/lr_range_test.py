@@ -8,11 +8,12 @@ import numpy as np
 
 from babysit.core.hyperparameter import any_whole, checked
 from babysit.core.words import label, number
-from babysit.recipes.start import HOPELESS, Start
+from babysit.recipes.start import HOPELESS, Progress, Start
 from babysit.session.run import Run
 
 _SMOOTHING = 0.9  # share of the mean before, in the exponential mean of the losses
-NOTHING = "The loss did not fall enough to suggest a rate from: by less than it scatters from step to step."
+NOTHING = "The loss did not fall enough to suggest a rate from: by less than twice what it scatters from step to step."
+_CLEAR = 2.0  # times the scatter: the mean of losses that only scatter may fall by nearly one
 _FEW = 10  # the mean of fewer losses says little
 _ROUNDING = 1e-6  # of a loss, in 32 bits: a fall by less than this part of it is none
 _REACH, _LEVEL = 15, 0.05  # of the slide: steps between the two slopes that it compares, and where they are alike
@@ -31,7 +32,7 @@ class RangeTest:
         step: Steps done before it.
         by: The column of the history.
         suggestions: Rule -> rate: `steepest`, `valley`, `minimum ÷ 10` and `slide`; empty where the smoothed losses
-            fall by less than the standard deviation of the losses around them.
+            fall by less than two standard deviations of the losses around them.
     """
 
     name: str
@@ -62,7 +63,7 @@ class RangeTest:
 
 def lr_range_test(
     run: Run,
-    told: Callable[[str, float], None],
+    progress: Progress,
     author: str,
     low: float | None,
     high: float | None,
@@ -80,15 +81,12 @@ def lr_range_test(
     high = checked("high", min(scale.high, 10.0) if high is None else high, scale)
     if not low < high:
         raise ValueError(f"`low` must be below `high`. Received: low={low!r}, high={high!r}.")
-    start = Start(run, by, told, author)
-    told(f"range test of {label(name)}", 0.0)
+    start = Start(run, by, progress, author)
+    progress.begin(f"range test of {label(name)}")
+    ramp = [{"changes": {name: rate}, "why": "range test", "over": over} for rate, over in ((low, 1), (high, steps))]
     with start.returning():
-        start.again()
-        for rate, over in (low, 1), (high, steps):
-            start.set({name: rate}, "range test", over)
-        branch = run.history.branch
-        losses = start.losses(steps, lambda losses: len(_hopeless(losses)) > 0)
-        losses = losses[: 1 + next(iter(_hopeless(losses)), steps)]
+        losses = start.losses(steps, ramp, lambda losses: len(_hopeless(losses)) > 0)
+        branch, losses = run.history.branch, losses[: 1 + next(iter(_hopeless(losses)), steps)]
         rates = run.history[name][start.step :][: len(losses)]
     start.discard(start.left)
     start.resume()
@@ -106,7 +104,7 @@ def suggestions(rates: np.ndarray, losses: np.ndarray) -> dict[str, float]:
     mean, few = smoothed(losses), len(losses) // 10  # the mean of few losses says little
     lowest = few + int(mean[few:].argmin())
     scatter = float((losses - mean)[few : lowest + 1].std())
-    if mean[few] - mean[lowest] <= max(scatter, _ROUNDING * abs(mean[few])):
+    if mean[few] - mean[lowest] <= max(_CLEAR * scatter, _ROUNDING * abs(mean[few])):
         return {}
     return {rule: found(rates[few:], mean[few:]) for rule, found in SUGGESTIONS.items()}
 
@@ -127,9 +125,15 @@ def smoothed(losses: np.ndarray) -> np.ndarray:
 
 
 def steepest(rates: np.ndarray, losses: np.ndarray) -> float:
-    """The rate at which the loss falls most, over the logarithm of the rate, on the way to its lowest."""
-    down = max(int(losses.argmin()), 1) + 1
-    return float(rates[np.gradient(losses[:down], np.log(rates[:down])).argmin()])
+    """The rate at which the loss falls most, over the logarithm of the rate, on the way to its lowest.
+
+    The fall is that over a tenth of the rates, since a shorter one may be the scatter of a few losses.
+    """
+    down, reach = int(losses.argmin()) + 1, max(len(losses) // 10, 1)
+    if down <= reach:
+        return float(rates[down - 1])
+    falls = losses[:down][reach:] - losses[:down][:-reach]
+    return float(rates[int(falls.argmin()) + reach // 2])
 
 
 def minimum(rates: np.ndarray, losses: np.ndarray) -> float:

@@ -37,13 +37,51 @@ class Trial:
     losses: np.ndarray = field(repr=False)
 
 
+@dataclass
+class Progress:
+    """How far what is tried has come.
+
+    Attributes:
+        words: What is done now.
+        before: The share of all that was done before it.
+        part: The share of all that it is.
+        done: The share of it that is done.
+        cancelled: Whether somebody wants it to end.
+    """
+
+    words: str = "getting ready"
+    before: float = 0.0
+    part: float = 0.0
+    done: float = 0.0
+    cancelled: bool = False
+
+    def begin(self, words: str, number: int = 1, of: int = 1) -> None:
+        """Begins a part of all, from 1 on.
+
+        Raises:
+            Cancelled: If somebody wants it to end.
+        """
+        self.check()
+        self.words, self.before, self.part, self.done = words, (number - 1) / of, 1 / of, 0.0
+
+    def check(self) -> None:
+        """Raises `Cancelled` if somebody wants it to end."""
+        if self.cancelled:
+            raise Cancelled("This was cancelled; the run is where it was.")
+
+    @property
+    def share(self) -> float:
+        """The share of all that is done."""
+        return self.before + self.part * self.done
+
+
 class Start:
-    """The state of a run before something is tried: the tip of its branch, which `again` returns to exactly.
+    """The state of a run before something is tried: the tip of its branch, which it returns to exactly.
 
     Args:
         run: The run, which rests then.
-        by: The column of the history that is compared; the loss if not given, or what is measured first.
-        told: Called with what is being tried, in words, and the share that is done; may raise `Cancelled`.
+        by: What is compared, as each step measures it; the loss if not given, or what is measured first.
+        progress: Is told how far a trial has come.
         author: Who tries, for the journal.
 
     Attributes:
@@ -51,44 +89,33 @@ class Start:
         branch: The branch that it was on.
         step: Steps done on it.
         left: The branches that were left since, that one first.
-        was_running: Whether it was running.
 
     Raises:
-        ValueError: If no fit is going on, or there is no such column.
+        ValueError: If no fit is going on, or nothing of that name is measured.
     """
 
-    def __init__(self, run: Run, by: str | None, told: Callable[[str, float], None], author: str) -> None:
+    def __init__(self, run: Run, by: str | None, progress: Progress, author: str) -> None:
         if run.state not in ("running", "paused"):
             raise ValueError(
                 f"Nothing can be tried while no fit is going on. Received: a run that is {run.state}. "
                 "Call `fit(..., paused=True)` first."
             )
-        columns = run.history.columns
-        by = ("loss" if "loss" in columns else columns[2]) if by is None else by  # after `step` and `epoch`
+        columns = run.log.names(run.log.lineage(run.history.branch)) or ["loss"]
+        by = ("loss" if "loss" in columns else columns[0]) if by is None else by
         if run.history.steps and by not in columns:
-            raise ValueError(f"`by` must be a column of the history: {', '.join(columns)}. Received: {by!r}.")
-        self._run, self.by, self.told, self.was_running = run, by, told, run.state == "running"
+            raise ValueError(f"`by` must be what each step measures: {', '.join(columns)}. Received: {by!r}.")
+        self._run, self.by, self._progress, self._was_running = run, by, progress, run.state == "running"
         self._author = author
         self._ask("pause")
         self.branch, self.step, self.left = run.history.branch, run.history.steps, list[str]()
 
-    def _ask(self, action: str, **about: Any) -> None:
-        self._run._ask(action, author=self._author, **about)
+    def _ask(self, action: str, **about: Any) -> Any:
+        return self._run._ask(action, author=self._author, **about)
 
-    def set(self, changes: Mapping[str, Any], why: str, over: int = 1) -> None:
-        """Changes hyperparameters, as `Run.set` does."""
-        self._ask("set", changes=changes, why=why, over=over)
-
-    def rewind(self, **place: Any) -> None:
-        """Goes to a place, named as a command names it, at rest and on a new branch."""
-        if self._run.state == "running":  # as where somebody has interrupted the caller
-            self._ask("pause")
+    def _back(self, write: Sequence[str], **place: Any) -> dict[str, Any]:
+        """The command that goes to a place, on a new branch, and writes what it is told to."""
         self.left.append(self._run.history.branch)
-        self._ask("rewind", **place)
-
-    def again(self, branch: str | None = None) -> None:
-        """Returns to the state of the start, or goes on from the tip of another branch, at rest."""
-        self.rewind(branch=branch or self.branch)
+        return {"action": "rewind", "write": write, **place}
 
     def go_on(self, branch: str | None, tried: Sequence[str], author: str) -> None:
         """Goes on from the tip of a branch, or from the start, and running if the run was.
@@ -99,7 +126,8 @@ class Start:
             author: Who wants it.
         """
         self._author = author
-        self.again(branch)
+        self._ask("pause")  # as somebody may have let it run
+        self._ask(**self._back(("tip", "branch"), branch=branch or self.branch))
         self.discard([one for one in tried if one != branch])
         self.resume()
 
@@ -109,7 +137,7 @@ class Start:
 
     def resume(self) -> None:
         """Lets the run go on if it was running."""
-        if self.was_running:
+        if self._was_running:
             self._ask("resume")
 
     @contextmanager
@@ -120,41 +148,58 @@ class Start:
         except BaseException:
             self.go_on(None, self.left, self._author)
             raise
-        self.again()
+        self._ask(**self._back((), branch=self.branch))
 
-    def losses(self, steps: int, ends: Callable[[np.ndarray], bool] | None = None) -> np.ndarray:
-        """Takes steps from where the run rests, fewer where it ends or a loss is not finite; returns their losses.
+    def losses(
+        self,
+        steps: int,
+        sets: Sequence[Mapping[str, Any]] = (),
+        ends: Callable[[np.ndarray], bool] | None = None,
+        **place: Any,
+    ) -> np.ndarray:
+        """Takes steps on a branch of their own, fewer where the fit ends or a loss is not finite; returns the losses.
 
         Args:
             steps: How many.
+            sets: What is set first: `changes`, `why` and `over`, as a command has them.
             ends: Asked after each block, with the losses up to there, whether this is to end.
+            **place: Where they begin, as the command `rewind` has it; the start by default.
         """
-        run, after = self._run, self._run.history.steps
-        lineage = run.log.lineage(run.history.branch)
+        run, progress = self._run, self._progress
+        began = place.get("step", self.step)
+
+        def taken() -> np.ndarray:
+            return run.log.column(self.by, run.log.lineage(run.history.branch), began)[:steps]
 
         def watch() -> Sequence[dict[str, Any]]:
-            over = ends is not None and ends(run.log.column(self.by, lineage, after))
-            return [{"action": "pause", "author": "babysit"}] if over else ()
+            losses = taken()
+            progress.done = len(losses) / steps
+            return [{"action": "pause", "author": "babysit"}] if ends is not None and ends(losses) else ()
 
+        # What the run is on is written, and a place that took steps to get to; nothing else of trials.
+        write = [] if self.left else ["tip", "branch"] if "step" in place else ["tip"]
+        first = [self._back(write, **{"branch": self.branch, **place}), *({"action": "set", **one} for one in sets)]
         run.watchers.append(watch)
         try:
-            run.run(steps)
-        except FloatingPointError:
-            pass
+            self._ask("run", steps=steps, first=[{"action": "pause"}, *first])
         finally:
             run.watchers.remove(watch)
-        self.told("", 0.0)  # where it was cancelled, this ends it
-        return run.history[self.by][after : after + steps]
+        progress.check()  # which has ended it
+        return taken()
 
-    def trial(self, value: Any, steps: int, before: Sequence[Trial] = ()) -> Trial:
+    def trial(
+        self, value: Any, steps: int, sets: Sequence[Mapping[str, Any]] = (), before: Sequence[Trial] = (), **place: Any
+    ) -> Trial:
         """Takes the steps of a trial, fewer where it is hopeless beside an earlier one.
 
         Args:
-            value: What is tried; the run rests where the trial begins, and has it.
+            value: What is tried.
             steps: How many.
+            sets: What is set first, as of `losses`.
             before: The trials before, from the same place.
+            **place: Where it begins, as of `losses`.
         """
-        ended, branch, part = "", self._run.history.branch, max(steps // 5, 1)
+        ended, part = "", max(steps // 5, 1)
 
         def hopeless(losses: np.ndarray) -> bool:
             nonlocal ended
@@ -164,11 +209,11 @@ class Start:
                 ended = "hopeless"
             return bool(ended)
 
-        losses = self.losses(steps, hopeless if before else None)
+        losses = self.losses(steps, sets, hopeless if before else None, **place)
         if not np.isfinite(losses).all():
             ended = "not finite"
         elif not ended and len(losses) < steps:
             ended = "the fit was over"
         last = losses[-max(steps // 10, 1) :]
         loss = float(last.mean()) if np.isfinite(last).all() and len(last) else float("inf")
-        return Trial(value, branch, len(losses), loss, ended, losses)
+        return Trial(value, self._run.history.branch, len(losses), loss, ended, losses)

@@ -3,7 +3,7 @@
 All of it is `reach`: the nearest kept state, and from there the same events and steps again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from babysit.core.events import ROOT, Branch, Changes, Event, Note, Set
@@ -24,6 +24,7 @@ def rewind(
     branch: str | None = None,
     hyperparameters: str = "checkpoint",
     skip: int = 0,
+    write: Sequence[str] = ("tip", "branch"),
 ) -> Event:
     """Returns a session to a checkpoint or a step, on a new branch; see `Panda.rewind`.
 
@@ -35,6 +36,8 @@ def rewind(
         branch: The present one if it is None.
         hyperparameters: `"checkpoint"` for the values at that time, `"keep"` for the present ones.
         skip: Batches to skip after that.
+        write: What is written to disk: the `tip` that is left, the first state of the new `branch`. What cannot be kept
+            in memory, or whose steps cannot be taken again, is written all the same.
 
     Raises:
         ValueError: If there is no such place, or it cannot be reached; nothing was changed then.
@@ -44,13 +47,13 @@ def rewind(
     skip = int(checked("skip", skip, any_whole(0), "It is a number of batches."))
     trainer, before, left, present = session.trainer, session.trainer.capture(), session.branch, session.values
     place = _place(session, step, branch) if folder is None else (left, 0)
+    remembered = folder is None and session.store.remember(before, left)  # it may be where this leads
     try:
         if folder is not None:
             checkpoint, differs = session.store.found(folder), None
             trainer.restore(checkpoint.load())
             name, parent = checkpoint.name or "", checkpoint.branch
         else:
-            session.store.remember(before, left)  # it may be where this leads
             lineage = session.log.lineage(*place)
             differs = reach(trainer, session.log, session.store.candidates(), lineage, place[1])
             name, parent = "", lineage[-1].branch
@@ -65,12 +68,16 @@ def rewind(
     except Exception:
         trainer.restore(before)
         raise
-    session.store.save_soon(before, left, kept="tip")
+    if not (remembered and trainer.repeatable):
+        write = "tip", "branch"
+    if "tip" in write:
+        session.store.save_soon(before, left, kept="tip")
     origin = before.position.step
     payload = Branch(parent, trainer.event, origin, name, keep, examples, restored, differs, acts_at=acts_at)
     event = session.leave(payload, **about)
     session.remind_callbacks()
-    session.keep("branch")
+    if "branch" in write:
+        session.keep("branch")
     return event
 
 

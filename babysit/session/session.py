@@ -213,8 +213,7 @@ class Session:
     @property
     def _last_end(self) -> EpochEnd | None:
         """What the last epoch of this fit came to that had ended here."""
-        ends = self.log.epoch_ends(self.log.lineage(self.branch))
-        last = ends[-1] if ends and ends[-1].seq > self._begun else None
+        last = self.log.last_epoch_end(self.log.lineage(self.branch), self._begun)
         return last.payload if last else None  # type: ignore[return-value]
 
     # ------------------------------------------------------------------------- training

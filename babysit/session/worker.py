@@ -124,13 +124,17 @@ class Worker:
         self._refuse_within(action)
         return self.submit(command).result()
 
-    def run(self, steps: int) -> None:
+    def run(self, steps: int, **about: Any) -> None:
         """Waits until so many steps more are taken, or it rests.
+
+        Args:
+            steps: How many.
+            **about: What else the command `run` takes.
 
         Raises:
             Exception: What the training raised.
         """
-        end = self.ask("run", steps=steps)
+        end = self.ask("run", steps=steps, **about)
         with self._changed:
             while self._taken < end and self.state == "running":  # as where somebody resumes meanwhile
                 self._changed.wait(0.1)  # waking a caller after each block would cost several steps
@@ -303,9 +307,11 @@ class Worker:
             self.session.emit(Resumed(), **about)
         self._go(math.inf)
 
-    def _run(self, about: Any, steps: int) -> int:
-        self._check_alive()
+    def _run(self, about: Any, steps: int, first: Sequence[Mapping[str, Any]] = ()) -> int:
         steps = int(checked("steps", steps, any_whole()))
+        for command in first:  # without what lies between two commands, which lasts as long as many steps
+            self._obey({**about, **command})
+        self._check_alive()
         until = self.session.position.step + steps
         # An earlier `run` is not cut short.
         self._go(max(until, self._until) if self.state == "running" and self._until < math.inf else until)
@@ -336,7 +342,7 @@ class Worker:
         event = rewind(self.session, about, **place)
         self._until += self.session.position.step - before  # a `run` takes as many steps all the same
         self.error, self.not_finite = None, False
-        if self.state != "running" and self.session.plan is not None:
+        if self.state not in ("running", "paused") and self.session.plan is not None:
             self._move_to("paused")
         return event
 

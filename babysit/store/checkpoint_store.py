@@ -169,9 +169,9 @@ class CheckpointStore:
         self._count_cost(time.perf_counter() - began)
         self.save_soon(state, branch)
 
-    def remember(self, state: State, branch: str) -> None:
-        """Keeps a state in memory; older ones are forgotten as their bytes and their age ask for."""
-        self._remember(self._snapshot(state, branch))
+    def remember(self, state: State, branch: str) -> bool:
+        """Keeps a state in memory, if it is not too large; older ones are forgotten as bytes and age ask for."""
+        return self._remember(self._snapshot(state, branch))
 
     def settle(self) -> None:
         """Returns when all that waits now is written."""
@@ -196,13 +196,14 @@ class CheckpointStore:
         known = state.position.step, state.event, branch, next(self._numbers), state.size_bytes
         return Snapshot(*known, state, *about)
 
-    def _remember(self, snapshot: Snapshot) -> None:
+    def _remember(self, snapshot: Snapshot) -> bool:
         if snapshot.size_bytes > self._memory_bytes:
-            return
+            return False
         items = [RetentionItem(one.branch, one.number, one.size_bytes) for one in self._in_memory]
         newest = RetentionItem(snapshot.branch, snapshot.number, snapshot.size_bytes, Retention.FOR_EVER)
         gone = to_delete([*items, newest], self._memory_bytes)
         self._in_memory = [*(one for one in self._in_memory if one.number not in gone), snapshot]
+        return True
 
     def _count_cost(self, seconds: float, period_s: float = 0.0) -> None:
         now = time.perf_counter()

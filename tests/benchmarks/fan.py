@@ -15,7 +15,7 @@ MODELS = [
     ("dense, 200 steps a trial", dense, 200),
     ("two convolutions, 200 steps a trial", convolutional, 200),
 ]
-RATES, ROUNDS = [0.003, 0.01, 0.03], 7
+RATES, ROUNDS = [0.003, 0.01, 0.03], 21
 COLUMNS, WIDTHS = ["plain, steps/s", "fan, steps/s", "fan ÷ plain"], [16, 14, 16]
 
 

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import babysit
 from babysit.recipes import cause as recipe
+from babysit.session import rewind
+from babysit.session.rerun import reach
 from tests.recipes import spiky
 from tests.recipes.spiky import SPIKE
 
@@ -71,6 +73,12 @@ def test_the_cause_of_a_bad_batch_is_the_batch(panda):
     assert "It is the batches" in repr(cause)
     cause.keep(cause.trials[1])
     assert panda.history["loss"].max() < 100
+
+
+def test_where_the_steps_taken_again_differ_the_cause_says_so(panda, monkeypatch):
+    panda.run(SPIKE + 10)
+    monkeypatch.setattr(rewind, "reach", lambda *given: reach(*given) or SPIKE - 3)
+    assert f"differ from step {SPIKE - 3:,} on" in panda.cause(SPIKE).verdict
 
 
 def test_the_cause_of_a_rate_that_is_too_high_is_the_rate(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 import babysit
 from babysit import demos
+from babysit.store import checkpoint_store
 from tests.patience import until
 from tests.recipes import spiky
 
@@ -55,7 +56,18 @@ def test_each_trial_is_the_run_with_that_value_and_afterwards_the_state_is_what_
     np.testing.assert_array_equal(panda.history["loss"][5:], fan.trials[1].losses)
 
 
-def test_what_was_saved_of_trials_goes_with_the_answer_and_every_step_can_still_be_reached(panda):
+def test_short_trials_leave_nothing_on_disk(panda):
+    fan = panda.fan(learning_rate=[0.001, 0.05], steps=2)
+    assert not saved(panda) & {trial.branch for trial in fan.trials}
+
+
+@pytest.fixture
+def no_memory(monkeypatch):
+    """For states, so that they are all written to disk."""
+    monkeypatch.setattr(checkpoint_store, "MEMORY_BYTES", 0)
+
+
+def test_what_was_saved_of_trials_goes_with_the_answer_and_every_step_can_still_be_reached(no_memory, panda):
     fan = panda.fan(learning_rate=[0.001, 0.05, 0.2], steps=20)
     first, kept, last = (trial.branch for trial in fan.trials)
     tips = {}

@@ -27,9 +27,15 @@ def test_the_smoothed_loss_is_the_mean_by_hand():
     np.testing.assert_allclose(recipe.smoothed(np.array([4.0, 1.0])), [4.0, (0.9 * 0.1 * 4 + 0.1) / (1 - 0.81)])
 
 
-def noisy(curve, scatter):
+def noisy(curve, scatter, seed=0):
     """A loss that scatters by so much around a curve, from step to step."""
-    return curve + scatter * np.random.default_rng(0).normal(size=len(curve))
+    return curve + scatter * np.random.default_rng(seed).normal(size=len(curve))
+
+
+def test_scatter_alone_suggests_nothing_and_the_steepest_place_is_in_the_fall_all_the_same():
+    assert all(recipe.suggestions(RATES, noisy(np.full(101, 5.0), 1.0, seed)) == {} for seed in range(200))
+    found = [recipe.suggestions(RATES, noisy(CURVE, 0.15, seed))["steepest"] for seed in range(200)]
+    assert min(found) > 5e-4 and max(found) < 0.2
 
 
 @pytest.mark.parametrize("scatter", [0.0, 0.1, 1.0])
