@@ -49,6 +49,7 @@ class _Run:
         changes: For a clone, what is set there.
         branches: For a clone, how many branches the run had when it was copied.
         lost: How often its process was lost.
+        process: What the place where it trains calls its process.
         error: What it raised.
         seconds: How long it trained, in all.
         step: Steps done, as far as was seen.
@@ -69,6 +70,7 @@ class _Run:
     changes: dict[str, Any] = field(default_factory=dict)
     branches: int = 0
     lost: int = 0
+    process: str = ""
     error: str = ""
     seconds: float = 0.0
     step: int = 0
@@ -119,7 +121,8 @@ class Caviar(Shown):
         by: What is compared, of each epoch's logs; `val_loss`, or `loss` where nothing is validated.
         highest: Whether the highest is the best, as of an accuracy.
         seed: Of the weights, of the order of examples and of the sampler.
-        address: Of a Ray cluster, such as `"auto"`, whose machines see the folder; None for this machine.
+        address: Of a Ray cluster, such as `"auto"`, whose machines see the folder, and where runs that have begun go on
+            when this kernel ends, until `load` with the same address takes the search up; None for this machine.
         resources: What a run takes of Ray's resources: `{"CPU": 1, "GPU": 0.25}`.
 
     Raises:
@@ -214,7 +217,7 @@ class Caviar(Shown):
             self._remarks.append(self._place.remark)
             warnings.warn(self._place.remark, stacklevel=3)
         else:
-            self._place = Cluster(build, at_once, address, resources or {"CPU": 1})
+            self._place = Cluster(build, at_once, address, resources or {"CPU": 1}, str(self.directory))
         self._held = Lock(self.directory)
         backend = optuna.storages.journal.JournalFileBackend(str(self.directory / STUDY))
         self._study = optuna.create_study(
@@ -227,7 +230,9 @@ class Caviar(Shown):
         )
         for run in self._all.values():
             if run.number is not None and run.state not in _OVER:
-                run.trial = optuna.trial.Trial(self._study, self._study.trials[run.number]._trial_id)
+                known = self._study.trials[run.number]
+                run.trial = optuna.trial.Trial(self._study, known._trial_id)
+                run.told = 1 + max(known.intermediate_values, default=-1)
         self._keep()
         self._start()
 
@@ -488,9 +493,10 @@ class Caviar(Shown):
                 self._over(run, outcome)
         while self._state == "running" and len(self._training) < self._place.at_once and (new := self._next()):
             about = new.hyperparameters, self._facts["epochs"], self._facts["seed"], new.at, new.changes, new.branches
-            job = Job(str(self._folder(new.name)), *about)
-            new.state, new.began, new.place = "running", time.monotonic(), self._place.begin(job)
-            self._keep()
+            job = Job(str(self._folder(new.name)), *about, adopted=bool(new.process))
+            new.state, new.began, new.process = "running", time.monotonic(), new.process or self._place.free()
+            self._keep()  # before it begins, so that another kernel finds it
+            new.place = self._place.begin(job, new.process)
         with self._lock:
             if not self._training and self._state == "stopping":
                 self._state = "stopped"
@@ -499,8 +505,8 @@ class Caviar(Shown):
 
     def _next(self) -> _Run | None:
         """The next run to be trained: one that waits, or a new one."""
-        if waiting := next((run for run in self._all.values() if run.state == "waiting"), None):
-            return waiting
+        if waiting := [run for run in self._all.values() if run.state == "waiting"]:
+            return min(waiting, key=lambda run: not run.process)  # first those that a process may still train
         if len(self._study.trials) >= self._facts["trials"]:
             return None
         trial = self._study.ask()
@@ -546,7 +552,7 @@ class Caviar(Shown):
 
     def _over(self, run: _Run, outcome: str) -> None:
         """Notes what a run came to; one whose process was lost goes on in another one."""
-        run.place, run.seconds = None, run.seconds + time.monotonic() - run.began
+        run.place, run.process, run.seconds = None, "", run.seconds + time.monotonic() - run.began
         if outcome == LOST and run.lost + 1 < _TRIES:
             run.lost, run.state = run.lost + 1, "waiting"
             self._keep()

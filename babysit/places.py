@@ -9,9 +9,9 @@ import math
 import os
 import shutil
 import sqlite3
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from babysit.store.database import RECORD, DatabaseReader
 # Of a model and of what its `fit` is given, by the hyperparameters of a run.
 Build = Callable[[dict[str, Any]], tuple[keras.Model, dict[str, Any]]]
 LOST = "its process was lost"
+NAMESPACE = "babysit"  # of Ray, for the names of processes that outlive a kernel
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Job:
         at: For a clone, the step from which it is another run; None for the one where it is.
         changes: For a clone, what is set there.
         branches: For a clone, how many branches the run had that it was copied from; 0 for any other.
+        adopted: Whether the process may have trained it before, for a kernel that is gone.
     """
 
     folder: str
@@ -48,6 +50,7 @@ class Job:
     at: int | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     branches: int = 0
+    adopted: bool = False
 
 
 def begun(build: Build, job: Job) -> Panda:
@@ -99,7 +102,11 @@ class Here:
     def __init__(self, build: Build) -> None:
         self._build = build
 
-    def begin(self, job: Job) -> Any:
+    def free(self) -> str:
+        """The name of a process that trains nothing."""
+        return ""
+
+    def begin(self, job: Job, name: str) -> Any:
         """Begins to train; returns what `outcome` takes."""
         try:
             return begun(self._build, job)
@@ -129,47 +136,66 @@ class Cluster:
     Args:
         build: Makes model and data.
         at_once: Runs at a time; as many as the resources bear, if it is None.
-        address: Of a cluster, such as `"auto"`; None for this machine.
+        address: Of a cluster, such as `"auto"`, on which the processes outlive this kernel; None for this machine.
         resources: What a run takes, such as `{"CPU": 1, "GPU": 0.25}`.
+        folder: The search's.
     """
 
     remark = ""
 
-    def __init__(self, build: Build, at_once: int | None, address: str | None, resources: Mapping[str, float]) -> None:
-        self._ray, self._actor = _actor(address, resources)
+    def __init__(
+        self, build: Build, at_once: int | None, address: str | None, resources: Mapping[str, float], folder: str
+    ) -> None:
+        how = {"lifetime": "detached", "namespace": NAMESPACE} if address else {}
+        self._ray, self._make = _actor(address, resources, **how)
         there = self._ray.cluster_resources()
         bears = min(math.floor(there.get(name, 0) / each + 1e-9) for name, each in resources.items() if each)
         if bears < 1:
             has = ", ".join(f"{name} {each:g}" for name, each in there.items() if name in ("CPU", "GPU"))
             raise ValueError(f"`resources` must be there for one run. Received: {dict(resources)}; there is {has}.")
         self.at_once = min(at_once or bears, bears)
-        self._build, self._idle = self._ray.put(build), list[Any]()
+        self._detached, self._build, self._folder = bool(address), self._ray.put(build), folder
+        self._actors = {name: self._ray.get_actor(name, NAMESPACE) for name in self._left_by_others()}
+        self._busy: set[str] = set()
 
-    def begin(self, job: Job) -> Any:
-        """Begins to train; returns what `outcome` takes."""
-        actor = self._idle.pop() if self._idle else self._actor()
-        return actor, actor.train.remote(self._build, job)
+    def _left_by_others(self) -> list[str]:
+        """The processes of this search that a kernel has begun on a cluster which is gone."""
+        named = self._ray.util.list_named_actors(all_namespaces=True) if self._detached else []
+        names = [one["name"] for one in named if one["namespace"] == NAMESPACE]
+        return [name for name in names if name.startswith(f"{self._folder}#")]
+
+    def free(self) -> str:
+        """The name of a process that trains nothing, or of a new one."""
+        return next((name for name in self._actors if name not in self._busy), f"{self._folder}#{uuid.uuid4().hex}")
+
+    def begin(self, job: Job, name: str) -> Any:
+        """Begins to train in the process of that name; returns what `outcome` takes."""
+        if name not in self._actors:
+            self._actors[name] = self._make(**({"name": name} if self._detached else {}))
+        self._busy.add(name)
+        return name, self._actors[name].train.remote(self._build, job)
 
     def outcome(self, begun: Any) -> str | None:
         """What became of a job: None while it trains, then an error in words, empty where there was none."""
-        actor, result = begun
+        name, result = begun
         if not self._ray.is_initialized():  # otherwise Ray would begin anew
             raise RuntimeError("Ray was shut down")
         if not self._ray.wait([result], timeout=0)[0]:
             return None
+        self._busy.discard(name)
         try:
             error: str = self._ray.get(result)
         except self._ray.exceptions.RayError as lost:
+            self._actors.pop(name, None)
             return LOST if isinstance(lost, self._ray.exceptions.ActorDiedError) else _words(lost)
-        self._idle.append(actor)
         return error
 
     def close(self) -> None:
         """Begins no more, and ends the processes that train nothing."""
         if self._ray.is_initialized():
-            for actor in self._idle:
+            for actor in self._actors.values():
                 self._ray.kill(actor)
-        self._idle.clear()
+        self._actors.clear()
 
 
 class _Trains:
@@ -181,9 +207,15 @@ class _Trains:
         tf.config.threading.set_intra_op_parallelism_threads(cores)
         for device in tf.config.list_physical_devices("GPU"):  # which several runs may share
             tf.config.experimental.set_memory_growth(device, True)
+        self._outcomes: dict[str, str] = {}
 
     def train(self, build: Build, job: Job) -> str:
         """Trains a run to its end; returns what it raised, in words."""
+        if not job.adopted or job.folder not in self._outcomes:
+            self._outcomes[job.folder] = self._outcome(build, job)
+        return self._outcomes[job.folder]
+
+    def _outcome(self, build: Build, job: Job) -> str:
         panda = None
         try:
             panda = begun(build, job)
@@ -208,7 +240,11 @@ def _actor(address: str | None, resources: Mapping[str, float], **how: Any) -> t
     others = {name: each for name, each in resources.items() if name not in ("CPU", "GPU")}
     given: dict[str, Any] = {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0)}
     made: Any = ray.remote(_Trains)
-    return ray, partial(made.options(**given, resources=others, **how).remote, max(1, int(resources.get("CPU", 1))))
+
+    def make(**names: Any) -> Any:
+        return made.options(**given, resources=others, **how, **names).remote(max(1, int(resources.get("CPU", 1))))
+
+    return ray, make
 
 
 _actors: list[Any] = []  # of `remote`: an actor that nobody refers to is ended
@@ -243,7 +279,7 @@ def remote(
         ImportError: If Ray is missing.
     """
     folder = str(new_directory("remote", directory).absolute())
-    detached = {"lifetime": "detached", "name": folder, "namespace": "babysit"} if address else {}
+    detached = {"lifetime": "detached", "name": folder, "namespace": NAMESPACE} if address else {}
     ray, make = _actor(address, resources or {"CPU": 1}, **detached)
     actor = make()
     result = actor.train.remote(build, Job(folder, hyperparameters, epochs, seed))

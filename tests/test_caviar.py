@@ -114,6 +114,18 @@ def test_a_pruner_ends_runs(search):
     assert [entry.author for entry in found["run 2"].journal if entry.action == "stop"] == ["pruner"]
 
 
+def test_a_run_that_is_behind_is_ended_by_the_median_of_those_before(search, monkeypatch):
+    rates = iter([0.1, 1e-6])
+    monkeypatch.setattr(caviar, "_suggested", lambda trial, name, values: next(rates))
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0)
+    space, of_one = {"learning_rate": [1e-6, 0.1]}, lambda found: build({**found, "units": 1})
+    found = search(of_one, space, trials=2, epochs=10_000, pruner=pruner)
+    until(lambda: found.rows() and found.rows()[0]["epoch"] > 300)
+    found["run 1"].send({"action": "stop"})
+    found.wait(60)
+    assert [row["state"] for row in found.rows()] == ["stopped", "pruned"]
+
+
 def test_a_run_is_steered_while_it_trains_and_a_search_is_stopped_and_taken_up(search, tmp_path):
     found = search(trials=3, epochs=3000)
     until(lambda: found.rows() and found.rows()[0]["epoch"])

@@ -1,8 +1,12 @@
 """The caviar in processes of Ray's: each run is the panda trained alone, and survives the loss of its process."""
 
+import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import pytest
@@ -13,6 +17,7 @@ from tests.patience import until
 from tests.searched import SPACE, build
 
 ray = pytest.importorskip("ray")
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
     os.environ.get("BABYSIT_FAULTS") != "all", reason="takes a minute and a machine of its own: `make faults`"
 )
@@ -60,7 +65,7 @@ def test_runs_of_a_cluster_are_pandas_trained_alone_steered_cloned_and_taken_up_
     search = begin(build, trials=3, epochs=epochs)
     assert search.status()["remarks"] == [] and search._place.at_once == 2
     until(lambda: sum(row["epoch"] > 5 for row in search.rows()) == 2, 120)
-    pids = {name: int(re.search(r"process (\d+)", holder(search[name].directory))[1]) for name in ("run 1", "run 2")}
+    pids = {name: process(search[name]) for name in ("run 1", "run 2")}
     assert len(set(pids.values())) == 2 and os.getpid() not in pids.values()
     entry = search["run 2"].set(learning_rate=0.01, why="from here")
     assert entry.changes["learning_rate"][1] == 0.01 and "@" in entry.author
@@ -74,6 +79,47 @@ def test_runs_of_a_cluster_are_pandas_trained_alone_steered_cloned_and_taken_up_
     name = search.clone("run 1", at=20, learning_rate=0.05)
     search.wait(100)
     assert search.rows()[-1]["state"] == "finished" and search[name].branches["branch 2"] == ("branch 1", 20)
+
+
+KERNEL = """
+import sys, babysit
+from tests.searched import SPACE, build
+search = babysit.Caviar(build, SPACE, directory=sys.argv[1], trials=3, epochs=4000, address=sys.argv[2])
+search.wait()
+"""
+
+
+def test_runs_of_a_cluster_go_on_when_the_kernel_is_killed_and_are_taken_up(cluster, tmp_path):
+    folder = tmp_path / "search"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    kernel = subprocess.Popen([sys.executable, "-c", KERNEL, folder, cluster.address], cwd=ROOT, env=environment)
+
+    def begun():
+        with contextlib.suppress(ValueError):
+            return len(babysit.Caviar.load(folder).runs) == 2
+
+    until(begun, 120, 0.5)
+    looked_at = babysit.Caviar.load(folder)
+    until(lambda: all(run.epoch > 5 for run in looked_at.runs.values()), 60)
+    pids = {name: process(run) for name, run in looked_at.runs.items()}
+    kernel.kill()
+    kernel.wait()
+    epochs = {name: run.epoch for name, run in looked_at.runs.items()}
+    until(lambda: all(run.epoch > epochs[name] + 5 for name, run in looked_at.runs.items()), 30)
+    search = babysit.Caviar.load(folder, build, address=cluster.address)
+    until(lambda: len(search._training) == 2, 60)
+    assert {name: process(search[name]) for name in pids} == pids
+    search["run 2"].stop()
+    search.wait(200)
+    assert [row["state"] for row in search.rows()] == ["finished", "stopped", "finished"]
+    panda = alone(search.rows()[0], tmp_path / "alone", 4000).wait(120)
+    assert panda.digest() == search["run 1"].checkpoints[-1].digest
+    assert not ray.util.list_named_actors(all_namespaces=True)  # none of them is left
+
+
+def process(run):
+    """That which trains a run."""
+    return int(re.search(r"process (\d+)", holder(run.directory))[1])
 
 
 def test_a_run_whose_process_is_lost_again_and_again_fails_and_so_does_what_raises(begin):
