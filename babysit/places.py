@@ -186,7 +186,7 @@ class Cluster:
         try:
             error: str = self._ray.get(result)
         except self._ray.exceptions.RayError as lost:
-            self._actors.pop(name, None)
+            self._ray.kill(self._actors.pop(name))  # which is perhaps still there, and belongs to nobody else
             return LOST if isinstance(lost, self._ray.exceptions.ActorDiedError) else _words(lost)
         return error
 

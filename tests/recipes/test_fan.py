@@ -61,6 +61,19 @@ def test_short_trials_leave_nothing_on_disk(panda):
     assert not saved(panda) & {trial.branch for trial in fan.trials}
 
 
+def test_the_share_that_is_done_grows_within_a_trial(panda):
+    shares = []
+
+    def watch():
+        shares.append(panda.status()["foresight"]["doing"]["done"])
+        return ()
+
+    panda.watchers.append(watch)
+    panda.fan(learning_rate=[0.001, 0.05], steps=40)  # of which an epoch has eight
+    panda.watchers.remove(watch)
+    assert shares == sorted(shares) and len({share for share in shares if 0 < share < 0.5}) >= 3
+
+
 @pytest.fixture
 def no_memory(monkeypatch):
     """For states, so that they are all written to disk."""
