@@ -202,6 +202,22 @@ def test_a_lambda_callback_alone_is_called_as_in_fit_and_the_model_holds_the_his
     assert ours.model is both.ours
 
 
+def test_after_its_end_a_run_that_is_rewound_begins_and_ends_again(tmp_path):
+    heard: list[str] = []
+    ends = {name: lambda logs, name=name: heard.append(name) for name in ("on_train_begin", "on_train_end")}
+    panda = babysit.Panda(network(), tmp_path / "run", seed=1)
+    panda.fit(X, Y, epochs=2, callbacks=callbacks.LambdaCallback(**ends)).wait(60)
+    for _ in range(2):
+        panda.rewind(3)
+        panda.rewind(2)
+        panda.resume()
+        panda.wait(60)
+    panda.rewind(1)
+    panda.stop()
+    panda.wait(60)
+    assert panda.state == "stopped" and heard == ["on_train_begin", "on_train_end"] * 4
+
+
 # --------------------------------------------------------------------------- stock callbacks
 
 

@@ -68,6 +68,7 @@ class Session:
         self.between: Callable[[], None] = lambda: None
         self._first_epoch = 0  # Keras's number of the run's epoch 0
         self.on_compiled: Callable[[], None] = lambda: None
+        self._over = False  # whether the callbacks have heard that the training ended
         self._begun = 0  # number of the event with which the fit began
         self._memory: Any = []  # what its callbacks remembered then
         self._observed: Any = None
@@ -170,6 +171,7 @@ class Session:
         """
         assert self.plan is not None
         plan, callbacks, began = self.plan, self.plan.callbacks, self.position.epoch
+        self._over = False
         callbacks.after = self._after_hook
         steps = plan.steps_per_epoch or self.trainer.steps_left(int(self.controls.values["batch_size"]))
         callbacks.attach(verbose=plan.verbose, epochs=plan.epochs, steps=steps)
@@ -196,6 +198,7 @@ class Session:
         if author := self.trainer.finish():
             self.emit(Edit(what="weights replaced by their moving average"), author=author)
         self.watch()
+        self._over = True
         try:
             callbacks("on_train_end", logs=end.logs if (end := self._last_end) else {})
         finally:
@@ -301,8 +304,15 @@ class Session:
         return self.emit(payload, f"branch {len(self.log.branches) + 1}", **about)
 
     def remind_callbacks(self) -> None:
-        """Has the callbacks remember what they did after the last epoch of this fit that had ended here."""
+        """Has the callbacks remember what they did after the last epoch of this fit that had ended here.
+
+        Where they have heard that the training ended, they hear first that it begins again.
+        """
         if self.plan is not None:
+            if self._over:
+                self._over = False
+                self.watch()
+                self.plan.callbacks("on_train_begin")
             end = self._last_end
             self.plan.callbacks.remember(end.callbacks if end else self._memory)
 
