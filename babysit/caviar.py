@@ -15,8 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from babysit.core.hyperparameter import any_whole, checked
 from babysit.core.scale import Scale
 from babysit.group import Together
@@ -297,7 +295,8 @@ class Caviar(Shown):
             import pandas
         except ImportError:
             raise ImportError("`to_pandas` needs pandas: `pip install pandas`.") from None
-        return pandas.DataFrame([row | row.pop("hyperparameters") for row in self.rows()]).set_index("name")
+        rows = [row | row["hyperparameters"] for row in self.rows()]
+        return pandas.DataFrame(rows).set_index("name").drop(columns=["hyperparameters", "values"])
 
     def wait(self, timeout: float | None = None) -> "Caviar":
         """Waits until all runs are over; returns the search.
@@ -368,6 +367,7 @@ class Caviar(Shown):
                 "state": run.state,
                 "step": run.step,
                 "epoch": len(run.values),
+                "values": run.values,
                 "epochs": self._facts["epochs"],
                 "hyperparameters": {**run.hyperparameters, **run.changes},
                 "latest": run.finite[-1] if run.finite else None,
@@ -378,11 +378,6 @@ class Caviar(Shown):
             }
             for run in list(self._all.values())
         ]
-
-    def curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Name -> (epochs, what is compared after each)."""
-        values = {run.name: np.array(run.values, float) for run in list(self._all.values())}
-        return {name: (np.arange(1, len(each) + 1), each) for name, each in values.items()}
 
     def status(self) -> dict[str, Any]:
         """How the search stands, in plain data."""
@@ -398,6 +393,7 @@ class Caviar(Shown):
             "done": len(over),
             "trials": wanted,
             "seconds_left": left,
+            "best": best["name"] if (best := self._best()) else None,
             "remarks": self._remarks[-3:],
         }
 

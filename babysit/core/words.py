@@ -94,9 +94,9 @@ def label(name: str) -> str:
 
 def number(value: Any) -> str:
     """A hyperparameter's value as a person writes it: `0.004`, `3e-05`, `128`."""
-    if isinstance(value, int):
-        return f"{value:,}"
-    if not isinstance(value, numbers.Real):  # `schedule`, or the name of a coupling
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):  # `schedule`, or the name of a coupling
         return str(value)
+    if isinstance(value, numbers.Integral):
+        return f"{value:,}"
     value = float(value)
     return f"{value:.4g}" if value < 0.9 or value > 1 else f"{value:.7g}"

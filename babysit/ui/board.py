@@ -1,109 +1,122 @@
-"""The board of a search: a table of its runs, the curves of all of them, and which hyperparameters led to which result.
+"""The board of a search: a table of its runs, their curves, and which hyperparameters led to which result."""
 
-The script of the page, `board.js`, sorts, selects and draws what needs no answer from the kernel.
-"""
-
+import datetime
 import html
-import math
-import numbers
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import anywidget
 import ipywidgets as widgets
 import numpy as np
 import traitlets
-from matplotlib.collections import LineCollection
 
-from babysit.core.words import label
+from babysit.core.words import label, number
 from babysit.ui import theme
+from babysit.ui.board_figure import NAMED, Axis, draw_curves, draw_parallel, parallel_axes
 from babysit.ui.chart import FRAME_SHARE
-from babysit.ui.chart_view import UNHEARD_S
+from babysit.ui.chart_view import ChartView
 from babysit.ui.dashboard import Dashboard
-from babysit.ui.figure import Curve, scale_y, write_at_right
+from babysit.ui.header import pill
 from babysit.ui.screen import STYLE, Screen
-from babysit.ui.trials_figure import new_axes, png
-from babysit.ui.widgets import button, classed, reset_subshell_routing, row
+from babysit.ui.widgets import (
+    button,
+    caption,
+    classed,
+    close,
+    folded,
+    refusal_html,
+    reset_subshell_routing,
+    row,
+    typed_number,
+    with_tooltip,
+    write,
+)
 
 INTERVAL_S = 0.5
 FRAME_INTERVAL_S = 2.0  # new values are drawn no more often
-POINTS, GREY_POINTS = 200, 5_000  # of a curve, and of all grey ones together
-MOST_OPEN = len(theme.RUNS)  # runs of which one dashboard is shown
-REMARKS = 20  # the newest that the page gets
-HEIGHT = 300  # of the picture, in pixels of the page
+_BEGUN = ("running", "paused", "finished", "stopped", "pruned", "failed")
+ACTIONS = {  # what can be done to runs in which states
+    "Pause": ("running",),
+    "Resume": ("paused",),
+    "Stop": ("waiting", "running", "paused"),
+    "Clone": _BEGUN,
+    "Delete": _BEGUN[2:],
+    "Open": _BEGUN,
+}
 _NO_SCRIPT = (
     "This page cannot load the package anywidget, which shows the table of runs: install it beside JupyterLab "
     "(`pip install anywidget`) and reload the page. Until then, use the search's methods and `to_pandas()`."
 )
 _GONE = "This search was removed from the kernel, as no variable refers to it. `babysit.Caviar.load` loads it again."
-Row = Mapping[str, Any]
-Values = tuple[np.ndarray, np.ndarray]
 
 
-class Search(Protocol):
-    """What a board needs of a search; all of it plain data, at once and from any thread."""
-
-    def rows(self) -> Sequence[Row]:
-        """A row for each run, in the order in which they were made."""
-
-    def curves(self) -> Mapping[str, Values]:
-        """Run -> epochs, and the values at them of what is compared."""
-
-    def status(self) -> Mapping[str, Any]:
-        """How the search stands."""
-
-    def send(self, command: Mapping[str, Any]) -> Any:
-        """Sends a command for some runs, or for all; a refusal is one of the status's remarks."""
-
-    def __getitem__(self, name: str) -> Any:
-        """A run, which has a `dashboard()`."""
-
-    def together(self, *names: str) -> Any:
-        """Several runs under one set of controls, as one."""
-
-
-class _Page(anywidget.AnyWidget):
+class _Table(anywidget.AnyWidget):
     """The widget of `board.js`.
 
     Attributes:
-        chosen: The runs that the user has chosen, in that order. The page alone writes them.
+        columns: The titles of the columns.
+        chosen: The runs that are chosen, in that order.
     """
 
     _esm = Path(__file__).with_name("board.js")
+    columns = traitlets.List(traitlets.Unicode()).tag(sync=True)
     chosen = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
 
 class Board(Screen):
     """The screen of a search; `widget` is what to display, as often as you like.
 
-    It keeps the search in memory while that goes on, and while a page shows it. The page is sent only
-    what has changed, and only while it is in sight.
+    It keeps the search in memory while that goes on, and while a page shows it.
 
     Args:
-        search: The search.
+        search: What has `rows`, `status`, `send` and `together` as a `Caviar` has, and runs by name.
     """
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Any) -> None:
         super().__init__(search, INTERVAL_S)
-        self._visible = self._is_new = False  # whether a page shows it, and one that has nothing yet
+        wake = self._wake.set
         self._goes_on = True
-        self._width, self._ratio = 640, 1.0
-        self._rows: dict[str, Any] = {}  # those that the page has
-        self._status: dict[str, Any] = {}
-        self._drawn: Any = None, None  # what the picture shows: which values, and how the user wants to see them
+        self._status: Mapping[str, Any] = {}
+        self._rows: dict[str, Mapping[str, Any]] = {}
+        self._sent: dict[str, Any] = {}  # the rows that the page has
+        self._chosen: list[str] = []
+        self._drawn: Any = None, None  # what the pictures show: which values, and how the user wants to see them
         self._cost_s = self._next_frame = 0.0
-        self._unconfirmed_s = 0.0  # since when a message is on its way; 0 if none is
-        self._error = self._refusal = ""
+        self._asked = self._refusal = ""  # the action that is asked about, and why the last one was refused
         self._opened: tuple[str, ...] = ()  # the runs whose dashboard is shown
         self._to_open: tuple[str, ...] = ()  # and those whose is to be
         self._several: Dashboard | None = None  # of several runs, which belongs to nothing else
-        self._page, self._below = _Page(), classed(widgets.VBox(), "babysit-opened")
-        self._page.on_msg(self._on_message)
-        self._page.observe(lambda _: self._wake.set(), "chosen")
-        style = widgets.HTML(f"<style>{STYLE}</style>", layout={"display": "none"})
-        parts = [style, self._page, classed(widgets.HTML(html.escape(_NO_SCRIPT)), "babysit-no-script"), self._below]
+        self._title, self._figures, self._remarks, self._alarm = (widgets.HTML() for _ in range(4))
+        self._progress = classed(widgets.FloatProgress(min=0, max=1), "babysit-progress")
+        self._half = button("Stop the worst half", partial(self._send, "stop worst half"))
+        self._all = button("Stop all", partial(self._send, "stop all"))
+        self._buttons = {name: button(name, partial(self._act, name)) for name in ACTIONS}
+        self._count, self._question = caption(), caption()
+        late = {"continuous_update": False}  # else a click could overtake what was typed last
+        self._at = widgets.Text(description="at step", placeholder="where it is", **late)
+        self._changes = widgets.Text(description="with", placeholder="learning_rate=0.003", **late)
+        self._yes, cancel = button("Yes", self._answer, "primary"), button("Cancel", partial(self._ask, ""))
+        self._yes.disabled = cancel.disabled = False
+        self._form = row(self._question, self._at, self._changes, self._yes, cancel)
+        self._chart, self._brushes, self._table = ChartView(lambda *_, **__: "", wake), Brushes(wake), _Table()
+        self._table.on_msg(self._on_new_page)
+        self._table.observe(lambda _: wake(), "chosen")
+        self._below = classed(widgets.VBox(), "babysit-opened")
+        progress = with_tooltip(self._progress, "runs that are done")
+        parts = [
+            widgets.HTML(f"<style>{STYLE}</style>", layout={"display": "none"}),
+            row(self._title, progress, self._figures, self._half, self._all, name="babysit-status-bar"),
+            row(self._remarks, self._alarm, name="babysit-message"),
+            row(*self._buttons.values(), self._count),
+            self._form,
+            self._table,
+            classed(widgets.HTML(html.escape(_NO_SCRIPT)), "babysit-no-script"),
+            row(classed(self._chart.widget, "babysit-chart"), self._brushes.widget, name="babysit-pictures"),
+            self._below,
+        ]
         self.widget = classed(widgets.VBox(parts), "babysit", "babysit-board")
         self._start_pump()
 
@@ -116,86 +129,157 @@ class Board(Screen):
 
     # ---------------------------------- called by the page, on any thread: only send
 
-    def _on_message(self, _: Any, message: Mapping[str, Any], buffers: Any) -> None:
-        self._unconfirmed_s = 0.0
-        if "seen" in message:
-            return
-        if "visible" in message:
-            self._visible = message["visible"]
-            self._is_new |= bool(message.get("anew"))
-            if message.get("width"):
-                self._width, self._ratio = max(int(message["width"]), 260), min(max(message["ratio"], 1.0), 3.0)
-        if "open" in message:
-            self._to_open, self._refusal = tuple(message["open"]), ""
-        if "action" in message and (search := self._reference()) is not None:
-            self._refusal = ""
-            try:
-                search.send({"runs": [], "at": None, "changes": {}, **message})
-            except Exception as error:
-                self._refusal = str(error)
+    def _on_new_page(self, *_: Any) -> None:
+        self._sent = {}
+        self._wake.set()
+
+    def _meant(self, name: str) -> list[str]:
+        """The chosen runs to which an action can be done."""
+        return [one for one in self._chosen if one in self._rows and self._rows[one]["state"] in ACTIONS[name]]
+
+    def _act(self, name: str) -> None:
+        if name in ("Clone", "Delete"):
+            self._ask(name)
+        elif name == "Open":
+            self._open(*self._meant(name))
+        else:
+            self._send(name.lower(), runs=self._meant(name))
+
+    def _ask(self, name: str) -> None:
+        self._asked = name
+        self._wake.set()
+
+    def _answer(self) -> None:
+        name, about = self._asked, {}
+        try:
+            if name == "Clone":
+                step = self._at.value.strip()
+                about = {"at": typed_number(step, True) if step else None, "changes": typed(self._changes.value)}
+            self._asked = ""
+            self._send(name.lower(), runs=self._meant(name), **about)
+        except ValueError as error:
+            self._refusal = str(error)
+        self._wake.set()
+
+    def _open(self, *names: str) -> None:
+        self._to_open, self._refusal = names, ""
+        self._wake.set()
+
+    def _send(self, action: str, **about: Any) -> None:
+        self._refusal = ""
+        if (search := self._reference()) is not None:
+            search.send({"action": action, **about})
         self._wake.set()
 
     # ------------------------------------------------------- called by the pump alone
 
     def _is_visible(self) -> bool:
-        return self._visible
+        return self._chart.is_visible
 
     def _is_in_use(self) -> bool:
-        return self._goes_on or self._visible
+        return self._goes_on or self._chart.is_shown
 
-    def _refresh(self, search: Search) -> None:
-        """Sends the page what has changed since it was sent something."""
-        if (status := self._attempt(search.status)) is None:
-            self._status = {}
-            return self._tell({"status": {"remarks": [self._error]}})
+    def _refresh(self, search: Any) -> None:
+        """Shows what has changed; an error in one part does not keep the others from being refreshed."""
+        error = ""
+        for show in (self._show_status, self._show_runs, self._show_pictures, self._show_opened):
+            try:
+                show(search)
+            except Exception as raised:
+                error = f"A part of the board could not be shown. {type(raised).__name__}: {raised}"
+        write(self._alarm, value=refusal_html(self._refusal or error))
+
+    def _show_status(self, search: Any) -> None:
+        self._status = status = search.status()
         self._goes_on = status["state"] not in ("finished", "stopped")
-        is_late = bool(self._unconfirmed_s) and time.monotonic() < self._unconfirmed_s + UNHEARD_S
-        if not self._visible or is_late:  # a page that was closed says nothing
-            return
-        if self._is_new:
-            self._is_new, self._rows, self._status, self._drawn = False, {}, {}, (None, None)
-        rows = {row["name"]: plain(row) for row in self._attempt(search.rows) or ()}
-        remarks = [*status["remarks"][-REMARKS:], *filter(None, [self._refusal, self._error])]
-        status, self._error = plain({**status, "remarks": remarks, "best": best_of(rows, status["highest"])}), ""
-        message: dict[str, Any] = {
-            "status": {name: value for name, value in status.items() if self._status.get(name, ...) != value},
-            "rows": [row for name, row in rows.items() if self._rows.get(name) != row],
-        }
-        message = {name: part for name, part in message.items() if part}
-        if not self._status or list(rows) != list(self._rows):
-            message["order"] = list(rows)
-        self._rows, self._status = rows, status
-        colours, picture = self._attempt(self._picture, search) or (None, None)
-        self._tell(message if picture is None else {**message, "colours": colours}, picture)
-        self._attempt(self._show_opened, search)
+        figures = [f"{status['done']:,} of {status['trials']:,} runs done"]
+        if status["seconds_left"] is not None:
+            figures.append(f"{datetime.timedelta(seconds=round(status['seconds_left']))} left")
+        write(self._title, value=f"<b>{html.escape(status['title'])}</b> {pill(status['state'], status['state'])}")
+        write(self._progress, value=status["done"] / max(status["trials"], 1))
+        write(self._figures, value="".join(f"<span>{words}</span>" for words in figures))
+        last, *older = [*reversed(status["remarks"])] or [""]
+        words = folded(last, "\n".join(older)) if older else html.escape(last)
+        write(self._remarks, value=f'<span class="babysit-remark">{words}</span>' if words else "")
+        write(self._all, disabled=status["state"] != "running")
 
-    def _tell(self, message: Mapping[str, Any], picture: bytes | None = None) -> None:
-        if message:
-            self._unconfirmed_s = time.monotonic()
-            self._page.send(message, [picture] if picture else None)
-            reset_subshell_routing(self._page)
-
-    def _picture(self, search: Search) -> tuple[dict[str, str], bytes] | None:
-        """The colours of runs in the picture, and the picture; None if it is not due, or shows this already."""
-        now, best = time.monotonic(), self._status["best"]
-        chosen = [name for name in self._page.chosen if name in self._rows]
-        view = chosen, self._width, self._ratio
-        values = [(name, row["epoch"], row["latest"]) for name, row in self._rows.items()], best
-        if view == self._drawn[1] and (values == self._drawn[0] or now < self._next_frame):
-            return None
-        self._drawn, before_s, began = (values, view), self._cost_s, time.thread_time()
+    def _show_runs(self, search: Any) -> None:
+        self._rows, was = {one["name"]: one for one in search.rows()}, list(self._table.chosen)
+        chosen = [name for name in was if name in self._rows]
+        self._axes, self._good = parallel_axes([*self._rows.values()], self._status)
+        if self._brushes.refresh(self._axes):
+            chosen = [name for name, is_within in zip(self._rows, self._brushes.within(), strict=True) if is_within]
+        elif chosen != self._chosen:  # the sliders no longer say what is chosen
+            self._brushes.reset()
+        self._chosen = chosen
+        if chosen != was:
+            write(self._table, chosen=chosen)
+        self._show_actions()
+        best, by = self._status["best"], label(self._status["by"])
         # The chosen ones first, in the colours that they have where they are opened.
-        named = [*chosen, *(name for name in (best,) if name and name not in chosen)]
-        most = len(theme.RUNS) - 1
-        colours = dict(zip([*named[:most], *named[most:][-1:]], theme.RUNS, strict=False))
-        status = self._status["by"], self._status["highest"]
-        picture = draw_curves(search.curves(), colours, chosen, best, *status, self._width, self._ratio)
+        named = dict.fromkeys([*chosen[: NAMED - 1], *filter(None, [best]), *chosen])
+        self._colours = {name: theme.RUNS[i] if i < NAMED else None for i, name in enumerate(named)}
+        names = dict.fromkeys(self._status["space"])
+        for one in self._rows.values():
+            names |= dict.fromkeys(one["hyperparameters"])
+        write(self._table, columns=["run", "state", "step", *map(label, names), by, f"best {by}", "examples/s"])
+        if not self._chart.is_ready:
+            return
+        rows = {name: self._cells(i, name, names) for i, name in enumerate(self._rows)}
+        sent, self._sent = self._sent, rows
+        changed = [{"name": name, "cells": cells} for name, cells in rows.items() if sent.get(name) != cells]
+        if changed or list(sent) != list(rows):
+            self._table.send({"rows": changed, "order": list(rows)})
+            reset_subshell_routing(self._table)
+
+    def _cells(self, i: int, name: str, names: Iterable[str]) -> list[tuple[str, Any]]:
+        """What the page shows of a run in each column, and what it sorts it by."""
+        one = self._rows[name]
+        words = f'<i style="background: {self._colours.get(name) or "none"}"></i>{html.escape(name)}'
+        words += " <em>best</em>" * (name == self._status["best"])
+        words += f"<small>clone of {html.escape(one['of'])}</small>" if one["of"] else ""
+        error = one["error"].strip()
+        state = f'<span class="babysit-pill babysit-{one["state"]}">{one["state"]}</span>'
+        state += folded(error.splitlines()[-1], error) if error else ""
+        values = [one["step"], *(one["hyperparameters"].get(of) for of in names)]
+        cells = [("" if value is None else number(value), value) for value in values]
+        cells += [("" if one[of] is None else f"{one[of]:#.4g}", one[of]) for of in ("latest", "best")]
+        speed = one["examples_a_second"]
+        return [(words, i), (state, one["state"]), *cells, (number(int(float(f"{speed:.2g}"))) if speed else "", speed)]
+
+    def _show_actions(self) -> None:
+        for name, made in self._buttons.items():
+            write(made, disabled=not self._meant(name), tooltip=", ".join(self._meant(name)))
+        going = [one for one in self._rows.values() if one["state"] in ("running", "paused")]
+        write(self._half, disabled=sum(one["latest"] is not None for one in going) < 2)
+        write(self._count, value=f"{len(self._chosen):,} of {len(self._rows):,} chosen")
+        meant = self._meant(self._asked) if self._asked else []
+        words = ", ".join(meant) if len(meant) < 4 else f"{len(meant)} runs"
+        write(self._form.layout, display=None if meant else "none")
+        if meant:
+            write(self._question, value=f"{self._asked} {words}{' for good?' if self._asked == 'Delete' else ''}")
+            write(self._yes, description=f"{self._asked} {words}")
+        for box in (self._at, self._changes):
+            write(box.layout, display=None if self._asked == "Clone" else "none")
+
+    def _show_pictures(self, _: Any) -> None:
+        chart, now = self._chart, time.monotonic()
+        chart.show_state("", self._goes_on)
+        size = chart.width, chart.ratio
+        values = [(name, one["epoch"], one["latest"], one["best"]) for name, one in self._rows.items()]
+        wanted = values, (self._chosen, size, chart.zoom)
+        is_due = self._drawn[1] != wanted[1] or now >= self._next_frame
+        if self._drawn == wanted or not (is_due and chart.is_ready):
+            return
+        self._drawn, before_s, began = wanted, self._cost_s, time.thread_time()
+        chosen = {name: self._colours[name] for name in self._chosen}
+        chart.show(draw_curves(self._rows, self._colours, self._status, *size, chart.zoom))
+        self._brushes.show(draw_parallel(self._axes, self._good, [*self._rows], chosen, *size))
         self._cost_s = time.thread_time() - began
         # A single slow picture, as the first one, which loads fonts, does not change the interval.
         self._next_frame = now + max(FRAME_INTERVAL_S, min(before_s, self._cost_s) / FRAME_SHARE)
-        return colours, picture
 
-    def _show_opened(self, search: Search) -> None:
+    def _show_opened(self, search: Any) -> None:
         """Shows the dashboard of the runs that the user has opened, until it is closed or one of them is deleted."""
         names = self._to_open if all(name in self._rows for name in self._to_open) else ()
         if names == self._opened:
@@ -205,17 +289,17 @@ class Board(Screen):
         if not names:
             return
         try:
-            if len(names) > MOST_OPEN:
-                raise ValueError(f"so many at a time: choose up to {MOST_OPEN}")
+            if len(names) > NAMED:
+                raise ValueError(f"so many at a time: choose up to {NAMED}")
             if len(names) > 1:
                 self._several = Dashboard(search.together(*names))
             dashboard = self._several.widget if self._several else search[names[0]].dashboard()
         except Exception as error:
             self._refusal = f"{' and '.join(names)} cannot be opened: {error}"
             return
-        close = button(f"Close {' and '.join(names)}", lambda: self._on_message(None, {"open": ()}, None))
-        close.disabled = False
-        self._below.children = [row(close), dashboard]
+        close_button = button(f"Close {' and '.join(names)}", self._open)
+        close_button.disabled = False
+        self._below.children = [row(close_button), dashboard]
         reset_subshell_routing(self._below)
 
     def _close_several(self) -> None:
@@ -224,97 +308,89 @@ class Board(Screen):
             self._several = None
 
     def _finish(self) -> None:
-        self._tell({"status": {"state": "gone", "remarks": [_GONE]}})
-
-    def _attempt(self, act: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls a function; an error is shown, and does not keep the rest of the board from being refreshed."""
-        try:
-            return act(*arguments)
-        except Exception as error:
-            self._error = f"A part of the board could not be shown. {type(error).__name__}: {error}"
+        write(self._title, value=f"<b>{html.escape(self._status['title'])}</b> {pill('gone', 'stopped')}")
+        write(self._alarm, value=refusal_html(_GONE))
+        for made in (self._half, self._all, *self._buttons.values()):
+            write(made, disabled=True)
 
 
-# ------------------------------------------------------------------------- without widgets
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON has it; numbers that are not finite as words."""
-    if isinstance(value, Mapping):
-        return {str(name): plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    return float(value) if isinstance(value, numbers.Real) and math.isfinite(value) else str(value)
-
-
-def best_of(rows: Mapping[str, Row], highest: bool) -> str | None:
-    """The name of the run with the best value; None if none has one."""
-    found = {name: row["best"] for name, row in rows.items() if isinstance(row["best"], float | int)}
-    return (max if highest else min)(found, key=found.__getitem__) if found else None
-
-
-def draw_curves(
-    curves: Mapping[str, Values],
-    colours: Mapping[str, str],
-    chosen: Iterable[str],
-    best: str | None,
-    by: str,
-    highest: bool,
-    width: int,
-    ratio: float,
-) -> bytes:
-    """A PNG of the curves of all runs, thinned so that many cost no more than a few.
+class Brushes:
+    """Parallel coordinates: a picture of them, and on each axis a slider, between whose ends runs are chosen.
 
     Args:
-        curves: Run -> epochs, and the values at them.
-        colours: Run -> colour, of those with a name.
-        chosen: Runs that stand out; those without a colour are dark, all others grey.
-        best: The best run, whose line is the thickest.
-        by: What is compared.
-        highest: Whether the highest value is the best.
-        width: Width in pixels of the page.
-        ratio: Image pixels per pixel of the page.
+        wake: Wakes the pump, which alone calls the methods.
+
+    Attributes:
+        widget: What to display.
     """
-    points = max(min(POINTS, GREY_POINTS // max(len(curves), 1)), 2)
-    thinned = {name: _thinned(*values, POINTS if name in colours else points) for name, values in curves.items()}
-    lines = {name: line for name, line in thinned.items() if len(line)}
-    named = {name: f"{name}  {lines[name][-1, 1]:.3g}" for name in colours if name in lines}
-    axes = new_axes(label(by), width, ratio, 12 + int(7.5 * max(map(len, named.values()), default=1)), HEIGHT)
-    axes.set_xlabel("epoch", color=theme.FAINT, fontsize=9)
-    rest, dark = [name for name in lines if name not in colours], set(chosen)
-    for colour, alpha, group in (
-        (theme.GHOST, 0.55, [lines[name] for name in rest if name not in dark]),
-        (theme.INK, 1.0, [lines[name] for name in rest if name in dark]),
-    ):
-        if group:
-            axes.add_collection(LineCollection(group, colors=colour, alpha=alpha, linewidths=0.9))
-            axes.plot(*np.array([line[-1] for line in group]).T, ".", color=colour, alpha=alpha, markersize=4)
-    for name in reversed(named):
-        axes.plot(*lines[name].T, color=colours[name], linewidth=2.4 if name == best else 1.7)
-        axes.plot(*lines[name][-1], ".", color=colours[name], markersize=7)
-    if lines:
-        _limit(axes, np.concatenate(list(lines.values())), highest)
-    write_at_right(axes, [(lines[name][-1, 1], words, colours[name]) for name, words in named.items()])
-    return png(axes.figure)
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._axes: Sequence[Axis] = ()
+        self._ends: list[tuple[int, int]] = []  # of each slider, as they were seen last
+        self._image, self._sliders = widgets.Image(format="png"), classed(widgets.HBox(), "babysit-axes")
+        self.widget = classed(widgets.Box([self._image, self._sliders]), "babysit-parallel")
+
+    def refresh(self, axes: Sequence[Axis]) -> bool:
+        """Shows a slider on each axis; returns whether the user has moved one since the last time."""
+        self._axes, old = axes, self._sliders.children
+        if len(axes) != len(old):
+            self._sliders.children = [self._slider(axis) for axis in axes]
+            reset_subshell_routing(self._sliders)
+            for slider in old:
+                close(slider)
+            self._see()
+        for slider, axis in zip(self._sliders.children, axes, strict=True):
+            write(slider, options=_options(axis), index=slider.index)
+        before, now = self._ends, self._see()
+        return before != now
+
+    def show(self, png: bytes) -> None:
+        """Shows a picture of `draw_parallel`."""
+        write(self._image, value=png)
+
+    def within(self) -> np.ndarray:
+        """Whether each run lies between the ends of all sliders that were moved; none does where none was."""
+        found = []
+        for (low, high), axis in zip(self._ends, self._axes, strict=True):
+            last = len(axis.stops) - 1
+            if (low, high) != (0, last):
+                found.append((axis.places >= low / last - 1e-9) & (axis.places <= high / last + 1e-9))
+        return np.all(found, axis=0) if found else np.zeros(len(self._axes[0].places), bool)
+
+    def reset(self) -> None:
+        """Moves the ends of all sliders to the ends of their axes."""
+        for slider, axis in zip(self._sliders.children, self._axes, strict=True):
+            write(slider, index=(0, len(axis.stops) - 1))
+        self._see()
+
+    def _see(self) -> list[tuple[int, int]]:
+        self._ends = [slider.index for slider in self._sliders.children]
+        return self._ends
+
+    def _slider(self, axis: Axis) -> Any:
+        ends = (0, len(axis.stops) - 1)
+        about = {"options": _options(axis), "description": axis.title, "orientation": "vertical"}
+        made = with_tooltip(widgets.SelectionRangeSlider(**about, index=ends), f"{axis.title}: chooses runs")
+        made.observe(lambda _: self._wake(), "index")
+        return made
 
 
-def _thinned(epochs: np.ndarray, values: np.ndarray, points: int) -> np.ndarray:
-    """Points of a curve, one a row: those with a finite value, no more than so many, the last one among them."""
-    line: np.ndarray = np.column_stack([epochs, values]).astype(float)
-    line = line[np.isfinite(line).all(axis=1)]
-    return line if len(line) <= points else line[np.linspace(0, len(line) - 1, points).round().astype(int)]
+def _options(axis: Axis) -> tuple[tuple[str, int], ...]:
+    return tuple((words, i) for i, words in enumerate(axis.stops))
 
 
-def _limit(axes: Any, points: np.ndarray, highest: bool) -> None:
-    """Chooses what of the plane is seen: all of it, but for losses far above nearly all others."""
-    values = points[:, 1]
-    top = values.max() if highest else min(values.max(), 5 * max(np.quantile(values, 0.9), 0)) or values.max()
-    scale_y(axes, [Curve("", values[None, values <= top], 0, {})], log=not highest)
-    axes.set_xlim(min(points[:, 0].min(), 1), max(points[:, 0].max(), 2))
-    axes.autoscale_view(scalex=False)
-    if top < values.max():
-        low = values.min()
-        axes.set_ylim(0.85 * low if axes.get_yscale() == "log" else low - 0.05 * (top - low), top)
+def typed(text: str) -> dict[str, float]:
+    """Changes as the user types them: `learning_rate=0.003, momentum=0.95`.
+
+    Raises:
+        ValueError: If one is not written so.
+    """
+    changes = {}
+    for part in filter(None, (one.strip() for one in text.replace(";", ",").split(","))):
+        name, _, value = map(str.strip, part.partition("="))
+        try:
+            changes[name.replace(" ", "_")] = float(value if name else "")
+        except ValueError:
+            raise ValueError(f"A change is written as learning_rate=0.003. Received: {part}") from None
+    return changes

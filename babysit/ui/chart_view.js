@@ -90,7 +90,7 @@ function render({ model, el }) {
     if (!steps.length) return;
     const shown = at ?? steps.length - 1;
     place(line, toPixel(steps[shown]), 1);
-    values.append(element('b', '', `step ${steps[shown].toLocaleString('en')}`));
+    values.append(element('b', '', `${frame.unit ?? 'step'} ${steps[shown].toLocaleString('en')}`));
     frame.curves.forEach(([name, colour], row) => {
       const value = number(table[row * steps.length + shown]);
       if (!value) return;
@@ -154,6 +154,7 @@ function render({ model, el }) {
     box.scrollIntoView({ block: 'nearest' });
   };
   const askAt = (step, height) => {
+    if (frame.unit) return; // what it shows is no run's steps
     const pixel = toPixel(step);
     const near = frame.marks.filter((mark) => Math.abs(toPixel(mark.step) - pixel) <= REACH);
     near.sort((a, b) => Math.abs(a.step - step) - Math.abs(b.step - step));
@@ -165,7 +166,7 @@ function render({ model, el }) {
   const nameControls = () => {
     const all = dashboard();
     for (const handle of all.querySelectorAll('.noUi-handle')) {
-      const name = handle.closest('.jupyter-widgets').querySelector('.widget-label')?.textContent;
+      const name = handle.closest('.widget-slider')?.querySelector('.widget-label')?.textContent;
       if (name) handle.setAttribute('aria-label', name);
     }
     for (const list of all.querySelectorAll('select, .noUi-handle')) list.dataset.lmSuppressShortcuts = 'true';
@@ -222,7 +223,7 @@ function render({ model, el }) {
     else if (key === 'ArrowUp' || key === 'ArrowDown') moveToMark(key === 'ArrowUp' ? -1 : 1);
     else if (key === '+' || key === '=') zoomBy(0.5);
     else if (key === '-') zoomBy(2);
-    else if (key === 'Enter' && at !== null) { askAt(steps[at]); box.querySelector('button').focus(); }
+    else if (key === 'Enter' && at !== null) { askAt(steps[at]); box.querySelector('button')?.focus(); }
     else if (key === 'Home' || key === 'Escape') { close(); zoomTo(null); }
     else return;
     event.preventDefault();
@@ -290,7 +291,7 @@ function render({ model, el }) {
     const all = words ? `${words} ${HELP}` : '';
     if (silence.textContent !== all) silence.textContent = all; // written anew, it would be read aloud anew
   };
-  const watch = setInterval(warn, 1000);
+  const watch = setInterval(() => { warn(); nameControls(); }, 1000); // there may be new ones
   const sight = new IntersectionObserver((entries) => {
     inSight = entries.at(-1).isIntersecting;
     report();

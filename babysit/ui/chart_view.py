@@ -22,7 +22,7 @@ class _PageView(anywidget.AnyWidget):
     """The widget of `chart_view.js`.
 
     Attributes:
-        frame: What `ChartFigure.frame` gives.
+        frame: What `ChartFigure.frame` gives; with a `unit`, if its steps are not those of a run.
         title: Of the browser's tab.
         rates: What `rate_axis` gives of the picture of a range test, if that is shown; empty otherwise.
         beat: Grows every few seconds while the run goes on, else 0.

@@ -33,15 +33,15 @@ class StatusBar:
     def refresh(self, status: Mapping[str, Any], refusal: str = "") -> None:
         """Shows the status of a run, and why it has refused what was last asked of it."""
         name, branch, state = (html.escape(status[part]) for part in ("name", "branch", "state"))
-        pill = _pill(state, status["state"])
+        shown = pill(state, status["state"])
         if doing := self._doing(status):
-            pill = _pill(doing, "waiting", f"is {state}; the last command is not obeyed yet")
+            shown = pill(doing, "waiting", f"is {state}; the last command is not obeyed yet")
         elif refusal:
-            pill += " " + _pill("refused", "refused", refusal)
+            shown += " " + pill("refused", "refused", refusal)
         if status.get("remote"):
             how, tooltip = ("watching", _WATCHING) if status["read_only"] else ("remote", _REMOTE)
-            pill += f' <span class="babysit-pill" title="{tooltip}">{how}</span>'
-        write(self._title, value=f"<b>{name}</b> <span>{branch}</span> {pill}")
+            shown += f' <span class="babysit-pill" title="{tooltip}">{how}</span>'
+        write(self._title, value=f"<b>{name}</b> <span>{branch}</span> {shown}")
         write(self._progress, value=_share(status))
         write(self._figures, value=_figures(status))
 
@@ -77,7 +77,8 @@ class StatusBars:
             bar.refresh(one, last.why if last and last.action == "refuse" else "")
 
 
-def _pill(words: str, kind: str, about: str = "") -> str:
+def pill(words: str, kind: str, about: str = "") -> str:
+    """A word in a coloured field, as the state of a run is shown."""
     title = f' title="{html.escape(about)}"' if about else ""
     return f'<span class="babysit-pill babysit-{slug(kind)}" role="status"{title}>{words}</span>'
 

@@ -89,10 +89,16 @@ def rate_axis(result: Mapping[str, Any], width: int) -> dict[str, Any]:
     return about | {"limits": (min(rates) / 1.2, max(rates) * 1.2)}
 
 
+def new_figure(width: int, height: int, ratio: float) -> Any:
+    """An empty picture without paper, of so many pixels of the page."""
+    figure = Figure((width / 100, height / 100), dpi=100 * ratio, facecolor="none")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def new_axes(title: str, width: int, ratio: float, right: int, height: int = HEIGHT) -> Any:
     """The axes of a picture of one panel, with so many pixels of the page right of them for words."""
-    figure: Any = Figure((width / 100, height / 100), dpi=100 * ratio, facecolor="none")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height, ratio)
     wide, high = width - _LEFT - right, height - _BOTTOM - _TITLE
     axes = figure.add_axes((_LEFT / width, _BOTTOM / height, wide / width, high / height), facecolor="none")
     style_axes(axes, title)

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 import babysit
-from tests.browser.test_panda import CUT_OFF, UNNAMED
+from tests.browser.test_panda import CUT_OFF, SHARP, UNNAMED
 from tests.patience import until
 from tests.ui import test_board
 
@@ -53,7 +53,7 @@ class Watched:
         return self.board.get_by_role("button", name=name, exact=True)
 
     def chosen(self):
-        return self.ask("board._page.chosen")
+        return self.ask("board._table.chosen")
 
     def last(self):
         return self.ask("search.commands[-1] if search.commands else None")
@@ -87,21 +87,22 @@ def test_a_search_is_sorted_steered_cloned_and_opened(board):
     board.box("run 2").check()
     board.box("run 25").press("Space")
     until(lambda: board.chosen() == ["run 2", "run 25"])
-    line = board.board.locator("path[data-run='run 25']")
-    until(lambda: line.evaluate("one => getComputedStyle(one).stroke") == "rgb(194, 81, 0)")  # as its curve
+    sign = board.board.locator("tr", has=board.page.get_by_label("choose run 25", exact=True)).locator("i")
+    until(lambda: sign.evaluate("one => one.style.backgroundColor") == "rgb(194, 81, 0)")  # as its curve
     board.button("Pause").click()  # the finished one is not meant
-    until(lambda: board.last() == {"action": "pause", "runs": ["run 2"], "at": None, "changes": {}})
+    until(lambda: board.last() == {"action": "pause", "runs": ["run 2"]})
     board.lab.evaluate("search.change('run 2', state='paused')")
     until(lambda: board.button("Resume").is_enabled())
     board.button("Delete").click()
-    board.board.get_by_role("button", name="Delete run 25 for good").click()
-    until(lambda: board.last()["action"] == "delete" and board.last()["runs"] == ["run 25"])
+    board.button("Delete run 25").click()
+    until(lambda: board.last() == {"action": "delete", "runs": ["run 25"]})
     board.box("run 25").uncheck()
 
-    board.button("Clone").click()
-    board.page.keyboard.type("1,200")
+    board.button("Clone").press("Enter")
+    board.board.get_by_label("at step").fill("1,200")
     board.page.keyboard.press("Tab")
     board.page.keyboard.type("learning rate=0.003")
+    board.page.keyboard.press("Tab")
     board.page.keyboard.press("Enter")
     changes = {"learning_rate": 0.003}
     until(lambda: board.last() == {"action": "clone", "runs": ["run 2"], "at": 1200, "changes": changes})
@@ -114,35 +115,54 @@ def test_a_search_is_sorted_steered_cloned_and_opened(board):
     board.board.get_by_text("the dashboard of run 2").wait_for(state="detached")
 
 
-def test_runs_are_chosen_by_brushing_an_axis_with_the_mouse_and_by_keyboard(board):
-    axis = board.board.locator("[data-axis=units]")
+def test_runs_are_chosen_by_the_sliders_on_the_axes_with_the_mouse_and_by_keyboard(board):
+    axis = board.board.locator(".widget-vslider", has_text="units")
+    ends, few = axis.get_by_role("slider", name="units"), "[r['name'] for r in search.rows() if {}]"
     axis.scroll_into_view_if_needed()
-    box = axis.bounding_box()
-    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    board.page.mouse.move(*middle)
+    low, high = (ends.nth(i).bounding_box() for i in (0, 1))
+    assert abs(low["y"] - high["y"] - 220) < 2
+    board.page.mouse.move(high["x"] + 6, high["y"] + 6)
     board.page.mouse.down()
-    board.page.mouse.move(middle[0], box["y"] + box["height"], steps=4)
+    board.page.mouse.move(high["x"] + 6, high["y"] + 6 + 110, steps=4)
     board.page.mouse.up()
-    few = "[row['name'] for row in search.rows() if row['hyperparameters'].get('units', 1e9) <= 72]"
-    until(lambda: board.chosen() == board.ask(few))
-    board.page.mouse.dblclick(*middle)
-    until(lambda: board.chosen() == [])
-    axis.focus()
+    below = board.ask(few.format("r['hyperparameters'].get('units', 1e9) <= 72"))
+    until(lambda: board.chosen() == below)
+    until(lambda: axis.locator(".widget-readout").inner_text() == "16-72")
+    ends.nth(0).focus()
     for _ in range(10):
-        board.page.keyboard.press("Shift+ArrowDown")
-    until(lambda: board.chosen() == board.ask(few))
-    assert axis.get_attribute("aria-valuetext") == f"16 to 72, {len(board.chosen())} runs chosen"
-    board.page.keyboard.press("Escape")
+        board.page.keyboard.press("ArrowUp")
+    between = board.ask(few.format("44 <= r['hyperparameters'].get('units', 1e9) <= 72"))
+    until(lambda: board.chosen() == between)
+    board.board.get_by_label("choose all runs").click()
+    board.board.get_by_label("choose all runs").click()
     until(lambda: board.chosen() == [])
+    until(lambda: axis.locator(".widget-readout").inner_text() == "16-128")
+
+
+def test_the_curves_are_read_off_by_the_crosshair_and_zoomed(board):
+    plot = board.board.locator(".babysit-plot")
+    plot.scroll_into_view_if_needed()
+    plot.focus()
+    board.page.keyboard.press("ArrowRight")
+    board.page.keyboard.press("ArrowRight")
+    until(lambda: board.board.locator(".babysit-values").inner_text().split() == ["epoch", "2", "run", "1", "0.5"])
+    board.page.keyboard.press("Enter")
+    assert board.board.locator(".babysit-box").is_hidden()  # it is no run that can be rewound
+    board.page.keyboard.press("+")
+    until(lambda: board.ask("board._chart.zoom") is not None)
+    board.page.keyboard.press("Home")
+    until(lambda: board.ask("board._chart.zoom") is None)
 
 
 def test_it_has_names_and_fits_wide_and_narrow_pages(board):
-    assert board.board.evaluate(UNNAMED) == []
+    until(lambda: board.board.evaluate(UNNAMED) == [])
     for width in (900, 1280, 1920):
         board.page.set_viewport_size({"width": width, "height": 1000})
         until(lambda: board.board.evaluate("one => one.scrollWidth <= one.clientWidth"))
-        until(lambda: board.board.locator("img").evaluate("one => one.naturalWidth === one.clientWidth"))
-        assert board.board.locator(".babysit-tools").evaluate_all(f"all => all.flatMap({CUT_OFF})") == []
+        for image in (".babysit-plot img", ".babysit-parallel img"):
+            until(lambda image=image: board.board.locator(image).evaluate(SHARP))
+        rows = board.board.locator(".babysit-status-bar, .babysit-row, .babysit-axes")
+        assert rows.evaluate_all(f"all => all.flatMap({CUT_OFF})") == []
     board.lab.screenshot("board")
 
 

@@ -1,4 +1,4 @@
-"""The board with a fake search: what it sends to the page and to the search, and what it draws."""
+"""The board with a fake search: what it shows of it, what it asks of it, and what it draws."""
 
 import gc
 import io
@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from babysit.ui import theme
-from babysit.ui.board import HEIGHT, Board, draw_curves
+from babysit.ui.board import Board, typed
+from babysit.ui.board_figure import HEIGHT, draw_curves, draw_parallel, parallel_axes
 from tests.patience import until
 
 
@@ -21,7 +22,7 @@ class FakeSearch:
 
     def __init__(self, runs=3, epochs=10):
         self.commands, self.remarks, self.state, self.epochs = [], [], "running", epochs
-        self.table, self.values, self.asked = {}, {}, 0
+        self.table, self.asked = {}, 0
         rng = np.random.default_rng(0)
         for i in range(runs):
             found = {
@@ -34,23 +35,20 @@ class FakeSearch:
 
     def add(self, name, **about):
         row = {"name": name, "state": "waiting", "step": 0, "epoch": 0, "epochs": self.epochs, "hyperparameters": {}}
-        row |= {"latest": None, "best": None, "examples_a_second": None, "error": "", "of": ""}
-        self.table, self.values = {**self.table, name: row | about}, {**self.values, name: []}
+        row |= {"values": [], "latest": None, "best": None, "examples_a_second": None, "error": "", "of": ""}
+        self.table = {**self.table, name: row | about}
 
     def change(self, name, **about):
         self.table = {**self.table, name: self.table[name] | about}
 
     def train(self, name, *values):
-        self.values = {**self.values, name: [*self.values[name], *values]}
-        now, finite = self.values[name], [value for value in self.values[name] if np.isfinite(value)]
+        now = [*self.table[name]["values"], *values]
+        finite = [value for value in now if np.isfinite(value)]
         about = {"state": "running", "epoch": len(now), "step": 45 * len(now), "examples_a_second": 41_234.0}
-        self.change(name, latest=now[-1], best=min(finite, default=None), **about)
+        self.change(name, values=now, latest=finite[-1], best=min(finite, default=None), **about)
 
     def rows(self):
         return [dict(row) for row in self.table.values()]
-
-    def curves(self):
-        return {name: (np.arange(1, len(one) + 1), np.array(one, float)) for name, one in self.values.items()}
 
     def status(self):
         self.asked += 1
@@ -63,7 +61,9 @@ class FakeSearch:
         }
         facts = {"title": "search in runs/search", "by": "val_loss", "highest": False, "state": self.state}
         counts = {"done": done, "trials": len(self.table), "seconds_left": 130.0}
-        return facts | counts | {"remarks": list(self.remarks), "space": space}
+        known = {name: row["best"] for name, row in self.table.items() if row["best"] is not None}
+        best = min(known, key=known.get, default=None)
+        return facts | counts | {"remarks": list(self.remarks), "space": space, "best": best}
 
     def send(self, command):
         self.commands.append(command)
@@ -90,9 +90,12 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def blank(monkeypatch):
-    """What curves and colours each picture was drawn from; it costs no time."""
+    """What rows and colours each picture was drawn from; it costs no time."""
     drawn = []
-    monkeypatch.setattr("babysit.ui.board.draw_curves", lambda *about: drawn.append(about) or b"a picture")
+    monkeypatch.setattr(
+        "babysit.ui.board.draw_curves", lambda *about: drawn.append(about) or {"png": bytes(len(drawn))}
+    )
+    monkeypatch.setattr("babysit.ui.board.draw_parallel", lambda *about: b"lines")
     return drawn
 
 
@@ -103,7 +106,7 @@ def search():
 
 @pytest.fixture
 def page(search, blank):
-    with shown(search) as page:
+    with Page(search) as page:
         yield page
 
 
@@ -112,9 +115,11 @@ class Page:
 
     def __init__(self, search):
         self.search, self.board, self.messages, self.threads = weakref.proxy(search), Board(search), [], set()
-        self.rows, self.status, self.order, self.pictures, self.confirms = {}, {}, [], 0, True
-        self.board._page.send = self._receive
-        self.report(visible=True, anew=True, width=640, ratio=1.0)
+        self.rows, self.order, self.pictures, self.confirms = {}, [], 0, True
+        self.board._table.send = self._receive
+        self.board._chart._page.observe(self._draw, "frame")
+        self.board._on_new_page()
+        self.report(visible=True, width=640, ratio=1.0)
         until(lambda: self.pictures)
 
     def __enter__(self):
@@ -124,22 +129,30 @@ class Page:
         self.board.close()
         self.board.close()
 
-    def report(self, **message):
-        self.board._on_message(None, message, [])
+    def report(self, **about):
+        self.board._chart._on_report(None, about, [])
 
     def choose(self, *names):
-        self.board._page.chosen = list(names)
+        self.board._table.chosen = list(names)
 
-    def _receive(self, message, buffers=None):
+    def button(self, name):
+        return self.board._buttons[name]
+
+    def click(self, name):
+        until(lambda: not self.button(name).disabled)
+        self.button(name).click()
+
+    def _receive(self, message):
         json.dumps(message, allow_nan=False)
         self.messages.append(message)
         self.threads.add(threading.current_thread().name)
-        self.rows |= {row["name"]: row for row in message.get("rows", [])}
-        self.status |= message.get("status", {})
-        self.order = message.get("order", self.order)
-        self.pictures += bool(buffers)
+        self.rows |= {row["name"]: [words for words, _ in row["cells"]] for row in message["rows"]}
+        self.order = message["order"]
+
+    def _draw(self, _):
+        self.pictures += 1
         if self.confirms:
-            self.report(seen=True)
+            self.report(drawn=True)
 
     def settle(self):
         """Returns after some refreshes that sent nothing."""
@@ -149,15 +162,25 @@ class Page:
             until(lambda asked=asked: self.search.asked > asked + 4)
 
 
-shown = Page
-
-
-def test_a_page_is_sent_all_rows_the_status_and_a_picture(search, page, blank):
+def test_a_page_is_sent_all_rows_and_the_status(search, page):
     assert page.order == list(search.table) == list(page.rows)
-    assert page.rows["run 2"]["hyperparameters"] == search.table["run 2"]["hyperparameters"]
-    assert page.status["space"]["activation"] == {"choices": ["relu", "tanh", "elu"]}
-    assert (page.status["by"], page.status["trials"], page.status["best"]) == ("val_loss", 3, None)
+    names = ["learning rate", "units", "momentum", "activation"]
+    assert page.board._table.columns == ["run", "state", "step", *names, "val loss", "best val loss", "examples/s"]
+    assert page.rows["run 2"][6] == search.table["run 2"]["hyperparameters"]["activation"]
+    assert "0 of 3 runs done" in page.board._figures.value and "0:02:10 left" in page.board._figures.value
     assert page.threads == {"babysit-pump"}
+
+
+def test_what_is_shown_of_a_run(search, page):
+    search.train("run 1", 0.5, 0.25)
+    search.train("run 2", 0.1234567)
+    search.add("run 4", of="run 1 at step 1,200", state="failed", error="Traceback\nValueError: a < b")
+    until(lambda: len(page.rows) == 4 and "best" in page.rows["run 2"][0])
+    assert page.rows["run 1"][2] == "90" and page.rows["run 1"][-3:] == ["0.2500", "0.2500", "41,000"]
+    assert page.rows["run 2"][-2] == "0.1235"
+    assert "clone of run 1 at step 1,200" in page.rows["run 4"][0]
+    assert "<summary>ValueError: a &lt; b</summary>" in page.rows["run 4"][1]
+    assert page.rows["run 4"][-3:] == ["", "", ""] and page.messages[-1]["rows"][-1]["cells"][-1][1] is None
 
 
 def test_of_an_unchanged_search_nothing_is_sent_and_of_a_changed_one_what_has_changed(search, page):
@@ -169,30 +192,27 @@ def test_of_an_unchanged_search_nothing_is_sent_and_of_a_changed_one_what_has_ch
     search.change("run 2", step=7)
     until(lambda: page.messages)
     page.settle()
-    assert [message.keys() for message in page.messages] == [{"rows"}]
-    assert [row["step"] for message in page.messages for row in message["rows"]] == [7]
+    assert [row["name"] for message in page.messages for row in message["rows"]] == ["run 2"]
+    assert page.rows["run 2"][2] == "7"
 
 
-def test_of_a_hundred_runs_no_more_is_sent_than_of_ten_where_one_has_changed(blank):
-    sizes = []
-    for runs in (10, 100):
-        search = FakeSearch(runs)
-        with shown(search) as page:
-            page.settle()
-            page.messages.clear()
-            search.change("run 2", step=7)
-            until(lambda page=page: page.messages)
-            page.settle()
-            sizes.append(sum(len(json.dumps(message)) for message in page.messages))
-    assert sizes[0] == sizes[1]
+def test_of_a_hundred_runs_only_the_one_that_has_changed_is_sent(blank):
+    search = FakeSearch(100)
+    with Page(search) as page:
+        page.settle()
+        page.messages.clear()
+        search.change("run 2", step=7)
+        until(lambda: page.messages)
+        page.settle()
+        assert [row["name"] for message in page.messages for row in message["rows"]] == ["run 2"]
 
 
 def test_a_new_run_and_a_deleted_one_are_seen(search, page):
-    search.add("run 4", of="run 1 at step 1,200")
+    search.add("run 4")
     until(lambda: page.order[-1] == "run 4")
-    assert page.rows["run 4"]["of"] == "run 1 at step 1,200"
-    search.table = {}
-    until(lambda: page.order == [])
+    page.choose("run 4", "run 1")
+    search.table = {"run 1": search.table["run 1"]}
+    until(lambda: page.order == ["run 1"] and page.board._table.chosen == ["run 1"])
 
 
 def test_a_page_that_comes_later_is_sent_everything_and_one_out_of_sight_nothing(search, page):
@@ -202,72 +222,98 @@ def test_a_page_that_comes_later_is_sent_everything_and_one_out_of_sight_nothing
     search.change("run 1", step=5)
     page.settle()
     assert page.messages == []
-    page.rows, page.pictures = {}, 0
-    page.report(visible=True, anew=True, width=640, ratio=1.0)
-    until(lambda: page.pictures and set(page.rows) == set(search.table))
-    assert page.rows["run 1"]["step"] == 5
+    page.rows = {}
+    page.board._on_new_page()
+    page.report(visible=True)
+    until(lambda: set(page.rows) == set(search.table))
+    assert page.rows["run 1"][2] == "5"
 
 
-def test_a_page_that_was_closed_is_sent_something_seldom(search, page, monkeypatch):
-    page.settle()
-    page.confirms = False
-    for step in range(1, 4):
-        search.change("run 1", step=step)
+def test_a_page_that_was_closed_is_sent_something_seldom(search, blank, monkeypatch):
+    monkeypatch.setattr("babysit.ui.board.FRAME_INTERVAL_S", 0.0)
+    with Page(search) as page:
         page.settle()
-    assert page.rows["run 1"]["step"] == 1
-    monkeypatch.setattr("babysit.ui.board.UNHEARD_S", 0.05)
-    until(lambda: page.rows["run 1"]["step"] == 3)
+        page.confirms = False
+        search.train("run 1", 0.5)
+        until(lambda: page.pictures == 2 and page.rows["run 1"][2] == "45")
+        for step in range(1, 4):
+            search.change("run 1", step=step)
+            page.settle()
+        assert page.rows["run 1"][2] == "45"
+        monkeypatch.setattr("babysit.ui.chart_view.UNHEARD_S", 0.05)
+        until(lambda: page.rows["run 1"][2] == "3")
 
 
-def test_values_that_are_not_finite_and_numpys_are_sent_as_words_and_numbers(search, page):
-    search.train("run 1", np.float32(0.5), np.nan)
-    search.change("run 2", hyperparameters={"units": np.int64(64), "rate": np.inf})
-    until(lambda: page.rows["run 1"]["latest"] == "nan")
-    until(lambda: page.rows["run 2"]["hyperparameters"] == {"units": 64, "rate": "inf"})
-    until(lambda: page.status["best"] == "run 1")
-
-
-def test_commands_go_to_the_search_at_once_and_a_refusal_is_shown(search, page):
-    page.report(action="pause", runs=["run 1"])
-    page.report(action="clone", runs=["run 2"], at=1200, changes={"learning_rate": 0.003})
+def test_the_actions_are_those_that_the_chosen_runs_allow_and_go_to_the_search(search, page):
+    search.change("run 1", state="running")
+    search.change("run 2", state="paused")
+    page.choose("run 1", "run 2")
+    until(lambda: [name for name, made in page.board._buttons.items() if made.disabled] == ["Delete"])
+    page.click("Pause")
+    page.click("Stop")
     assert search.commands == [
-        {"action": "pause", "runs": ["run 1"], "at": None, "changes": {}},
-        {"action": "clone", "runs": ["run 2"], "at": 1200, "changes": {"learning_rate": 0.003}},
+        {"action": "pause", "runs": ["run 1"]},
+        {"action": "stop", "runs": ["run 1", "run 2"]},
     ]
-    search.remarks = ["run 1 waits."]
-    until(lambda: page.status["remarks"] == ["run 1 waits."])
-
-    def refuse(command):
-        raise ValueError("no such run")
-
-    search.send = refuse
-    page.report(action="stop", runs=["run 9"])
-    until(lambda: page.status["remarks"] == ["run 1 waits.", "no such run"])
-    search.send = search.commands.append
-    page.report(action="stop", runs=["run 1"])
-    until(lambda: page.status["remarks"] == ["run 1 waits."])
+    page.board._all.click()
+    assert search.commands[-1] == {"action": "stop all"} and page.board._half.disabled
+    search.train("run 1", 0.5)
+    search.train("run 3", 0.5)
+    until(lambda: not page.board._half.disabled)
+    search.remarks = ["one", "two <3>"]
+    until(lambda: "<summary>two &lt;3&gt;</summary>" in page.board._remarks.value)
 
 
-def test_the_newest_remarks_are_sent(search, page):
-    search.remarks = [f"remark {i}" for i in range(1000)]
-    until(lambda: len(page.status["remarks"]) == 20 and page.status["remarks"][-1] == "remark 999")
+def test_a_run_is_cloned_as_typed_and_deleted_once_it_is_asked_about(search, page):
+    search.change("run 1", state="stopped")
+    page.choose("run 1")
+    form = page.board._form.layout
+    page.click("Clone")
+    until(lambda: form.display is None)
+    page.board._at.value, page.board._changes.value = "1,200", "learning rate"
+    page.board._yes.click()
+    until(lambda: "A change is written as learning_rate=0.003. Received: learning rate" in page.board._alarm.value)
+    page.board._changes.value = "learning rate=0.003; momentum = 0.95"
+    page.board._yes.click()
+    changes = {"learning_rate": 0.003, "momentum": 0.95}
+    assert search.commands == [{"action": "clone", "runs": ["run 1"], "at": 1200.0, "changes": changes}]
+    until(lambda: form.display == "none" and not page.board._alarm.value)
+    page.click("Delete")
+    until(lambda: page.board._yes.description == "Delete run 1" and page.board._at.layout.display == "none")
+    page.choose("run 2")
+    until(lambda: form.display == "none")
+    page.choose("run 1")
+    until(lambda: form.display is None)
+    page.board._yes.click()
+    assert search.commands[-1] == {"action": "delete", "runs": ["run 1"]}
+
+
+def test_changes_are_typed_in_words():
+    assert typed("") == {}
+    assert typed("learning rate=1e-3, momentum=0.9") == {"learning_rate": 1e-3, "momentum": 0.9}
+    for words in ("rate", "rate=", "=1", "rate=fast"):
+        with pytest.raises(ValueError, match="is written as"):
+            typed(words)
 
 
 def test_a_run_is_opened_below_one_at_a_time_and_closed(search, page):
     below = page.board._below
-    page.report(open=["run 1"])
-    until(lambda: len(below.children) == 2 and below.children[1].value == "the dashboard of run 1")
-    first = below.children[1]
-    page.report(open=["run 2"])
-    until(lambda: len(below.children) == 2 and below.children[1].value == "the dashboard of run 2")
+    for name in search.table:
+        search.change(name, state="running")
+    for name in ("run 1", "run 2"):
+        page.choose(name)
+        until(lambda name=name: page.button("Open").tooltip == name)
+        page.click("Open")
+        until(lambda name=name: len(below.children) == 2 and below.children[1].value == f"the dashboard of {name}")
+    shown = below.children[1]
     assert below.children[0].children[0].description == "Close run 2"
     below.children[0].children[0].click()
     until(lambda: not below.children)
-    page.report(open=["run 1"])
+    page.click("Open")
     until(lambda: below.children)
-    search.table = {name: row for name, row in search.table.items() if name != "run 1"}
+    search.table = {name: row for name, row in search.table.items() if name != "run 2"}
     until(lambda: not below.children)
-    assert first.comm is not None  # it belongs to the run
+    assert shown.comm is not None  # it belongs to the run
 
 
 def test_several_runs_are_opened_under_one_set_of_controls(search, page, monkeypatch):
@@ -283,67 +329,93 @@ def test_several_runs_are_opened_under_one_set_of_controls(search, page, monkeyp
 
     monkeypatch.setattr("babysit.ui.board.Dashboard", Dashboard)
     below = page.board._below
-    page.report(open=["run 1", "run 3"])
+    page.board._open("run 1", "run 3")
     until(lambda: len(below.children) == 2 and below.children[1].value == "the dashboard of run 1 and run 3")
     assert asked == [("run 1", "run 3")]
     assert below.children[0].children[0].description == "Close run 1 and run 3"
-    page.report(open=["run 2"])
+    page.board._open("run 2")
     until(lambda: len(below.children) == 2 and below.children[1].value == "the dashboard of run 2")
     assert len(closed) == 1
     search.table |= {f"run {i}": search.table["run 1"] | {"name": f"run {i}"} for i in range(4, 10)}
-    page.report(open=[f"run {i}" for i in range(1, 10)])
-    until(lambda: "choose up to 6" in str(page.status["remarks"]))
+    page.board._open(*(f"run {i}" for i in range(1, 10)))
+    until(lambda: "choose up to 6" in page.board._alarm.value)
 
 
 def test_a_run_that_cannot_be_opened_says_why(search, page, monkeypatch):
     monkeypatch.setattr(FakeSearch, "__getitem__", lambda self, name: {}[name])
-    page.report(open=["run 1"])
-    until(lambda: any("run 1" in one for one in page.status["remarks"]))
+    page.board._open("run 1")
+    until(lambda: "run 1 cannot be opened" in page.board._alarm.value)
     assert not page.board._below.children
 
 
 def test_an_error_of_the_search_or_the_picture_is_shown_and_the_rest_goes_on(search, page, monkeypatch):
-    monkeypatch.setattr(search, "curves", lambda: 1 / 0)
-    search.train("run 1", 0.5)
-    page.choose("run 1")
-    until(lambda: "ZeroDivisionError" in str(page.status["remarks"]))
-    search.change("run 1", step=77)
-    until(lambda: page.rows["run 1"]["step"] == 77)
+    with monkeypatch.context() as broken:
+        broken.setattr("babysit.ui.board.draw_parallel", lambda *about: 1 / 0)
+        search.train("run 1", 0.5)
+        page.choose("run 1")
+        until(lambda: "ZeroDivisionError" in page.board._alarm.value)
+        search.change("run 1", step=77)
+        until(lambda: page.rows["run 1"][2] == "77")
     with monkeypatch.context() as broken:
         broken.setattr(search, "status", lambda: 1 / 0)
-        until(lambda: "ZeroDivisionError" in str(page.messages[-1]))
-    until(lambda: page.status["state"] == "running")
+        until(lambda: "ZeroDivisionError" in page.board._alarm.value)
+    until(lambda: not page.board._alarm.value)
 
 
 def test_new_values_are_drawn_seldom_and_a_choice_at_once(search, blank, monkeypatch):
     monkeypatch.setattr("babysit.ui.board.FRAME_INTERVAL_S", 1e9)
-    with shown(search) as page:
+    with Page(search) as page:
         search.train("run 1", 0.5)
         search.train("run 2", 0.4)
-        until(lambda: page.status["best"] == "run 2")
+        until(lambda: "best" in page.rows["run 2"][0])
         page.settle()
         assert len(blank) == 1
         page.choose("run 3", "run 1")
         until(lambda: len(blank) > 1)
-        curves, colours, chosen, *_ = blank[-1]
-        assert list(colours) == ["run 3", "run 1", "run 2"] and chosen == ["run 3", "run 1"]
-        assert list(colours.values()) == list(theme.RUNS[:3])
+        rows, colours, *_ = blank[-1]
+        assert list(rows) == list(search.table)
+        assert colours == dict(zip(["run 3", "run 1", "run 2"], theme.RUNS, strict=False))
+        assert theme.RUNS[0] in page.rows["run 3"][0]
         page.settle()
         assert len(blank) == 2
         page.report(visible=True, width=900, ratio=2.0)
         until(lambda: len(blank) == 3)
-        assert blank[-1][-2:] == (900, 2.0)
+        assert blank[-1][3:] == (900, 2.0, None)
 
 
 def test_only_a_new_value_is_drawn_anew(search, blank, monkeypatch):
     monkeypatch.setattr("babysit.ui.board.FRAME_INTERVAL_S", 0.0)
-    with shown(search) as page:
+    with Page(search) as page:
         search.change("run 1", step=50, examples_a_second=1.0)
-        until(lambda: page.rows["run 1"]["step"] == 50)
+        until(lambda: page.rows["run 1"][2] == "50")
         page.settle()
         assert len(blank) == 1
         search.train("run 1", 0.5)
         until(lambda: len(blank) == 2)
+
+
+def test_runs_are_chosen_by_the_sliders_on_the_axes_until_others_are_chosen(search, page):
+    sliders, units = page.board._brushes._sliders, {}
+    for i, (name, value) in enumerate(zip(search.table, (16, 72, 128), strict=True)):
+        units[name] = value
+        search.change(name, hyperparameters={"units": value, "activation": "tanh" if i else "relu"})
+    search.change("run 2", best=0.5)
+    search.change("run 3", best=0.25)
+    until(lambda: [slider.description for slider in sliders.children][1::3] == ["units", "best val loss"])
+    slider, kinds = sliders.children[1], sliders.children[3]
+    assert [words for words, _ in slider.options][::10] == ["16", "44", "72", "100", "128"]
+    assert [words for words, _ in kinds.options] == ["relu", "tanh", "elu"]
+    slider.index = (0, 20)
+    until(lambda: page.board._table.chosen == ["run 1", "run 2"])
+    kinds.index = (1, 2)
+    until(lambda: page.board._table.chosen == ["run 2"])
+    slider.index = (0, 40)
+    until(lambda: page.board._table.chosen == ["run 2", "run 3"])
+    sliders.children[4].index = (0, 39)  # run 1 has no result
+    until(lambda: page.board._table.chosen == ["run 3"])
+    page.choose("run 1")
+    until(lambda: [slider.index for slider in sliders.children] == [(0, 40), (0, 40), (0, 40), (0, 2), (0, 40)])
+    assert page.board._table.chosen == ["run 1"]
 
 
 def colours_of(png):
@@ -351,35 +423,61 @@ def colours_of(png):
     return {f"#{bytes(pixel[:3].tolist()).hex()}" for pixel in pixels[pixels[:, 3] == 255]}
 
 
+BY = {"by": "val_loss", "highest": False, "best": "run 3"}
+
+
 def test_the_best_and_the_chosen_have_colours_and_the_others_are_grey():
     rng = np.random.default_rng(0)
-    curves = {f"run {i}": (np.arange(1, 11), 1 / np.arange(1, 11) + rng.random(10)) for i in range(9)}
-    colours = dict(zip(["run 3", "run 5"], theme.RUNS, strict=False))
-    png = draw_curves(curves, colours, ["run 5", "run 7"], "run 3", "val_loss", False, 640, 2.0)
-    assert Image.open(io.BytesIO(png)).size == (1280, 2 * HEIGHT)
-    assert {theme.TRAIN, theme.VALID, theme.INK} <= colours_of(png)
-    assert theme.OTHER not in colours_of(png)
+    rows = {f"run {i}": {"values": 1 / np.arange(1, 11) + rng.random(10)} for i in range(9)}
+    colours = {"run 3": theme.TRAIN, "run 5": theme.VALID, "run 7": None}
+    frame = draw_curves(rows, colours, BY, 640, 2.0)
+    assert Image.open(io.BytesIO(frame["png"])).size == (1280, 2 * HEIGHT)
+    assert {theme.TRAIN, theme.VALID} <= colours_of(frame["png"])
+    assert theme.OTHER not in colours_of(frame["png"])
+    assert frame["curves"] == [("run 3", theme.TRAIN), ("run 5", theme.VALID)]
+    table = np.frombuffer(frame["table"], "<f4").reshape(2, 10)
+    np.testing.assert_allclose(table, [rows["run 3"]["values"], rows["run 5"]["values"]], rtol=1e-6)
+    np.testing.assert_array_equal(np.frombuffer(frame["steps"]), np.arange(1, 11))
+    assert draw_curves(rows, colours, BY, 640, 2.0, (2, 5))["limits"] == (2, 5)
 
 
 @pytest.mark.parametrize(
     "values", [[], [[]], [[np.nan]], [[0.5]], [[-1.0, -2.0]], [[0.0] * 3], [[1e30, 0.1], [0.2, 0.1]], [[0.3], [np.inf]]]
 )
 def test_whatever_was_measured_can_be_drawn(values):
-    curves = {f"run {i}": (np.arange(1, len(one) + 1), np.array(one)) for i, one in enumerate(values)}
+    rows = {f"run {i}": {"values": one} for i, one in enumerate(values)}
     for highest in (False, True):
-        colours = dict.fromkeys(list(curves)[:1], theme.TRAIN)
-        assert draw_curves(curves, colours, list(curves), None, "val_loss", highest, 260, 1.0).startswith(b"\x89PNG")
+        colours = dict.fromkeys(list(rows)[:1], theme.TRAIN)
+        frame = draw_curves(rows, colours, {**BY, "highest": highest}, 260, 1.0)
+        assert frame["png"].startswith(b"\x89PNG")
 
 
 def test_what_is_drawn_of_many_long_curves_is_bounded(monkeypatch):
     drawn = []
-    monkeypatch.setattr("babysit.ui.board.LineCollection", lambda lines, **_: drawn.append(lines) or 1 / 0)
+    monkeypatch.setattr("babysit.ui.board_figure.LineCollection", lambda lines, **_: drawn.append(lines) or 1 / 0)
     for runs in (10, 1000):
-        curves = {f"run {i}": (np.arange(5000), np.ones(5000)) for i in range(runs)}
+        rows = {f"run {i}": {"values": np.ones(5000)} for i in range(runs)}
         with pytest.raises(ZeroDivisionError):
-            draw_curves(curves, {}, [], None, "val_loss", False, 640, 1.0)
+            draw_curves(rows, {}, BY, 640, 1.0)
         assert len(drawn[-1]) == runs and sum(map(len, drawn[-1])) <= 5_000
-        assert max(map(len, drawn[-1])) <= 200 and drawn[-1][0][-1, 0] == 4999
+        assert max(map(len, drawn[-1])) <= 200 and drawn[-1][0][-1, 0] == 5000
+
+
+def test_the_places_of_runs_on_the_axes_are_those_on_their_scales():
+    search = FakeSearch(2)
+    found = {"learning_rate": 0.01, "units": 128, "momentum": 0.9, "activation": "elu"}
+    search.add("run 3", hyperparameters=found, best=0.25)
+    search.add("run 4", hyperparameters={**found, "units": 999, "activation": "gelu"}, best=0.5)
+    axes, good = parallel_axes(search.rows(), search.status())
+    places = [axis.places[2] for axis in axes]
+    np.testing.assert_allclose(places, [0.5, 1, np.log(0.5 / 0.1) / np.log(0.5 / 0.001), 1, 0], atol=1e-12)
+    assert axes[1].places[3] == 1 and np.isnan(axes[3].places[3])
+    np.testing.assert_array_equal(good, [np.nan, np.nan, 1, 0])
+    assert axes[0].stops[::10] == ("0.0001", "0.001", "0.01", "0.1", "1") and axes[2].stops[-1] == "0.999"
+    names = [row["name"] for row in search.rows()]
+    for colours in ({}, {"run 3": theme.TRAIN, "run 4": None}):
+        png = draw_parallel(axes, good, names, colours, 640, 1.0)
+        assert Image.open(io.BytesIO(png)).size == (640, HEIGHT)
 
 
 def test_a_search_that_is_over_and_that_no_page_shows_is_released(blank):
@@ -392,5 +490,5 @@ def test_a_search_that_is_over_and_that_no_page_shows_is_released(blank):
     held().state = "finished"
     page.report(visible=False)
     until(lambda: gc.collect() >= 0 and held() is None and not page.board._pump.is_alive())
-    assert page.status["state"] == "gone" and "Caviar.load" in page.status["remarks"][0]
+    assert "gone" in page.board._title.value and "Caviar.load" in page.board._alarm.value
     page.board.close()
