@@ -88,7 +88,7 @@ class Board(Screen):
         self._asked = self._refusal = ""  # the action that is asked about, and why the last one was refused
         self._opened: tuple[str, ...] = ()  # the runs whose dashboard is shown
         self._to_open: tuple[str, ...] = ()  # and those whose is to be
-        self._several: Dashboard | None = None  # of several runs, which belongs to nothing else
+        self._dashboard: Dashboard | None = None  # of them
         self._title, self._figures, self._remarks, self._alarm = (widgets.HTML() for _ in range(4))
         self._progress = classed(widgets.FloatProgress(min=0, max=1), "babysit-progress")
         self._half = button("Stop the worst half", partial(self._send, "stop worst half"))
@@ -121,10 +121,9 @@ class Board(Screen):
         self._start_pump()
 
     def close(self) -> None:
-        """Stops the pump and takes the board off the page, but closes no run's dashboard; may be called twice."""
+        """Stops the pump and takes the board off the page; may be called twice."""
         self._stop_pump()
-        self._below.children = []
-        self._close_several()
+        self._close_opened()
         super().close()
 
     # ---------------------------------- called by the page, on any thread: only send
@@ -284,28 +283,27 @@ class Board(Screen):
         names = self._to_open if all(name in self._rows for name in self._to_open) else ()
         if names == self._opened:
             return
-        self._opened, self._below.children = names, []
-        self._close_several()
+        self._opened = names
+        self._close_opened()
         if not names:
             return
         try:
             if len(names) > NAMED:
                 raise ValueError(f"so many at a time: choose up to {NAMED}")
-            if len(names) > 1:
-                self._several = Dashboard(search.together(*names))
-            dashboard = self._several.widget if self._several else search[names[0]].dashboard()
+            self._dashboard = Dashboard(search.together(*names) if len(names) > 1 else search[names[0]])
         except Exception as error:
             self._refusal = f"{' and '.join(names)} cannot be opened: {error}"
             return
         close_button = button(f"Close {' and '.join(names)}", self._open)
         close_button.disabled = False
-        self._below.children = [row(close_button), dashboard]
+        self._below.children = [row(close_button), self._dashboard.widget]
         reset_subshell_routing(self._below)
 
-    def _close_several(self) -> None:
-        if self._several is not None:
-            self._several.close()
-            self._several = None
+    def _close_opened(self) -> None:
+        self._below.children = []
+        if self._dashboard is not None:
+            self._dashboard.close()
+            self._dashboard = None
 
     def _finish(self) -> None:
         write(self._title, value=f"<b>{html.escape(self._status['title'])}</b> {pill('gone', 'stopped')}")

@@ -19,14 +19,15 @@ package.__path__ = {path!r}
 
 import ipywidgets as widgets
 import numpy as np
-from babysit.ui.board import Board
+from babysit.ui import board as of_the_board
 
 {fakes}
 search = FakeSearch(30)
 for i, name in enumerate(search.table):
     search.train(name, *(1 / np.arange(1, 6) + (i * 7 % 30) / 30))
     search.change(name, state="running" if i < 20 else "finished")
-board = Board(search)
+of_the_board.Dashboard = Dashboard
+board = of_the_board.Board(search)
 board.widget
 """
 
@@ -61,7 +62,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def board(lab):
-    fakes = inspect.getsource(test_board.FakeSearch) + "\n\n" + inspect.getsource(test_board.Shown)
+    fakes = inspect.getsource(test_board.FakeSearch) + "\n\n" + inspect.getsource(test_board.Dashboard)
     code = CODE.format(path=list(babysit.__path__), fakes=fakes)
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata=kernel)

@@ -69,23 +69,27 @@ class FakeSearch:
         self.commands.append(command)
 
     def __getitem__(self, name):
-        return Shown(name)
+        return name
+
+    def together(self, *names):
+        return " and ".join(names)
 
 
-class Shown:
-    """A run that has a dashboard."""
+class Dashboard:
+    """Stands in for the dashboard of one run, or of several."""
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, shown):
+        self.widget = widgets.HTML(f"the dashboard of {shown}")
 
-    def dashboard(self):
-        return widgets.HTML(f"the dashboard of {self.name}")
+    def close(self):
+        self.widget.close()
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr("babysit.ui.board.INTERVAL_S", 0.02)
     monkeypatch.setattr("babysit.ui.screen.UNSEEN_INTERVAL_S", 0.05)
+    monkeypatch.setattr("babysit.ui.board.Dashboard", Dashboard)
 
 
 @pytest.fixture
@@ -296,54 +300,44 @@ def test_changes_are_typed_in_words():
             typed(words)
 
 
-def test_a_run_is_opened_below_one_at_a_time_and_closed(search, page):
+def test_runs_are_opened_below_under_one_dashboard_and_closed(search, page):
     below = page.board._below
+
+    def shows(*names):
+        until(lambda: len(below.children) == 2)
+        until(lambda: below.children[1].value == f"the dashboard of {' and '.join(names)}")
+        assert below.children[0].children[0].description == f"Close {' and '.join(names)}"
+        return below.children[1]
+
     for name in search.table:
         search.change(name, state="running")
-    for name in ("run 1", "run 2"):
-        page.choose(name)
-        until(lambda name=name: page.button("Open").tooltip == name)
-        page.click("Open")
-        until(lambda name=name: len(below.children) == 2 and below.children[1].value == f"the dashboard of {name}")
-    shown = below.children[1]
-    assert below.children[0].children[0].description == "Close run 2"
+    page.choose("run 1")
+    until(lambda: page.button("Open").tooltip == "run 1")
+    page.click("Open")
+    first = shows("run 1")
+    page.choose("run 1", "run 3")
+    until(lambda: page.button("Open").tooltip == "run 1, run 3")
+    page.click("Open")
+    shows("run 1", "run 3")
+    assert first.comm is None
     below.children[0].children[0].click()
     until(lambda: not below.children)
     page.click("Open")
-    until(lambda: below.children)
-    search.table = {name: row for name, row in search.table.items() if name != "run 2"}
+    shows("run 1", "run 3")
+    search.table = {name: row for name, row in search.table.items() if name != "run 3"}
     until(lambda: not below.children)
-    assert shown.comm is not None  # it belongs to the run
-
-
-def test_several_runs_are_opened_under_one_set_of_controls(search, page, monkeypatch):
-    asked, closed = [], []
-    monkeypatch.setattr(FakeSearch, "together", lambda self, *names: asked.append(names) or names, raising=False)
-
-    class Dashboard(Shown):
-        def __init__(self, names):
-            self.widget = Shown(" and ".join(names)).dashboard()
-
-        def close(self):
-            closed.append(self)
-
-    monkeypatch.setattr("babysit.ui.board.Dashboard", Dashboard)
-    below = page.board._below
-    page.board._open("run 1", "run 3")
-    until(lambda: len(below.children) == 2 and below.children[1].value == "the dashboard of run 1 and run 3")
-    assert asked == [("run 1", "run 3")]
-    assert below.children[0].children[0].description == "Close run 1 and run 3"
-    page.board._open("run 2")
-    until(lambda: len(below.children) == 2 and below.children[1].value == "the dashboard of run 2")
-    assert len(closed) == 1
     search.table |= {f"run {i}": search.table["run 1"] | {"name": f"run {i}"} for i in range(4, 10)}
-    page.board._open(*(f"run {i}" for i in range(1, 10)))
+    page.choose(*(f"run {i}" for i in range(4, 10)), "run 1")
+    until(lambda: page.button("Open").tooltip.endswith("run 9, run 1"))
+    page.click("Open")
     until(lambda: "choose up to 6" in page.board._alarm.value)
 
 
 def test_a_run_that_cannot_be_opened_says_why(search, page, monkeypatch):
     monkeypatch.setattr(FakeSearch, "__getitem__", lambda self, name: {}[name])
-    page.board._open("run 1")
+    search.change("run 1", state="running")
+    page.choose("run 1")
+    page.click("Open")
     until(lambda: "run 1 cannot be opened" in page.board._alarm.value)
     assert not page.board._below.children
 
