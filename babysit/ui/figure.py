@@ -204,7 +204,7 @@ class ChartFigure:
             if len(known := np.flatnonzero(np.isfinite(curve.columns[curve.row]))):
                 last = curve.columns[curve.row, known[-1]]
                 word = curve.word if len(self.runs) == 1 else ""
-                text = number(last) if "drawstyle" in curve.style else f"{last:.3g}"
+                text = number(last) if "drawstyle" in curve.style else f"{last:.3g}".replace("e+0", "e")
                 found.append((last, f"{word} {text}".strip(), curve.style["color"]))
         write_at_right(axes, found)
 

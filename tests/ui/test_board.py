@@ -304,8 +304,7 @@ def test_runs_are_opened_below_under_one_dashboard_and_closed(search, page):
     below = page.board._below
 
     def shows(*names):
-        until(lambda: len(below.children) == 2)
-        until(lambda: below.children[1].value == f"the dashboard of {' and '.join(names)}")
+        until(lambda: [one.value for one in below.children[1:]] == [f"the dashboard of {' and '.join(names)}"])
         assert below.children[0].children[0].description == f"Close {' and '.join(names)}"
         return below.children[1]
 

@@ -340,6 +340,16 @@ def test_names_of_branches_lie_on_no_curve_no_words_and_not_on_each_other(width,
                 assert not shown.intersects_bbox(boxes[text], filled=False), text
 
 
+@pytest.mark.parametrize("loss", [1.6712, 1671.2, 1.6712e9, 1.6712e-9])
+def test_the_last_value_at_the_right_edge_is_not_cut_off(loss):
+    chart = Chart()
+    chart.train(np.full(50, loss))
+    chart.shown(740)
+    (words,) = [text for text in chart.figure.axes[0].texts if text.get_text().startswith("train")]
+    assert float(words.get_text().split()[1]) == pytest.approx(loss, rel=0.01)
+    assert words.get_window_extent().x1 <= chart.figure.bbox.x1
+
+
 def test_a_value_that_follows_a_schedule_is_drawn_step_by_step():
     chart = Chart(learning_rate="schedule")
     chart.train([1, 1, 1], learning_rate=[0.4, 0.3, 0.2])
