@@ -404,31 +404,29 @@ class Caviar(Shown):
             command: `action`: `pause`, `resume`, `stop`, `delete` or `clone` (`at`, `changes`) of `runs`, a list of
                 names; `stop worst half`; `stop all`.
         """
-        names = list(command.get("runs") or ())
-        try:
-            match command.get("action"):
-                case "pause" | "resume" | "stop" as action:
-                    for name in names:
-                        self._steer(name, action)
-                case "delete":
-                    for name in names:
-                        self._delete(name)
-                case "clone":
-                    for name in names:
-                        self.clone(name, command.get("at"), **(command.get("changes") or {}))
-                case "stop worst half":
-                    for name in self._worst_half():
-                        self._steer(name, "stop")
-                case "stop all":
-                    with self._lock:
-                        self._state = "stopping" if self._held else "stopped"
-                case action:
-                    raise ValueError(f"There is no such action. Received: {action!r}.")
-        except (ValueError, TypeError, OSError) as error:
-            self._remarks.append(str(error))
+        action, names = command.get("action"), list(command.get("runs") or ())
+        if action == "stop all":
+            with self._lock:
+                self._state = "stopping" if self._held else "stopped"
+        elif action == "stop worst half":
+            action, names = "stop", self._worst_half()
+        elif action not in ("pause", "resume", "stop", "delete", "clone"):
+            self._remarks.append(f"There is no such action. Received: {action!r}.")
+            return
+        for name in names:
+            try:
+                self._obey(action, name, command)
+            except KeyError:  # it was deleted meanwhile
+                self._remarks.append(f"`{name}` is no run.")
+            except (ValueError, TypeError, OSError, sqlite3.Error) as error:
+                self._remarks.append(str(error))
 
-    def _steer(self, name: str, action: str) -> None:
-        if self._all[name].state == "waiting" and action == "stop":
+    def _obey(self, action: str, name: str, command: Mapping[str, Any]) -> None:
+        if action == "delete":
+            self._delete(name)
+        elif action == "clone":
+            self.clone(name, command.get("at"), **(command.get("changes") or {}))
+        elif action == "stop" and self._all[name].state == "waiting":
             self._end(self._all[name], "stopped")
         else:
             self._begun(name).send({"action": action, "author": "dashboard"})

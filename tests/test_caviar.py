@@ -186,6 +186,8 @@ def test_the_worst_half_is_stopped_and_a_run_is_deleted(search, tmp_path, monkey
     assert found._worst_half() == ["run 2"]
     found.send({"action": "delete", "runs": ["run 1"]})
     assert "stop it before" in found.status()["remarks"][-1]
+    found.send({"action": "clone", "runs": ["run 9", "run 1", "run 2"], "at": 10**9})  # each is tried
+    assert ["from 0 to" in one for one in found.status()["remarks"]] == [False, True, True]
     found._all["run 1"].state = "finished"
     found.send({"action": "delete", "runs": ["run 1"]})
     assert list(found.runs) == ["run 2"] and not (tmp_path / "search" / "run-1").exists()

@@ -7,7 +7,7 @@ function render({ model, el }) {
   const [head, body] = [table.createTHead().insertRow(), table.createTBody()];
   const all = element('input', { type: 'checkbox', ariaLabel: 'choose all runs' });
   const lines = new Map(); // run -> its line, in the order in which they were made
-  let [sorted, way] = ['', 1]; // the title of a column, and 1 or -1
+  let [titles, sorted, way] = [[], -1, 1]; // of the columns, the number of one, and 1 or -1
 
   const choose = (names) => {
     model.set('chosen', names);
@@ -27,19 +27,21 @@ function render({ model, el }) {
     all.indeterminate = chosen.size > 0 && !all.checked;
   };
   const sort = (asked = false) => {
-    const at = model.get('columns').indexOf(sorted);
-    [...head.cells].forEach((cell, i) => { cell.ariaSort = i !== at + 1 || at < 0 ? 'none' : way > 0 ? 'ascending' : 'descending'; });
+    [...head.cells].forEach((cell, i) => { cell.ariaSort = i !== sorted + 1 || !i ? 'none' : way > 0 ? 'ascending' : 'descending'; });
     if (!asked && (body.matches(':hover') || body.querySelector(':focus-visible'))) return; // nothing moves away there
     const wanted = [...lines.values()];
-    const lacking = ({ keys }) => keys[at] === null; // last, whichever way
-    if (at >= 0) wanted.sort((a, b) => (lacking(a) || lacking(b) ? lacking(a) - lacking(b) : way * compare(a.keys[at], b.keys[at])));
+    const key = ({ keys }) => keys[sorted] ?? null;
+    const lacking = (line) => key(line) === null; // last, whichever way
+    if (sorted >= 0) wanted.sort((a, b) => (lacking(a) || lacking(b) ? lacking(a) - lacking(b) : way * compare(key(a), key(b))));
     if (wanted.some((line, i) => body.rows[i] !== line)) body.append(...wanted);
   };
   const showHead = () => {
-    head.replaceChildren(element('th'), ...model.get('columns').map((textContent) => {
+    sorted = model.get('columns').indexOf(titles[sorted]);
+    titles = model.get('columns');
+    head.replaceChildren(element('th'), ...titles.map((textContent, i) => {
       const cell = element('th');
       cell.append(element('button', { className: 'jupyter-button', type: 'button', textContent, onclick: () => {
-        [sorted, way] = [textContent, sorted === textContent ? -way : 1];
+        [sorted, way] = [i, sorted === i ? -way : 1];
         sort(true);
       } }));
       return cell;
@@ -72,6 +74,8 @@ function render({ model, el }) {
     sort();
     showChosen();
   };
+  body.onmouseleave = () => sort();
+  body.addEventListener('focusout', () => setTimeout(sort));
   all.onchange = () => choose(all.checked ? [...lines.keys()] : []);
   el.addEventListener('focusin', ({ target }) => { target.dataset.lmSuppressShortcuts = 'true'; }); // else JupyterLab's keys act
   model.on('msg:custom', receive);

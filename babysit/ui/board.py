@@ -82,10 +82,14 @@ class Board(Screen):
         self._status: Mapping[str, Any] = {}
         self._rows: dict[str, Mapping[str, Any]] = {}
         self._sent: dict[str, Any] = {}  # the rows that the page has
+        self._is_new = False  # whether a page has come that has none
         self._chosen: list[str] = []
+        self._colours: dict[str, str | None] = {}  # of the best run and the chosen ones, which may be too many for that
+        self._axes, self._good = list[Axis](), np.empty(0)
         self._drawn: Any = None, None  # what the pictures show: which values, and how the user wants to see them
         self._cost_s = self._next_frame = 0.0
-        self._asked = self._refusal = ""  # the action that is asked about, and why the last one was refused
+        self._asked, self._about = "", list[str]()  # the action that is asked about, and of which runs
+        self._refusal = ""  # why the last action was refused
         self._opened: tuple[str, ...] = ()  # the runs whose dashboard is shown
         self._to_open: tuple[str, ...] = ()  # and those whose is to be
         self._dashboard: Dashboard | None = None  # of them
@@ -129,7 +133,7 @@ class Board(Screen):
     # ---------------------------------- called by the page, on any thread: only send
 
     def _on_new_page(self, *_: Any) -> None:
-        self._sent = {}
+        self._is_new = True
         self._wake.set()
 
     def _meant(self, name: str) -> list[str]:
@@ -145,20 +149,26 @@ class Board(Screen):
             self._send(name.lower(), runs=self._meant(name))
 
     def _ask(self, name: str) -> None:
-        self._asked = name
+        self._asked, self._about = name, self._meant(name) if name else []
         self._wake.set()
 
     def _answer(self) -> None:
-        name, about = self._asked, {}
+        name = self._asked
+        about: dict[str, Any] = {"runs": self._asked_about()}
         try:
             if name == "Clone":
                 step = self._at.value.strip()
-                about = {"at": typed_number(step, True) if step else None, "changes": typed(self._changes.value)}
+                about |= {"at": typed_number(step, True) if step else None, "changes": typed(self._changes.value)}
             self._asked = ""
-            self._send(name.lower(), runs=self._meant(name), **about)
+            if name:
+                self._send(name.lower(), **about)
         except ValueError as error:
             self._refusal = str(error)
         self._wake.set()
+
+    def _asked_about(self) -> list[str]:
+        """The runs that are asked about, as far as the action can still be done to them."""
+        return [name for name in self._about if name in self._meant(self._asked)] if self._asked else []
 
     def _open(self, *names: str) -> None:
         self._to_open, self._refusal = names, ""
@@ -185,7 +195,7 @@ class Board(Screen):
             try:
                 show(search)
             except Exception as raised:
-                error = f"A part of the board could not be shown. {type(raised).__name__}: {raised}"
+                error = error or f"A part of the board could not be shown. {type(raised).__name__}: {raised}"
         write(self._alarm, value=refusal_html(self._refusal or error))
 
     def _show_status(self, search: Any) -> None:
@@ -204,12 +214,13 @@ class Board(Screen):
 
     def _show_runs(self, search: Any) -> None:
         self._rows, was = {one["name"]: one for one in search.rows()}, list(self._table.chosen)
-        chosen = [name for name in was if name in self._rows]
         self._axes, self._good = parallel_axes([*self._rows.values()], self._status)
-        if self._brushes.refresh(self._axes):
-            chosen = [name for name, is_within in zip(self._rows, self._brushes.within(), strict=True) if is_within]
-        elif chosen != self._chosen:  # the sliders no longer say what is chosen
+        moved = self._brushes.refresh(self._axes)
+        if not moved and was != self._chosen:  # the sliders no longer say what is chosen
             self._brushes.reset()
+        chosen = [name for name in was if name in self._rows]
+        if (within := self._brushes.within()) is not None or moved:
+            chosen = [name for name, is_chosen in zip(self._rows, within or (), strict=False) if is_chosen]
         self._chosen = chosen
         if chosen != was:
             write(self._table, chosen=chosen)
@@ -224,8 +235,10 @@ class Board(Screen):
         write(self._table, columns=["run", "state", "step", *map(label, names), by, f"best {by}", "examples/s"])
         if not self._chart.is_ready:
             return
-        rows = {name: self._cells(i, name, names) for i, name in enumerate(self._rows)}
-        sent, self._sent = self._sent, rows
+        sent = self._sent
+        if self._is_new:
+            self._is_new, sent = False, {}
+        self._sent = rows = {name: self._cells(i, name, names) for i, name in enumerate(self._rows)}
         changed = [{"name": name, "cells": cells} for name, cells in rows.items() if sent.get(name) != cells]
         if changed or list(sent) != list(rows):
             self._table.send({"rows": changed, "order": list(rows)})
@@ -241,7 +254,7 @@ class Board(Screen):
         state = f'<span class="babysit-pill babysit-{one["state"]}">{one["state"]}</span>'
         state += folded(error.splitlines()[-1], error) if error else ""
         values = [one["step"], *(one["hyperparameters"].get(of) for of in names)]
-        cells = [("" if value is None else number(value), value) for value in values]
+        cells = [("" if value is None else html.escape(number(value)), value) for value in values]
         cells += [("" if one[of] is None else f"{one[of]:#.4g}", one[of]) for of in ("latest", "best")]
         speed = one["examples_a_second"]
         return [(words, i), (state, one["state"]), *cells, (number(int(float(f"{speed:.2g}"))) if speed else "", speed)]
@@ -252,7 +265,7 @@ class Board(Screen):
         going = [one for one in self._rows.values() if one["state"] in ("running", "paused")]
         write(self._half, disabled=sum(one["latest"] is not None for one in going) < 2)
         write(self._count, value=f"{len(self._chosen):,} of {len(self._rows):,} chosen")
-        meant = self._meant(self._asked) if self._asked else []
+        meant = self._asked_about()
         words = ", ".join(meant) if len(meant) < 4 else f"{len(meant)} runs"
         write(self._form.layout, display=None if meant else "none")
         if meant:
@@ -270,18 +283,19 @@ class Board(Screen):
         is_due = self._drawn[1] != wanted[1] or now >= self._next_frame
         if self._drawn == wanted or not (is_due and chart.is_ready):
             return
-        self._drawn, before_s, began = wanted, self._cost_s, time.thread_time()
+        before_s, began = self._cost_s, time.thread_time()
         chosen = {name: self._colours[name] for name in self._chosen}
         chart.show(draw_curves(self._rows, self._colours, self._status, *size, chart.zoom))
         self._brushes.show(draw_parallel(self._axes, self._good, [*self._rows], chosen, *size))
-        self._cost_s = time.thread_time() - began
+        self._drawn, self._cost_s = wanted, time.thread_time() - began
         # A single slow picture, as the first one, which loads fonts, does not change the interval.
         self._next_frame = now + max(FRAME_INTERVAL_S, min(before_s, self._cost_s) / FRAME_SHARE)
 
     def _show_opened(self, search: Any) -> None:
         """Shows the dashboard of the runs that the user has opened, until it is closed or one of them is deleted."""
-        names = self._to_open if all(name in self._rows for name in self._to_open) else ()
-        if names == self._opened:
+        if not all(name in self._rows for name in self._to_open):
+            self._to_open = ()
+        if (names := self._to_open) == self._opened:
             return
         self._opened = names
         self._close_opened()
@@ -292,7 +306,8 @@ class Board(Screen):
                 raise ValueError(f"so many at a time: choose up to {NAMED}")
             self._dashboard = Dashboard(search.together(*names) if len(names) > 1 else search[names[0]])
         except Exception as error:
-            self._refusal = f"{' and '.join(names)} cannot be opened: {error}"
+            self._refusal = f"{' and '.join(names)} cannot be opened: {error.args[0] if error.args else error}"
+            self._opened = self._to_open = ()
             return
         close_button = button(f"Close {' and '.join(names)}", self._open)
         close_button.disabled = False
@@ -306,10 +321,11 @@ class Board(Screen):
             self._dashboard = None
 
     def _finish(self) -> None:
-        write(self._title, value=f"<b>{html.escape(self._status['title'])}</b> {pill('gone', 'stopped')}")
+        write(self._title, value=pill("gone", "stopped"))
         write(self._alarm, value=refusal_html(_GONE))
         for made in (self._half, self._all, *self._buttons.values()):
             write(made, disabled=True)
+        self._close_opened()
 
 
 class Brushes:
@@ -327,34 +343,35 @@ class Brushes:
         self._axes: Sequence[Axis] = ()
         self._ends: list[tuple[int, int]] = []  # of each slider, as they were seen last
         self._image, self._sliders = widgets.Image(format="png"), classed(widgets.HBox(), "babysit-axes")
-        self.widget = classed(widgets.Box([self._image, self._sliders]), "babysit-parallel")
+        words = classed(
+            widgets.HTML("A line for each run, from its hyperparameters to its result."), "babysit-alt-text"
+        )
+        self.widget = classed(widgets.Box([self._image, self._sliders, words]), "babysit-parallel")
 
     def refresh(self, axes: Sequence[Axis]) -> bool:
         """Shows a slider on each axis; returns whether the user has moved one since the last time."""
         self._axes, old = axes, self._sliders.children
-        if len(axes) != len(old):
-            self._sliders.children = [self._slider(axis) for axis in axes]
+        if len(axes) != len(old):  # the last one, of the results, has come or gone
+            self._sliders.children = [*old[: len(axes)], *map(self._slider, axes[len(old) :])]
             reset_subshell_routing(self._sliders)
-            for slider in old:
+            for slider in old[len(axes) :]:
                 close(slider)
-            self._see()
         for slider, axis in zip(self._sliders.children, axes, strict=True):
             write(slider, options=_options(axis), index=slider.index)
         before, now = self._ends, self._see()
-        return before != now
+        return any(one != other for one, other in zip(before, now, strict=False))
 
     def show(self, png: bytes) -> None:
         """Shows a picture of `draw_parallel`."""
         write(self._image, value=png)
 
-    def within(self) -> np.ndarray:
-        """Whether each run lies between the ends of all sliders that were moved; none does where none was."""
+    def within(self) -> list[bool] | None:
+        """Whether each run lies between the ends of all sliders; None where all are at the ends of their axes."""
         found = []
         for (low, high), axis in zip(self._ends, self._axes, strict=True):
-            last = len(axis.stops) - 1
-            if (low, high) != (0, last):
-                found.append((axis.places >= low / last - 1e-9) & (axis.places <= high / last + 1e-9))
-        return np.all(found, axis=0) if found else np.zeros(len(self._axes[0].places), bool)
+            if (low, high) != (0, len(axis.stops) - 1):
+                found.append((axis.places >= axis.at[low] - 1e-9) & (axis.places <= axis.at[high] + 1e-9))
+        return np.all(found, axis=0).tolist() if found else None
 
     def reset(self) -> None:
         """Moves the ends of all sliders to the ends of their axes."""

@@ -17,7 +17,7 @@ from babysit.ui.trials_figure import new_axes, new_figure, png
 
 POINTS, GREY_POINTS = 200, 5_000  # of a curve, and of all grey ones together
 HEIGHT, TOP, BOTTOM = 300, 40, 40  # of a picture, and what is above and below the parallel axes, in pixels of the page
-STOPS = 41  # of an axis without choices
+STOPS, TICKS = 41, 5  # at which a slider may stand on an axis without choices, and those in the picture, at most
 NAMED = len(theme.RUNS)  # runs with a colour of their own
 _GOOD = LinearSegmentedColormap.from_list("good", [theme.VALID, theme.TRAIN])
 Colours = Mapping[str, str | None]
@@ -29,12 +29,14 @@ class Axis:
 
     Attributes:
         title: What is on it.
-        stops: Values in words, evenly spaced from its lower end to its upper one.
-        places: Of each run, from 0.0 to 1.0; NaN where it has no value.
+        stops: Different values in words, about evenly spaced from its lower end to its upper one.
+        at: Their places, from 0.0 to 1.0.
+        places: Those of the runs; NaN where one has no value.
     """
 
     title: str
     stops: tuple[str, ...]
+    at: np.ndarray
     places: np.ndarray
 
 
@@ -57,17 +59,28 @@ def parallel_axes(rows: Sequence[Mapping[str, Any]], status: Mapping[str, Any]) 
 def _axis(title: str, values: Sequence[Any], about: Mapping[str, Any]) -> Axis:
     if choices := about.get("choices"):
         places = [choices.index(value) / (len(choices) - 1) if value in choices else np.nan for value in values]
-        return Axis(title, tuple(map(number, choices)), np.array(places))
+        return Axis(title, tuple(map(number, choices)), np.linspace(0, 1, len(choices)), np.array(places))
     scale = Scale(**about)
     places = [np.nan if value is None else min(max(scale.position(value), 0), 1) for value in values]
-    return Axis(title, tuple(_short(stop, scale) for stop in scale.grid(STOPS).tolist()), np.array(places))
+    stops, words = _stops(scale)
+    return Axis(title, words, np.array([scale.position(stop) for stop in stops]), np.array(places))
 
 
-def _short(value: float, scale: Scale) -> str:
-    """A value in words, with as many digits as tell it from its neighbours on the scale."""
-    if scale.kind == "log of 1−β":
-        return number(1 - float(f"{1 - value:.2g}"))
-    return number(value if scale.whole else float(f"{value:.3g}"))
+def _stops(scale: Scale) -> tuple[list[float], tuple[str, ...]]:
+    """Values on a scale, and the shortest words that tell each from the others."""
+    if scale.whole:
+        grids: Any = (scale.grid(n).tolist() for n in range(STOPS, 1, -1))
+        stops = next(grid for grid in grids if len(set(grid)) == len(grid))
+        return stops, tuple(map(number, stops))
+    stops = scale.grid(STOPS).tolist()
+    for digits in range(2, 17):
+        if scale.kind == "log of 1−β":
+            words = [f"{1 - float(f'{1 - stop:.{digits}g}'):.12g}" for stop in stops]
+        else:
+            words = [f"{stop:.{digits + 1}g}" for stop in stops]
+        if len(set(words)) == len(words):
+            break
+    return stops, tuple(words)
 
 
 def draw_parallel(
@@ -91,13 +104,13 @@ def draw_parallel(
         own = colours.get(name)
         alpha = 1.0 if name in colours else 0.15 if colours else 0.7
         colour = own or (theme.GHOST if np.isnan(how_good) else _GOOD(how_good))
-        plane.plot(x, one, color=colour, alpha=alpha, linewidth=2.2 if own else 1.2, clip_on=False)
+        line, dot = (2.2, 5) if own else (1.2, 3)
+        plane.plot(x, one, ".-", color=colour, alpha=alpha, linewidth=line, markersize=dot, clip_on=False)
     style = {"textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 7.5, "color": theme.FAINT}
-    style |= {"path_effects": [withStroke(linewidth=2, foreground="white")]}
+    style |= {"path_effects": [withStroke(linewidth=2, foreground="white")], "parse_math": False}
     for i, axis in enumerate(axes):
-        last = len(axis.stops) - 1
-        for stop in range(0, last + 1, (STOPS - 1) // 4 if last == STOPS - 1 else 1):
-            plane.annotate(axis.stops[stop], (i + 0.5, stop / last), (-7, 0), **style)
+        for stop in np.unique(np.linspace(0, len(axis.stops) - 1, TICKS).round().astype(int)):
+            plane.annotate(axis.stops[stop], (i + 0.5, axis.at[stop]), (-7, 0), **style)
     return png(figure)
 
 

@@ -49,8 +49,6 @@ function render({ model, el }) {
   plot.tabIndex = 0;
   plot.dataset.lmSuppressShortcuts = 'true'; // else JupyterLab's arrow keys leave the cell
   plot.setAttribute('role', 'application');
-  plot.setAttribute('aria-label', 'chart: left and right move the crosshair, up and down go to a change, '
-    + 'Enter offers to rewind there, plus and minus zoom, Home shows all');
   plot.append(image, band, line);
   el.append(plot, values, box);
   line.hidden = band.hidden = box.hidden = true;
@@ -166,8 +164,12 @@ function render({ model, el }) {
   const nameControls = () => {
     const all = dashboard();
     for (const handle of all.querySelectorAll('.noUi-handle')) {
-      const name = handle.closest('.widget-slider')?.querySelector('.widget-label')?.textContent;
-      if (name) handle.setAttribute('aria-label', name);
+      const slider = handle.closest('.widget-slider');
+      let name = slider?.querySelector('.widget-label')?.textContent;
+      if (slider?.querySelector('.noUi-handle-upper')) {
+        name += `, ${handle.dataset.handle === '0' ? 'lower' : 'upper'} end of ${slider.querySelector('.widget-readout').textContent}`;
+      }
+      if (name && handle.ariaLabel !== name) handle.ariaLabel = name;
     }
     for (const list of all.querySelectorAll('select, .noUi-handle')) list.dataset.lmSuppressShortcuts = 'true';
   };
@@ -177,6 +179,8 @@ function render({ model, el }) {
     nameControls();
     frame = model.get('frame');
     if (!frame?.png) return;
+    const ofRuns = frame.unit ? '' : 'up and down go to a change, Enter offers to rewind there, ';
+    plot.ariaLabel = `chart: left and right move the crosshair, ${ofRuns}plus and minus zoom, Home shows all`;
     const step = at === null ? null : steps[at];
     steps = array(Float64Array, frame.steps);
     table = array(Float32Array, frame.table);

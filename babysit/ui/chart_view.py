@@ -104,7 +104,8 @@ class ChartView:
     def show(self, frame: Mapping[str, Any]) -> None:
         """Shows a frame of `ChartFigure.frame`."""
         heard = self._visible is not None
-        self._unconfirmed_s = time.monotonic() if heard else 0.0
+        if heard and self._page.frame != frame:  # one that is the same is not sent, and not confirmed
+            self._unconfirmed_s = time.monotonic()
         write(self._page, frame=dict(frame))
         write(self._image, value=b"" if heard else frame["png"])
         write(self._image.layout, display="none" if heard else None)

@@ -5,12 +5,14 @@ import io
 import json
 import threading
 import weakref
+from dataclasses import asdict
 
 import ipywidgets as widgets
 import numpy as np
 import pytest
 from PIL import Image
 
+from babysit.core.scale import Scale
 from babysit.ui import theme
 from babysit.ui.board import Board, typed
 from babysit.ui.board_figure import HEIGHT, draw_curves, draw_parallel, parallel_axes
@@ -187,6 +189,19 @@ def test_what_is_shown_of_a_run(search, page):
     assert page.rows["run 4"][-3:] == ["", "", ""] and page.messages[-1]["rows"][-1]["cells"][-1][1] is None
 
 
+def test_a_search_without_runs_and_one_of_all_kinds_of_choices_are_shown(blank):
+    search = FakeSearch(0)
+    with Page(search) as page:
+        assert page.order == [] and page.board._half.disabled and not page.board._alarm.value
+        search.add("run 1", hyperparameters={"activation": "<b>", "layers": [64, 32], "bias": True})
+        until(lambda: page.rows)
+        assert page.rows["run 1"][3:9] == ["", "", "", "&lt;b&gt;", "[64, 32]", "True"]
+        assert not page.board._alarm.value
+    rows, status = [], search.status()
+    axes, good = parallel_axes(rows, status)
+    assert draw_parallel(axes, good, [], {}, 640, 1.0).startswith(b"\x89PNG")
+
+
 def test_of_an_unchanged_search_nothing_is_sent_and_of_a_changed_one_what_has_changed(search, page):
     page.settle()
     page.messages.clear()
@@ -286,10 +301,12 @@ def test_a_run_is_cloned_as_typed_and_deleted_once_it_is_asked_about(search, pag
     until(lambda: page.board._yes.description == "Delete run 1" and page.board._at.layout.display == "none")
     page.choose("run 2")
     until(lambda: form.display == "none")
-    page.choose("run 1")
+    search.change("run 2", state="finished")  # which nobody was asked about
+    page.choose("run 2", "run 1")
     until(lambda: form.display is None)
     page.board._yes.click()
-    assert search.commands[-1] == {"action": "delete", "runs": ["run 1"]}
+    page.board._yes.click()
+    assert search.commands[1:] == [{"action": "delete", "runs": ["run 1"]}]
 
 
 def test_changes_are_typed_in_words():
@@ -337,8 +354,12 @@ def test_a_run_that_cannot_be_opened_says_why(search, page, monkeypatch):
     search.change("run 1", state="running")
     page.choose("run 1")
     page.click("Open")
-    until(lambda: "run 1 cannot be opened" in page.board._alarm.value)
+    until(lambda: "run 1 cannot be opened: run 1" in page.board._alarm.value)
     assert not page.board._below.children
+    monkeypatch.undo()
+    monkeypatch.setattr("babysit.ui.board.Dashboard", Dashboard)
+    page.click("Open")
+    until(lambda: page.board._below.children and not page.board._alarm.value)
 
 
 def test_an_error_of_the_search_or_the_picture_is_shown_and_the_rest_goes_on(search, page, monkeypatch):
@@ -349,6 +370,8 @@ def test_an_error_of_the_search_or_the_picture_is_shown_and_the_rest_goes_on(sea
         until(lambda: "ZeroDivisionError" in page.board._alarm.value)
         search.change("run 1", step=77)
         until(lambda: page.rows["run 1"][2] == "77")
+        page.settle()
+        assert "ZeroDivisionError" in page.board._alarm.value
     with monkeypatch.context() as broken:
         broken.setattr(search, "status", lambda: 1 / 0)
         until(lambda: "ZeroDivisionError" in page.board._alarm.value)
@@ -374,6 +397,16 @@ def test_new_values_are_drawn_seldom_and_a_choice_at_once(search, blank, monkeyp
         page.report(visible=True, width=900, ratio=2.0)
         until(lambda: len(blank) == 3)
         assert blank[-1][3:] == (900, 2.0, None)
+
+
+def test_a_picture_that_is_the_same_as_the_last_one_keeps_nothing_waiting(search, monkeypatch):
+    monkeypatch.setattr("babysit.ui.board.draw_curves", lambda *about: {"png": b"the same"})
+    with Page(search) as page:
+        page.choose("run 1")
+        until(lambda: theme.TRAIN in page.rows["run 1"][0])
+        page.settle()
+        search.change("run 2", step=7)
+        until(lambda: page.rows["run 2"][2] == "7", 5)
 
 
 def test_only_a_new_value_is_drawn_anew(search, blank, monkeypatch):
@@ -406,6 +439,15 @@ def test_runs_are_chosen_by_the_sliders_on_the_axes_until_others_are_chosen(sear
     until(lambda: page.board._table.chosen == ["run 2", "run 3"])
     sliders.children[4].index = (0, 39)  # run 1 has no result
     until(lambda: page.board._table.chosen == ["run 3"])
+    search.add("run 4", hyperparameters={"units": 128, "activation": "elu"}, best=0.3)
+    until(lambda: page.board._table.chosen == ["run 3", "run 4"])
+    search.table = {name: row for name, row in search.table.items() if name != "run 3"}
+    until(lambda: page.board._table.chosen == ["run 4"])
+    search.change("run 4", best=None)  # so that there are no results to be compared
+    until(lambda: len(sliders.children) == 4)
+    assert sliders.children[1] is slider and kinds.index == (1, 2)
+    until(lambda: page.board._table.chosen == ["run 2", "run 4"])
+    search.change("run 4", best=0.3)
     page.choose("run 1")
     until(lambda: [slider.index for slider in sliders.children] == [(0, 40), (0, 40), (0, 40), (0, 2), (0, 40)])
     assert page.board._table.chosen == ["run 1"]
@@ -467,6 +509,12 @@ def test_the_places_of_runs_on_the_axes_are_those_on_their_scales():
     assert axes[1].places[3] == 1 and np.isnan(axes[3].places[3])
     np.testing.assert_array_equal(good, [np.nan, np.nan, 1, 0])
     assert axes[0].stops[::10] == ("0.0001", "0.001", "0.01", "0.1", "1") and axes[2].stops[-1] == "0.999"
+    for scale in (Scale(1, 8, whole=True), Scale(8, 128, "log", whole=True), Scale(2.301, 2.304), Scale(0.9, 0.9001)):
+        (axis,), _ = parallel_axes([], {"space": {"one": asdict(scale)}})
+        assert len(set(axis.stops)) == len(axis.stops) > 3
+        found = [scale.position(float(words)) for words in axis.stops]
+        np.testing.assert_allclose(axis.at, found, atol=0.01)
+        np.testing.assert_allclose(np.diff(axis.at), 1 / (len(axis.at) - 1), atol=0.04)
     names = [row["name"] for row in search.rows()]
     for colours in ({}, {"run 3": theme.TRAIN, "run 4": None}):
         png = draw_parallel(axes, good, names, colours, 640, 1.0)
