@@ -106,9 +106,12 @@ def test_runs_of_a_cluster_go_on_when_the_kernel_is_killed_and_are_taken_up(clus
     kernel.wait()
     epochs = {name: run.epoch for name, run in looked_at.runs.items()}
     until(lambda: all(run.epoch > epochs[name] + 5 for name, run in looked_at.runs.items()), 30)
+    for run in looked_at.runs.values():
+        run.pause()  # so that none of them ends before it is taken up
     search = babysit.Caviar.load(folder, build, address=cluster.address)
     until(lambda: len(search._training) == 2, 60)
     assert {name: process(search[name]) for name in pids} == pids
+    search["run 1"].resume()
     search["run 2"].stop()
     search.wait(200)
     assert [row["state"] for row in search.rows()] == ["finished", "stopped", "finished"]
