@@ -62,6 +62,7 @@ faults: $(READY) ## run all crashes and bad disks, of which the tests run a samp
 	BABYSIT_FAULTS=all $(BIN)/python -m pytest tests/faults --numprocesses 2
 
 bench: $(READY) ## measure the speed beside Model.fit
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock "ray[tune]"
 	$(BIN)/python -m tests.benchmarks
 
 check: $(READY) ## check format, lint, types and imports

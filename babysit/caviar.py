@@ -207,7 +207,7 @@ class Caviar(Shown):
         self._thread: threading.Thread | None = None
 
     def _begin(self, build: Build, sampler: Any, pruner: Any, at_once: Any, address: Any, resources: Any) -> None:
-        optuna, facts = _optuna(), self._facts
+        optuna = _optuna()
         at_once = None if at_once is None else int(checked("at_once", at_once, any_whole()))
         self._place: Any
         if find_spec("ray") is None:
@@ -216,7 +216,16 @@ class Caviar(Shown):
             warnings.warn(self._place.remark, stacklevel=3)
         else:
             self._place = Cluster(build, at_once, address, resources or {"CPU": 1}, str(self.directory))
-        self._held = Lock(self.directory)
+        with contextlib.ExitStack() as undo:
+            self._held = Lock(self.directory)
+            undo.callback(self._held.release)  # as where the disk is full
+            self._open_study(optuna, sampler, pruner)
+            self._keep()
+            undo.pop_all()
+        self._start()
+
+    def _open_study(self, optuna: Any, sampler: Any, pruner: Any) -> None:
+        facts = self._facts
         backend = optuna.storages.journal.JournalFileBackend(str(self.directory / STUDY))
         self._study = optuna.create_study(
             storage=optuna.storages.JournalStorage(backend),
@@ -231,8 +240,6 @@ class Caviar(Shown):
                 known = self._study.trials[run.number]
                 run.trial = optuna.trial.Trial(self._study, known._trial_id)
                 run.told = 1 + max(known.intermediate_values, default=-1)
-        self._keep()
-        self._start()
 
     def _start(self) -> None:
         self._state = "running"
@@ -462,7 +469,8 @@ class Caviar(Shown):
             try:
                 self._turn()
             except OSError as error:  # a full disk's, which may have room again
-                self._remarks.append(f"The search waits: {error}")
+                words = f"The search waits: {error}"
+                self._remarks += [words] if self._remarks[-1:] != [words] else []
             except Exception as error:
                 self._remarks.append(f"The search has stopped: {type(error).__name__}: {error}")
                 self._state = "stopped"
@@ -476,6 +484,9 @@ class Caviar(Shown):
 
     def _turn(self) -> None:
         """Looks at the runs that train, ends those that are over, and begins others."""
+        for run in list(self._all.values()):
+            if run.state in _OVER and run.trial is not None:  # the disk was full when it ended
+                self._end(run, run.state)
         for run in self._training:
             if self._state == "stopping":
                 with contextlib.suppress(KeyError, ValueError):  # it has not begun, and is told again
@@ -488,8 +499,9 @@ class Caviar(Shown):
         while self._state == "running" and len(self._training) < self._place.at_once and (new := self._next()):
             about = new.hyperparameters, self._facts["epochs"], self._facts["seed"], new.at, new.changes, new.branches
             job = Job(str(self._folder(new.name)), *about, adopted=bool(new.process))
-            new.state, new.began, new.process = "running", time.monotonic(), new.process or self._place.free()
+            new.process = new.process or self._place.free()
             self._keep()  # before it begins, so that another kernel finds it
+            new.state, new.began = "running", time.monotonic()
             new.place = self._place.begin(job, new.process)
         with self._lock:
             if not self._training and self._state == "stopping":
@@ -565,13 +577,15 @@ class Caviar(Shown):
         run.state = state
         self._keep()
         if (trial := run.trial) is not None:
-            ends, run.trial = _optuna().trial.TrialState, None
+            ends, value, ended = _optuna().trial.TrialState, None, None
             if state == "pruned":
-                self._study.tell(trial, state=ends.PRUNED)
+                ended = ends.PRUNED
             elif state == "failed" or not run.finite:
-                self._study.tell(trial, state=ends.FAIL)
+                ended = ends.FAIL
             else:
-                self._study.tell(trial, (max if self._facts["highest"] else min)(run.finite))
+                value = (max if self._facts["highest"] else min)(run.finite)
+            self._study.tell(trial, value, ended, skip_if_finished=True)
+            run.trial = None  # last, so that it is told again where the disk was full
 
     # ------------------------------------------------------------------ on disk
 

@@ -1,6 +1,8 @@
 """The caviar: many runs, each equal to the panda trained alone, and what can be done with them. In this kernel."""
 
+import itertools
 import json
+import os
 
 import keras
 import numpy as np
@@ -193,6 +195,29 @@ def test_the_worst_half_is_stopped_and_a_run_is_deleted(search, tmp_path, monkey
     assert list(found.runs) == ["run 2"] and not (tmp_path / "search" / "run-1").exists()
     found.send({"action": "dance"})
     assert "no such action" in found.status()["remarks"][-1]
+
+
+def test_on_a_full_disk_a_search_waits_and_loses_nothing(search, monkeypatch):
+    full, replace, writes = [False], os.replace, itertools.count(1)
+
+    def written(*paths):  # the first search's, then before a run begins
+        if "search.json" in str(paths[1]) and (next(writes) in (1, 4) or full[0]):
+            raise OSError(28, "No space left on device")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", written)
+    with pytest.raises(OSError, match="No space left"):
+        search(trials=2)
+    found = search(trials=2, epochs=300)
+    until(lambda: found.rows() and found.rows()[0]["epoch"])
+    full[0] = True
+    until(lambda: "The search waits: [Errno 28]" in str(found.status()["remarks"]))
+    until(lambda: found.rows()[0]["state"] == "finished")
+    assert sum("waits" in one for one in found.status()["remarks"]) == 1
+    full[0] = False
+    found.wait(60)
+    assert [row["state"] for row in found.rows()] == ["finished", "finished"]
+    assert [trial.value for trial in found._study.trials] == [row["best"] for row in found.rows()]
 
 
 def test_bad_arguments_are_refused_and_nothing_is_begun(search, tmp_path):

@@ -88,15 +88,15 @@ class Board(Screen):
         self._axes, self._good = list[Axis](), np.empty(0)
         self._drawn: Any = None, None  # what the pictures show: which values, and how the user wants to see them
         self._cost_s = self._next_frame = 0.0
-        self._asked, self._about = "", list[str]()  # the action that is asked about, and of which runs
+        self._asked, self._asked_runs = "", list[str]()  # the action that is asked about, and of which runs
         self._refusal = ""  # why the last action was refused
         self._opened: tuple[str, ...] = ()  # the runs whose dashboard is shown
         self._to_open: tuple[str, ...] = ()  # and those whose is to be
         self._dashboard: Dashboard | None = None  # of them
         self._title, self._figures, self._remarks, self._alarm = (widgets.HTML() for _ in range(4))
         self._progress = classed(widgets.FloatProgress(min=0, max=1), "babysit-progress")
-        self._half = button("Stop the worst half", partial(self._send, "stop worst half"))
-        self._all = button("Stop all", partial(self._send, "stop all"))
+        self._stop_half = button("Stop the worst half", partial(self._send, "stop worst half"))
+        self._stop_all = button("Stop all", partial(self._send, "stop all"))
         self._buttons = {name: button(name, partial(self._act, name)) for name in ACTIONS}
         self._count, self._question = caption(), caption()
         late = {"continuous_update": False}  # else a click could overtake what was typed last
@@ -112,7 +112,7 @@ class Board(Screen):
         progress = with_tooltip(self._progress, "runs that are done")
         parts = [
             widgets.HTML(f"<style>{STYLE}</style>", layout={"display": "none"}),
-            row(self._title, progress, self._figures, self._half, self._all, name="babysit-status-bar"),
+            row(self._title, progress, self._figures, self._stop_half, self._stop_all, name="babysit-status-bar"),
             row(self._remarks, self._alarm, name="babysit-message"),
             row(*self._buttons.values(), self._count),
             self._form,
@@ -138,7 +138,7 @@ class Board(Screen):
 
     def _meant(self, name: str) -> list[str]:
         """The chosen runs to which an action can be done."""
-        return [one for one in self._chosen if one in self._rows and self._rows[one]["state"] in ACTIONS[name]]
+        return [one for one in self._chosen if one in self._rows and self._rows[one]["state"] in ACTIONS.get(name, ())]
 
     def _act(self, name: str) -> None:
         if name in ("Clone", "Delete"):
@@ -149,7 +149,7 @@ class Board(Screen):
             self._send(name.lower(), runs=self._meant(name))
 
     def _ask(self, name: str) -> None:
-        self._asked, self._about = name, self._meant(name) if name else []
+        self._asked, self._asked_runs = name, self._meant(name)
         self._wake.set()
 
     def _answer(self) -> None:
@@ -158,17 +158,20 @@ class Board(Screen):
         try:
             if name == "Clone":
                 step = self._at.value.strip()
-                about |= {"at": typed_number(step, True) if step else None, "changes": typed(self._changes.value)}
-            self._asked = ""
-            if name:
-                self._send(name.lower(), **about)
+                about |= {
+                    "at": typed_number(step, True) if step else None,
+                    "changes": typed_changes(self._changes.value),
+                }
         except ValueError as error:
             self._refusal = str(error)
-        self._wake.set()
+            return self._wake.set()
+        self._ask("")
+        if name:
+            self._send(name.lower(), **about)
 
     def _asked_about(self) -> list[str]:
         """The runs that are asked about, as far as the action can still be done to them."""
-        return [name for name in self._about if name in self._meant(self._asked)] if self._asked else []
+        return [name for name in self._asked_runs if name in self._meant(self._asked)]
 
     def _open(self, *names: str) -> None:
         self._to_open, self._refusal = names, ""
@@ -191,7 +194,8 @@ class Board(Screen):
     def _refresh(self, search: Any) -> None:
         """Shows what has changed; an error in one part does not keep the others from being refreshed."""
         error = ""
-        for show in (self._show_status, self._show_runs, self._show_pictures, self._show_opened):
+        shown = self._show_status, self._show_runs, self._show_actions, self._show_table
+        for show in (*shown, self._show_pictures, self._show_opened):
             try:
                 show(search)
             except Exception as raised:
@@ -210,9 +214,10 @@ class Board(Screen):
         last, *older = [*reversed(status["remarks"])] or [""]
         words = folded(last, "\n".join(older)) if older else html.escape(last)
         write(self._remarks, value=f'<span class="babysit-remark">{words}</span>' if words else "")
-        write(self._all, disabled=status["state"] != "running")
+        write(self._stop_all, disabled=status["state"] != "running")
 
     def _show_runs(self, search: Any) -> None:
+        """Chooses the runs between the ends of the sliders, or those that were chosen in the table."""
         self._rows, was = {one["name"]: one for one in search.rows()}, list(self._table.chosen)
         self._axes, self._good = parallel_axes([*self._rows.values()], self._status)
         moved = self._brushes.refresh(self._axes)
@@ -224,12 +229,12 @@ class Board(Screen):
         self._chosen = chosen
         if chosen != was:
             write(self._table, chosen=chosen)
-        self._show_actions()
-        best, by = self._status["best"], label(self._status["by"])
         # The chosen ones first, in the colours that they have where they are opened.
-        named = dict.fromkeys([*chosen[: NAMED - 1], *filter(None, [best]), *chosen])
+        named = dict.fromkeys([*chosen[: NAMED - 1], *filter(None, [self._status["best"]]), *chosen])
         self._colours = {name: theme.RUNS[i] if i < NAMED else None for i, name in enumerate(named)}
-        names = dict.fromkeys(self._status["space"])
+
+    def _show_table(self, _: Any) -> None:
+        names, by = dict.fromkeys(self._status["space"]), label(self._status["by"])
         for one in self._rows.values():
             names |= dict.fromkeys(one["hyperparameters"])
         write(self._table, columns=["run", "state", "step", *map(label, names), by, f"best {by}", "examples/s"])
@@ -259,11 +264,11 @@ class Board(Screen):
         speed = one["examples_a_second"]
         return [(words, i), (state, one["state"]), *cells, (number(int(float(f"{speed:.2g}"))) if speed else "", speed)]
 
-    def _show_actions(self) -> None:
+    def _show_actions(self, _: Any) -> None:
         for name, made in self._buttons.items():
             write(made, disabled=not self._meant(name), tooltip=", ".join(self._meant(name)))
         going = [one for one in self._rows.values() if one["state"] in ("running", "paused")]
-        write(self._half, disabled=sum(one["latest"] is not None for one in going) < 2)
+        write(self._stop_half, disabled=sum(one["latest"] is not None for one in going) < 2)
         write(self._count, value=f"{len(self._chosen):,} of {len(self._rows):,} chosen")
         meant = self._asked_about()
         words = ", ".join(meant) if len(meant) < 4 else f"{len(meant)} runs"
@@ -323,7 +328,7 @@ class Board(Screen):
     def _finish(self) -> None:
         write(self._title, value=pill("gone", "stopped"))
         write(self._alarm, value=refusal_html(_GONE))
-        for made in (self._half, self._all, *self._buttons.values()):
+        for made in (self._stop_half, self._stop_all, *self._buttons.values()):
             write(made, disabled=True)
         self._close_opened()
 
@@ -395,7 +400,7 @@ def _options(axis: Axis) -> tuple[tuple[str, int], ...]:
     return tuple((words, i) for i, words in enumerate(axis.stops))
 
 
-def typed(text: str) -> dict[str, float]:
+def typed_changes(text: str) -> dict[str, float]:
     """Changes as the user types them: `learning_rate=0.003, momentum=0.95`.
 
     Raises:

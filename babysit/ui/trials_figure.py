@@ -91,7 +91,8 @@ def rate_axis(result: Mapping[str, Any], width: int) -> dict[str, Any]:
 
 def new_figure(width: int, height: int, ratio: float) -> Any:
     """An empty picture without paper, of so many pixels of the page."""
-    figure = Figure((width / 100, height / 100), dpi=100 * ratio, facecolor="none")
+    inches = width / 100 + 1e-9, height / 100 + 1e-9  # else older versions of matplotlib round a pixel away
+    figure = Figure(inches, dpi=100 * ratio, facecolor="none")
     FigureCanvasAgg(figure)
     return figure
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from babysit.core.scale import Scale
 from babysit.ui import theme
-from babysit.ui.board import Board, typed
+from babysit.ui.board import Board, typed_changes
 from babysit.ui.board_figure import HEIGHT, draw_curves, draw_parallel, parallel_axes
 from tests.patience import until
 
@@ -173,7 +173,10 @@ def test_a_page_is_sent_all_rows_and_the_status(search, page):
     names = ["learning rate", "units", "momentum", "activation"]
     assert page.board._table.columns == ["run", "state", "step", *names, "val loss", "best val loss", "examples/s"]
     assert page.rows["run 2"][6] == search.table["run 2"]["hyperparameters"]["activation"]
-    assert "0 of 3 runs done" in page.board._figures.value and "0:02:10 left" in page.board._figures.value
+    assert page.board._progress.value == 0
+    search.change("run 1", state="failed")
+    until(lambda: "1 of 3 runs done" in page.board._figures.value and page.board._progress.value == 1 / 3)
+    assert "0:02:10 left" in page.board._figures.value
     assert page.threads == {"babysit-pump"}
 
 
@@ -192,7 +195,7 @@ def test_what_is_shown_of_a_run(search, page):
 def test_a_search_without_runs_and_one_of_all_kinds_of_choices_are_shown(blank):
     search = FakeSearch(0)
     with Page(search) as page:
-        assert page.order == [] and page.board._half.disabled and not page.board._alarm.value
+        assert page.order == [] and page.board._stop_half.disabled and not page.board._alarm.value
         search.add("run 1", hyperparameters={"activation": "<b>", "layers": [64, 32], "bias": True})
         until(lambda: page.rows)
         assert page.rows["run 1"][3:9] == ["", "", "", "&lt;b&gt;", "[64, 32]", "True"]
@@ -274,11 +277,13 @@ def test_the_actions_are_those_that_the_chosen_runs_allow_and_go_to_the_search(s
         {"action": "pause", "runs": ["run 1"]},
         {"action": "stop", "runs": ["run 1", "run 2"]},
     ]
-    page.board._all.click()
-    assert search.commands[-1] == {"action": "stop all"} and page.board._half.disabled
+    page.board._stop_all.click()
+    assert search.commands[-1] == {"action": "stop all"} and page.board._stop_half.disabled
     search.train("run 1", 0.5)
     search.train("run 3", 0.5)
-    until(lambda: not page.board._half.disabled)
+    until(lambda: not page.board._stop_half.disabled)
+    page.board._stop_half.click()
+    assert search.commands[-1] == {"action": "stop worst half"}
     search.remarks = ["one", "two <3>"]
     until(lambda: "<summary>two &lt;3&gt;</summary>" in page.board._remarks.value)
 
@@ -310,11 +315,11 @@ def test_a_run_is_cloned_as_typed_and_deleted_once_it_is_asked_about(search, pag
 
 
 def test_changes_are_typed_in_words():
-    assert typed("") == {}
-    assert typed("learning rate=1e-3, momentum=0.9") == {"learning_rate": 1e-3, "momentum": 0.9}
+    assert typed_changes("") == {}
+    assert typed_changes("learning rate=1e-3, momentum=0.9") == {"learning_rate": 1e-3, "momentum": 0.9}
     for words in ("rate", "rate=", "=1", "rate=fast"):
         with pytest.raises(ValueError, match="is written as"):
-            typed(words)
+            typed_changes(words)
 
 
 def test_runs_are_opened_below_under_one_dashboard_and_closed(search, page):
